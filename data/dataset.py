@@ -1,0 +1,101 @@
+"""Rows to samples, and what happens to rows that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data.batch import Batch, Sample, collate
+from data.tsv import Row, RowError
+
+# A task's view of a row. The generator is seeded by (seed, epoch, row), so augmentation repeats for any workers.
+Encode = Callable[[Row, np.random.Generator], Sample]
+OnError = Literal["stop", "skip"]
+
+MAX_SKIPPED = 100  # broken rows in a row, after which a file is not damaged in places but wrong
+
+
+class TaskDataset(Dataset[Sample]):
+    """Samples of `rows`, by index.
+
+    With on_error="stop", a broken row is an error. With "skip", it is replaced by the next readable one in training,
+    where a sample more or less does not matter, and left out in evaluation, where nothing may count twice; either way
+    a note with file, line and reason travels in the batch.
+
+    Args:
+        rows: such as a TSVFile; reading one may raise RowError.
+        encode: row and random generator -> sample; may raise RowError.
+        train: whether samples are for training.
+        limit: use the first `limit` rows only.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        encode: Encode,
+        *,
+        train: bool,
+        on_error: OnError = "stop",
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        self.rows, self.encode, self.train, self.on_error, self.seed = rows, encode, train, on_error, seed
+        self.length = len(rows) if limit is None else min(limit, len(rows))
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of row `index` or, where broken rows are skipped in training, of the first readable one from it.
+
+        Raises:
+            RowError: where the row, or each of MAX_SKIPPED rows, is broken.
+        """
+        if not (self.train and self.on_error == "skip"):
+            return self._read(index)
+        skipped = []
+        while True:
+            try:
+                sample = self._read((index + len(skipped)) % self.length)
+                return replace(sample, notes=(*sample.notes, *skipped))
+            except RowError as error:
+                skipped.append(_skip_note(error))
+                if len(skipped) >= min(MAX_SKIPPED, self.length):
+                    message = f"{error.message}, the last of {len(skipped)} broken rows with none between"
+                    raise RowError(error.path, error.line, message, "check file and data.columns") from error
+
+    def __getitems__(self, indices: list[int]) -> list[Sample | RowError]:
+        """What DataLoader asks for; errors are values here, for torch would garble those raised in a worker."""
+        items: list[Sample | RowError] = []
+        for index in indices:
+            try:
+                items.append(self[index])
+            except RowError as error:
+                items.append(error)
+        return items
+
+    def collate(self, items: list[Sample | RowError]) -> Batch | RowError:
+        """The items as a batch, or the error that the main process is to raise."""
+        errors = [item for item in items if isinstance(item, RowError)]
+        if errors and (self.train or self.on_error == "stop"):
+            return errors[0]
+        batch = collate([item for item in items if isinstance(item, Sample)])
+        batch.notes += map(_skip_note, errors)
+        return batch
+
+    def _read(self, index: int) -> Sample:
+        rng = np.random.default_rng((self.seed, int(self.epoch), index))
+        return self.encode(self.rows[index], rng)
+
+
+def _skip_note(error: RowError) -> str:
+    return f"skipped line {error.line} of {error.path}: {error.message}"

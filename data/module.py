@@ -1,0 +1,184 @@
+"""The data of a run: one file a split, served to Lightning as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from data.batch import Batch
+from data.dataset import Encode, OnError, TaskDataset
+from data.sampling import ExactShardSampler, ShuffleSampler
+from data.tsv import RowError, TSVFile, check_file
+from ofa.errors import UserError
+
+
+class OFADataModule(pl.LightningDataModule):
+    """Loaders for the splits of one data set. The trainer must have `use_distributed_sampler=False`.
+
+    Args:
+        files: TSV file of each split. "train" and "val" have their usual parts in training, which tests on the others;
+            without "train", all splits are tested.
+        columns: name and number, from 0, of the columns `encode` reads.
+        n_columns: exact number of columns of the format, where it has one.
+        encode: the task's function from row and random generator to sample.
+        batch_size: samples per training step and process.
+        eval_batch_size: samples per evaluation step and process.
+        num_workers: reading processes per loader; 0 reads in the main process.
+        seed: of the order and the augmentation.
+        on_error: what a broken row does, see TaskDataset.
+        train_limit: train on the first rows only.
+
+    Raises:
+        UserError: at construction, where a file is missing or empty.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, str | Path],
+        columns: Mapping[str, int],
+        encode: Encode,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        n_columns: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        on_error: OnError = "stop",
+        train_limit: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.files = {split: Path(path) for split, path in files.items()}
+        self.columns, self.n_columns, self.encode = columns, n_columns, encode
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.seed, self.on_error, self.train_limit = seed, on_error, train_limit
+        for path in self.files.values():
+            check_file(path)
+
+    @property
+    def test_splits(self) -> list[str]:
+        """Names of the test splits, in the order of `test_dataloader()`."""
+        return [split for split in self.files if split not in ("train", "val") or "train" not in self.files]
+
+    def prepare_data(self) -> None:
+        """Index the files; Lightning calls this in one process of a machine before the others open them."""
+        for split in self.files:
+            self.rows(split)
+
+    def rows(self, split: str) -> TSVFile:
+        """The file of `split`, opened.
+
+        Raises:
+            UserError: where there is no such split.
+        """
+        if split not in self.files:
+            raise UserError(f"split {split!r} is not one of {', '.join(self.files)}")
+        return TSVFile(self.files[split], self.columns, self.n_columns)
+
+    def train_dataloader(self) -> TrainLoader:
+        if self.trainer is not None and self.trainer.overfit_batches:
+            raise UserError("trainer.overfit_batches would replace the training order; set data.train_limit instead")
+        dataset = TaskDataset(
+            self.rows("train"),
+            self.encode,
+            train=True,
+            on_error=self.on_error,
+            seed=self.seed,
+            limit=self.train_limit,
+        )
+        return TrainLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=ShuffleSampler(len(dataset), self.seed, *self._process()),
+            collate_fn=dataset.collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> EvalLoader:
+        return self.dataloader("val")
+
+    def test_dataloader(self) -> list[EvalLoader]:
+        return [self.dataloader(split) for split in self.test_splits]
+
+    def dataloader(self, split: str) -> EvalLoader:
+        """Every row of `split` once over all processes, in the file's order."""
+        dataset = TaskDataset(self.rows(split), self.encode, train=False, on_error=self.on_error, seed=self.seed)
+        return EvalLoader(
+            dataset,
+            batch_size=self.eval_batch_size,
+            sampler=ExactShardSampler(len(dataset), *self._process()),
+            collate_fn=dataset.collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0 and split == "val",  # the others are read once
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _process(self) -> tuple[int, int]:
+        """(rank, world size) of this process; (0, 1) without a trainer."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+class TrainLoader(DataLoader[Batch]):
+    """Batches of a TaskDataset in the order of a ShuffleSampler; can go on in the middle of an epoch.
+
+    Lightning keeps `state_dict()` in its checkpoints. The position counts batches given to the training loop, since
+    workers run ahead of it.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator, so that this starts with the first batch: Lightning calls iter() before it sets the epoch.
+        self.dataset.set_epoch(self.sampler.epoch)
+        for batch in _raise_errors(super().__iter__()):
+            self.sampler.position += self.batch_size * self.sampler.world
+            yield batch
+        self.sampler.position = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.sampler.epoch, "position": self.sampler.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sampler.epoch, self.sampler.position = state["epoch"], state["position"]
+
+
+class EvalLoader(DataLoader[Batch]):
+    """Batches of a TaskDataset, none of them empty: notes of one whose rows were all skipped go to its neighbour.
+
+    Raises:
+        UserError: where not one row could be read.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:
+        held: Batch | None = None
+        for batch in _raise_errors(super().__iter__()):
+            if held is None:
+                held = batch
+            elif not len(batch):
+                held.notes += batch.notes
+            elif not len(held):
+                batch.notes = held.notes + batch.notes
+                held = batch
+            else:
+                yield held
+                held = batch
+        if held is None:  # more processes than rows: no share
+            return
+        if not len(held):
+            raise UserError(f"none of {len(held.notes)} rows could be read; the first: {held.notes[0]}")
+        yield held
+
+
+def _raise_errors(batches: Iterable[Batch | RowError]) -> Iterator[Batch]:
+    """The batches; an error that a worker met is raised here, in the main process, as it was."""
+    for batch in batches:
+        if isinstance(batch, RowError):
+            try:
+                raise batch
+            finally:
+                del batch  # else error and frame refer to each other, and torch takes 5 s a worker to end such cycles
+        yield batch

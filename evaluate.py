@@ -1,0 +1,35 @@
+"""Generate and score a checkpoint's answers: `python evaluate.py task=refcoco checkpoint=RUN_OR_FILE split=testA`."""
+
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from ofa.checkpoint import load_weights, tokenizer_folder
+from training import build, report
+from training.command_line import run
+from training.evaluation import EvaluationModule
+
+
+@hydra.main(config_path="configs", config_name="evaluate", version_base="1.3")
+def evaluate(config: DictConfig) -> None:
+    """Scores the chosen splits and writes metrics, predictions and pictures."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    report.say_start(config, folder)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+
+    tokenizer = build.build_tokenizer(config, config.tokenizer or tokenizer_folder(config.checkpoint))
+    task = build.build_task(config, tokenizer)
+    data = build.build_data(config, task, splits=build.chosen_splits(config.split, task))
+    model = build.build_model(config)
+    load_weights(model, config.checkpoint)
+    module = EvaluationModule(model, task, build.generation_options(config, task))
+    trainer = build.build_trainer(config, build.test_callbacks(config, task, folder), folder, loggers=[])
+    trainer.test(module, datamodule=data, verbose=False)
+    report.say_scores(config, folder, task, data)
+
+
+if __name__ == "__main__":
+    run(evaluate, "evaluate")

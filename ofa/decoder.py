@@ -1,0 +1,191 @@
+"""The decoder: text or image codes, one token after the other, attending to the encoder's output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ofa.attention import Attention, blocking_bias, position_scores, relative_scores
+from ofa.config import OFAConfig
+from ofa.encoder import EncoderOutput
+from ofa.errors import UserError
+from ofa.layers import TransformerLayer, drop_path_rates, relative_tables
+from ofa.positions import patch_offset_buckets, patch_position_ids, token_offset_buckets
+from ofa.vocabulary import PAD
+
+
+@dataclass
+class DecoderOutput:
+    """What callers read of the decoder.
+
+    last_hidden_state: [B, T, D], after the final norm; `OFAModel.logits` turns it into logits.
+    hidden_states: the embeddings and each layer's output before the final norm, [B, T, D] each; None if not asked for.
+    attentions, cross_attentions: each layer's probabilities [B, H, T, T] and [B, H, T, L]; None if not asked for.
+    """
+
+    last_hidden_state: Tensor
+    hidden_states: list[Tensor] | None = None
+    attentions: list[Tensor] | None = None
+    cross_attentions: list[Tensor] | None = None
+
+
+class DecoderLayer(TransformerLayer):
+    """Pre-norm self-attention, cross-attention and feed-forward, with NormFormer's norms after each attention."""
+
+    def __init__(self, config: OFAConfig, drop_path: float) -> None:
+        super().__init__(config, config.decoder_ffn_dim, drop_path)
+        attention = (config.d_model, config.decoder_attention_heads, config.attn_scale_factor, config.attention_dropout)
+        self.self_attn = Attention(*attention)
+        self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.self_attn_mid_layer_norm = nn.LayerNorm(config.d_model)
+        self.cross_attn = Attention(*attention)
+        self.cross_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.cross_attn_mid_layer_norm = nn.LayerNorm(config.d_model)
+
+    def forward(
+        self, x: Tensor, source: Tensor, self_bias: Tensor, cross_bias: Tensor, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """x [B, T, D], source [B, L, D] -> the new x, and self and cross probabilities or None."""
+        normed = self.self_attn_layer_norm(x)
+        keys, values = self.self_attn.keys_values(normed)
+        attended, self_attentions = self.self_attn(normed, keys, values, self_bias, output_attentions)
+        x = self.residual(x, self.self_attn_mid_layer_norm(attended))
+        x, cross_attentions = self.attend_source(x, *self.cross_attn.keys_values(source), cross_bias, output_attentions)
+        return self.feed_forward(x), self_attentions, cross_attentions
+
+    def attend_source(
+        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """The cross-attention block: x [B, T, D] reads the source's keys and values [B, H, L, d]."""
+        attended, attentions = self.cross_attn(self.cross_attn_layer_norm(x), keys, values, bias, output_attentions)
+        return self.residual(x, self.cross_attn_mid_layer_norm(attended)), attentions
+
+
+class Decoder(nn.Module):
+    """Embeds the tokens so far, adds the position biases, runs the layers. Its embedding is the encoder's, tied."""
+
+    def __init__(self, config: OFAConfig, embed_tokens: nn.Embedding) -> None:
+        super().__init__()
+        self.config = config
+        width, heads = config.d_model, config.decoder_attention_heads
+        self.gradient_checkpointing = False
+        self.embed_tokens = embed_tokens
+        self.layernorm_embedding = nn.LayerNorm(width)
+        self.code_layernorm_embedding = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.embed_positions = nn.Embedding(config.max_position_embeddings + 2, width)
+        self.embed_image_positions = nn.Embedding(config.image_bucket_size**2 + 1, width)
+        self.pos_ln = nn.LayerNorm(width)
+        self.image_pos_ln = nn.LayerNorm(width)
+        self.self_pos_q_linear = nn.Linear(width, width)
+        self.self_pos_k_linear = nn.Linear(width, width)
+        self.cross_pos_q_linear = nn.Linear(width, width)
+        self.cross_pos_k_linear = nn.Linear(width, width)
+        self.token_rel_pos_table_list, self.image_rel_pos_table_list = relative_tables(
+            config, heads, config.decoder_layers
+        )
+        rates = drop_path_rates(config.decoder_drop_path_rate, config.decoder_layers)
+        self.layers = nn.ModuleList([DecoderLayer(config, rate) for rate in rates])
+        self.layer_norm = nn.LayerNorm(width)
+        self.output_projection = nn.Linear(width, config.vocab_size, bias=False)
+        self.output_projection.weight = embed_tokens.weight
+
+    def forward(
+        self,
+        decoder_input_ids: Tensor,
+        encoder_output: EncoderOutput,
+        code_masks: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> DecoderOutput:
+        """Decode whole sequences with a causal mask.
+
+        Args:
+            decoder_input_ids: [B, T], `<s>` first, right-padded.
+            encoder_output: of the same batch.
+            code_masks: [B] booleans, True where the sample's target is a sequence of image codes; None where none is.
+        """
+        x = self.embed(decoder_input_ids, code_masks)
+        self_biases, cross_bias = self.position_biases(decoder_input_ids.shape[1], encoder_output, code_masks)
+        states, self_attentions, cross_attentions = [x], [], []
+        for layer, self_bias in zip(self.layers, self_biases, strict=True):
+            arguments = (x, encoder_output.last_hidden_state, self_bias, cross_bias, output_attentions)
+            if self.gradient_checkpointing and self.training:
+                x, self_attention, cross_attention = checkpoint(layer, *arguments, use_reentrant=False)
+            else:
+                x, self_attention, cross_attention = layer(*arguments)
+            states.append(x)
+            self_attentions.append(self_attention)
+            cross_attentions.append(cross_attention)
+        return DecoderOutput(
+            self.layer_norm(x),
+            states if output_hidden_states else None,
+            self_attentions if output_attentions else None,
+            cross_attentions if output_attentions else None,
+        )
+
+    def embed(self, ids: Tensor, code_masks: Tensor | None) -> Tensor:
+        """Embeddings [B, T, D] of ids [B, T], with a norm of their own for image codes."""
+        embedded = self.embed_tokens(ids)
+        x = self.layernorm_embedding(embedded)
+        if code_masks is not None:
+            x = torch.where(code_masks[:, None, None], self.code_layernorm_embedding(embedded), x)
+        return self.dropout(x).masked_fill((ids == PAD)[..., None], 0)
+
+    def position_biases(
+        self, length: int, encoder_output: EncoderOutput, code_masks: Tensor | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Each layer's causal self-attention bias [1 or B, H, T, T], and the cross-attention bias [B, H, T, L].
+
+        One text bias serves the whole batch; samples of image codes have one of their own, picked by `code_masks`.
+        """
+        with torch.autocast(encoder_output.positions.device.type, enabled=False):
+            self_biases, cross_bias = self._text_biases(length, encoder_output.positions)
+            if code_masks is not None:
+                is_code = code_masks[:, None, None, None]
+                code_biases, code_cross = self._code_biases(length, encoder_output.positions)
+                self_biases = [torch.where(is_code, c, t) for c, t in zip(code_biases, self_biases, strict=True)]
+                cross_bias = torch.where(is_code, code_cross, cross_bias)
+            return self_biases, cross_bias + blocking_bias(encoder_output.padding)
+
+    def _text_biases(self, length: int, source_positions: Tensor) -> tuple[list[Tensor], Tensor]:
+        config = self.config
+        if length > config.max_position_embeddings:
+            raise UserError(
+                f"a target of {length} tokens is longer than the model's {config.max_position_embeddings} positions"
+            )
+        positions = self.pos_ln(self.embed_positions.weight[:length])[None]
+        buckets = token_offset_buckets(
+            length, config.token_bucket_size, config.max_position_embeddings, positions.device
+        )
+        return self._biases(positions, source_positions, self.token_rel_pos_table_list, buckets)
+
+    def _code_biases(self, length: int, source_positions: Tensor) -> tuple[list[Tensor], Tensor]:
+        config = self.config
+        side = config.code_image_size // 8
+        if length > side**2 + 1:
+            raise UserError(
+                f"{length - 1} image codes do not fit the {side} x {side} of code_image_size={config.code_image_size}"
+            )
+        ids = F.pad(patch_position_ids(side, side, config.image_bucket_size), (1, 0))[:length]
+        positions = self.image_pos_ln(self.embed_image_positions(ids.to(source_positions.device)))[None]
+        buckets = patch_offset_buckets((side, side), config.image_bucket_size, positions.device, off_grid=1)
+        return self._biases(positions, source_positions, self.image_rel_pos_table_list, buckets[:length, :length])
+
+    def _biases(
+        self, positions: Tensor, source_positions: Tensor, tables: nn.ModuleList, buckets: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        heads, scale_factor = self.config.decoder_attention_heads, self.config.attn_scale_factor
+        absolute = position_scores(
+            positions, positions, self.self_pos_q_linear, self.self_pos_k_linear, heads, scale_factor
+        )
+        cross = position_scores(
+            positions, source_positions, self.cross_pos_q_linear, self.cross_pos_k_linear, heads, scale_factor
+        )
+        future = torch.ones_like(buckets, dtype=torch.bool).triu(1)
+        absolute = absolute.masked_fill(future, -torch.inf)
+        return [absolute + relative_scores(table, buckets) for table in tables], cross

@@ -1,0 +1,205 @@
+"""The encoder: image patches, then text tokens, through one stack of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ofa.attention import Attention, blocking_bias, position_scores, relative_scores
+from ofa.config import OFAConfig
+from ofa.errors import UserError
+from ofa.layers import TransformerLayer, drop_path_rates, relative_tables
+from ofa.positions import patch_offset_buckets, patch_position_ids, token_offset_buckets
+from ofa.vision import PATCH_WIDTH, build_backbone
+from ofa.vocabulary import PAD
+
+
+@dataclass
+class EncoderOutput:
+    """What the decoder and callers read of the encoder; L counts image patches, then text tokens.
+
+    last_hidden_state: [B, L, D], after the final norm.
+    padding: [B, L] booleans, True where there is nothing to attend to.
+    positions: [1, L, D], the normalised position vectors of the source.
+    hidden_states: the embeddings and each layer's output before the final norm, [B, L, D] each; None if not asked for.
+    attentions: each layer's probabilities [B, H, L, L]; None if not asked for.
+    """
+
+    last_hidden_state: Tensor
+    padding: Tensor
+    positions: Tensor
+    hidden_states: list[Tensor] | None = None
+    attentions: list[Tensor] | None = None
+
+
+class EncoderLayer(TransformerLayer):
+    """Pre-norm self-attention and feed-forward, with NormFormer's norm after attention."""
+
+    def __init__(self, config: OFAConfig, drop_path: float) -> None:
+        super().__init__(config, config.encoder_ffn_dim, drop_path)
+        self.self_attn = Attention(
+            config.d_model, config.encoder_attention_heads, config.attn_scale_factor, config.attention_dropout
+        )
+        self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.self_attn_mid_layer_norm = nn.LayerNorm(config.d_model)
+
+    def forward(self, x: Tensor, bias: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
+        """x [B, L, D], bias broadcastable to [B, H, L, L] -> the new x, and probabilities [B, H, L, L] or None."""
+        normed = self.self_attn_layer_norm(x)
+        attended, attentions = self.self_attn(normed, *self.self_attn.keys_values(normed), bias, output_attentions)
+        x = self.residual(x, self.self_attn_mid_layer_norm(attended))
+        return self.feed_forward(x), attentions
+
+
+class Encoder(nn.Module):
+    """Embeds images and text, adds the position biases, runs the layers."""
+
+    def __init__(self, config: OFAConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, heads = config.d_model, config.encoder_attention_heads
+        self.gradient_checkpointing = False
+        self.embed_tokens = nn.Embedding(config.vocab_size, width, padding_idx=PAD)
+        self.type_embedding = nn.Embedding(2, width)  # 0 text, 1 image
+        self.layernorm_embedding = nn.LayerNorm(width)
+        self.embed_images = build_backbone(config.resnet_stages, config.resnet_drop_path_rate)
+        self.image_proj = nn.Linear(PATCH_WIDTH, width)
+        self.patch_layernorm_embedding = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.embed_positions = nn.Embedding(config.max_position_embeddings + 2, width)
+        self.embed_image_positions = nn.Embedding(config.image_bucket_size**2 + 1, width)
+        self.pos_ln = nn.LayerNorm(width)
+        self.image_pos_ln = nn.LayerNorm(width)
+        self.pos_q_linear = nn.Linear(width, width)
+        self.pos_k_linear = nn.Linear(width, width)
+        self.token_rel_pos_table_list, self.image_rel_pos_table_list = relative_tables(
+            config, heads, config.encoder_layers
+        )
+        rates = drop_path_rates(config.encoder_drop_path_rate, config.encoder_layers)
+        self.layers = nn.ModuleList([EncoderLayer(config, rate) for rate in rates])
+        self.layer_norm = nn.LayerNorm(width)
+        self._cached_biases: tuple[tuple, list[Tensor]] | None = None
+
+    def train(self, mode: bool = True) -> Encoder:
+        self._cached_biases = None
+        return super().train(mode)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        patch_images: Tensor | None = None,
+        patch_masks: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> EncoderOutput:
+        """Encode a batch.
+
+        Args:
+            input_ids: [B, L_text], right-padded with 1.
+            patch_images: [B, 3, h, w], normalised; None where no sample has an image.
+            patch_masks: [B] booleans, False where a sample has no image; None where all have.
+
+        Raises:
+            UserError: where an image side is longer than the position table allows (672 px) or a text too long.
+        """
+        x, padding, grid = self.embed(input_ids, patch_images, patch_masks)
+        with torch.autocast(x.device.type, enabled=False):  # position biases are small: full precision costs nothing
+            positions = self.positions(input_ids.shape[1], grid)
+            biases = self.position_biases(positions, grid)
+            blocked = blocking_bias(padding)
+        states, attentions = [x], []
+        for layer, bias in zip(self.layers, biases, strict=True):
+            arguments = (x, bias + blocked, output_attentions)
+            if self.gradient_checkpointing and self.training:
+                x, attention = checkpoint(layer, *arguments, use_reentrant=False)
+            else:
+                x, attention = layer(*arguments)
+            states.append(x)
+            attentions.append(attention)
+        return EncoderOutput(
+            self.layer_norm(x),
+            padding,
+            positions,
+            states if output_hidden_states else None,
+            attentions if output_attentions else None,
+        )
+
+    def embed(
+        self, input_ids: Tensor, patch_images: Tensor | None, patch_masks: Tensor | None
+    ) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Embeddings [B, L, D] with zeros at padding, padding [B, L], and the rows and columns of patches."""
+        padding = input_ids == PAD
+        text = self.embed_tokens(input_ids) + self.type_embedding.weight[0]
+        x = self.dropout(self.layernorm_embedding(text))
+        grid = (0, 0)
+        if patch_images is not None:
+            height, width = patch_images.shape[-2:]
+            if max(height, width) > self.config.max_image_size:
+                raise UserError(
+                    f"an image of {width} x {height} px has more patches than the model has positions: use at most "
+                    f"{self.config.max_image_size} px a side (task.image_size)"
+                )
+            patches = self.embed_images(patch_images.contiguous(memory_format=torch.channels_last))[0]
+            grid = (patches.shape[2], patches.shape[3])
+            patches = self.image_proj(patches.flatten(2).transpose(1, 2)) + self.type_embedding.weight[1]
+            patches = self.dropout(self.patch_layernorm_embedding(patches))
+            absent = torch.zeros(patches.shape[:2], dtype=torch.bool, device=x.device)
+            if patch_masks is not None:
+                absent |= ~patch_masks[:, None]
+            x = torch.cat([patches.to(x.dtype), x], dim=1)
+            padding = torch.cat([absent, padding], dim=1)
+        return x.masked_fill(padding[..., None], 0), padding, grid
+
+    def positions(self, text_length: int, grid: tuple[int, int]) -> Tensor:
+        """Normalised position vectors [1, L, D] of the patches of a grid, then of the text."""
+        if text_length > self.config.max_position_embeddings:
+            raise UserError(
+                f"a source text of {text_length} tokens is longer than the {self.config.max_position_embeddings} "
+                f"positions of the model: cut it (task.max_source_tokens)"
+            )
+        text = self.pos_ln(self.embed_positions.weight[:text_length])
+        ids = patch_position_ids(*grid, self.config.image_bucket_size).to(text.device)
+        patches = self.image_pos_ln(self.embed_image_positions(ids))
+        return torch.cat([patches, text])[None]
+
+    def position_biases(self, positions: Tensor, grid: tuple[int, int]) -> Iterable[Tensor]:
+        """Each layer's bias [1, H, L, L]; it depends on positions alone, so one serves the whole batch.
+
+        In evaluation the biases are kept for the next batch. A shorter text needs the leading part of a longer one's,
+        because the text stands last, so one set for the longest text seen serves all pictures of one size.
+        """
+        if self.training or torch.is_grad_enabled():
+            return self._compute_biases(positions, grid)
+        length = positions.shape[1]
+        key = (grid, *((p.data_ptr(), p._version) for p in self._position_parameters()))
+        if self._cached_biases is None or self._cached_biases[0] != key or self._cached_biases[1][0].shape[-1] < length:
+            self._cached_biases = (key, list(self._compute_biases(positions, grid)))
+        return [bias[..., :length, :length] for bias in self._cached_biases[1]]
+
+    def _compute_biases(self, positions: Tensor, grid: tuple[int, int]) -> Iterator[Tensor]:
+        n_patches = grid[0] * grid[1]
+        config, device = self.config, positions.device
+        absolute = position_scores(
+            positions,
+            positions,
+            self.pos_q_linear,
+            self.pos_k_linear,
+            config.encoder_attention_heads,
+            config.attn_scale_factor,
+        )
+        tokens = token_offset_buckets(
+            positions.shape[1] - n_patches, config.token_bucket_size, config.max_position_embeddings, device
+        )
+        patches = patch_offset_buckets(grid, config.image_bucket_size, device)
+        for token_table, image_table in zip(self.token_rel_pos_table_list, self.image_rel_pos_table_list, strict=True):
+            bias = absolute.clone()
+            bias[..., :n_patches, :n_patches] += relative_scores(image_table, patches)
+            bias[..., n_patches:, n_patches:] += relative_scores(token_table, tokens)
+            yield bias
+
+    def _position_parameters(self) -> Iterator[nn.Parameter]:
+        return (p for name, p in self.named_parameters() if "pos" in name and not name.startswith("layers."))

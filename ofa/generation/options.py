@@ -1,0 +1,51 @@
+"""What a caller may ask of a generated sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ofa.errors import UserError
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """Options of beam search; lengths count tokens without `</s>`.
+
+    Attributes:
+        beam_size: hypotheses kept for each sample; 1 is greedy.
+        max_len: at this length `</s>` is forced.
+        min_len: before this length `</s>` is forbidden.
+        no_repeat_ngram_size: no n-gram of this length occurs twice in a hypothesis; 0 allows all.
+        length_penalty: final score = sum of log-probabilities / length ** length_penalty.
+        normalize_scores: False leaves the sum as it is.
+        temperature: divides the logits.
+        constraint_range: first and last-but-one id that may be chosen, beside `</s>`; None allows the vocabulary.
+
+    Raises:
+        UserError: at construction, for values no search can run with.
+    """
+
+    beam_size: int = 5
+    max_len: int = 16
+    min_len: int = 0
+    no_repeat_ngram_size: int = 0
+    length_penalty: float = 1.0
+    normalize_scores: bool = True
+    temperature: float = 1.0
+    constraint_range: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.beam_size < 1:
+            raise UserError(f"beam_size={self.beam_size}: a search keeps at least 1 hypothesis")
+        if not 0 <= self.min_len <= self.max_len or self.max_len < 1:
+            raise UserError(
+                f"min_len={self.min_len} and max_len={self.max_len}: 0 <= min_len <= max_len and 1 <= max_len"
+            )
+        if self.no_repeat_ngram_size < 0:
+            raise UserError(f"no_repeat_ngram_size={self.no_repeat_ngram_size} is negative; 0 allows repetition")
+        if self.temperature <= 0:
+            raise UserError(f"temperature={self.temperature} is not positive")
+        if self.constraint_range is not None and not 4 <= self.constraint_range[0] < self.constraint_range[1]:
+            raise UserError(
+                f"constraint_range={self.constraint_range}: first id, then one behind the last, both above 3"
+            )

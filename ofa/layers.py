@@ -1,0 +1,57 @@
+"""Parts that the layers of both stacks share: the feed-forward block and the residual branch."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from ofa.config import OFAConfig
+
+
+class Residual(nn.Module):
+    """x + drop_path(dropout(branch)): a sample keeps the whole branch or none of it (arXiv 1603.09382)."""
+
+    def __init__(self, dropout: float, drop_path: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        return x + self.drop_path(self.dropout(branch))
+
+
+class TransformerLayer(nn.Module):
+    """What encoder and decoder layers have in common: the feed-forward block with NormFormer's middle norm.
+
+    The modules stand here, not in a child, because their names are those of the published weights.
+    """
+
+    def __init__(self, config: OFAConfig, ffn_dim: int, drop_path: float) -> None:
+        super().__init__()
+        self.residual = Residual(config.dropout, drop_path)
+        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.final_layer_norm = nn.LayerNorm(config.d_model)
+        self.fc1 = nn.Linear(config.d_model, ffn_dim)
+        self.ffn_layer_norm = nn.LayerNorm(ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, config.d_model)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D], the residual included."""
+        hidden = self.activation_dropout(F.gelu(self.fc1(self.final_layer_norm(x))))
+        return self.residual(x, self.fc2(self.ffn_layer_norm(hidden)))
+
+
+def drop_path_rates(rate: float, layers: int) -> list[float]:
+    """Rates rising linearly from 0 at the first layer to `rate` at the last."""
+    return [rate * i / max(layers - 1, 1) for i in range(layers)]
+
+
+def relative_tables(config: OFAConfig, heads: int, layers: int) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """One table of relative position biases a layer, for text tokens and for image patches (see `positions.py`)."""
+    token_buckets = 2 * config.token_bucket_size - 1
+    patch_buckets = (2 * config.image_bucket_size - 1) ** 2 + 3
+    return (
+        nn.ModuleList([nn.Embedding(token_buckets, heads) for _ in range(layers)]),
+        nn.ModuleList([nn.Embedding(patch_buckets, heads) for _ in range(layers)]),
+    )

@@ -1,0 +1,109 @@
+"""OFA: one sequence-to-sequence model for images and text (arXiv 2202.03052)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ofa.config import OFAConfig
+from ofa.decoder import Decoder
+from ofa.encoder import Encoder
+
+
+@dataclass
+class OFAOutput:
+    """Logits [B, T, V] and, where asked for, the states and attention probabilities of both stacks (lists by layer)."""
+
+    logits: Tensor
+    encoder_last_hidden_state: Tensor
+    encoder_hidden_states: list[Tensor] | None
+    decoder_hidden_states: list[Tensor] | None
+    encoder_attentions: list[Tensor] | None
+    decoder_attentions: list[Tensor] | None
+    cross_attentions: list[Tensor] | None
+
+
+class OFAModel(nn.Module):
+    """Encoder, decoder, and one embedding matrix tied between both and the output.
+
+    Example:
+        >>> model = OFAModel(OFAConfig.from_name("micro")).eval()
+        >>> model(torch.tensor([[0, 5, 2]]), decoder_input_ids=torch.tensor([[0, 7]])).logits.shape
+        torch.Size([1, 2, 59457])
+    """
+
+    def __init__(self, config: OFAConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config, self.encoder.embed_tokens)
+        self.apply(self._initialise)
+        for table in self._relative_tables():
+            nn.init.zeros_(table.weight)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        patch_images: Tensor | None = None,
+        patch_masks: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        code_masks: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> OFAOutput:
+        """Logits of every target position over the whole vocabulary.
+
+        Training and generation call `encoder`, `decoder` and `logits` instead, to compute only what they need.
+
+        Args:
+            input_ids: [B, L], `<s>` text `</s>`, right-padded with 1.
+            patch_images: [B, 3, h, w], normalised; None where no sample has an image.
+            patch_masks: [B] booleans, False where a sample has no image; None where all have.
+            decoder_input_ids: [B, T], `<s>` and the target without its `</s>`; None is `<s>` alone.
+            code_masks: [B] booleans, True where a sample's target is a sequence of image codes.
+
+        Raises:
+            UserError: where an image or text is longer than the model's position tables.
+        """
+        if decoder_input_ids is None:
+            decoder_input_ids = torch.zeros_like(input_ids[:, :1])
+        encoded = self.encoder(input_ids, patch_images, patch_masks, output_hidden_states, output_attentions)
+        decoded = self.decoder(decoder_input_ids, encoded, code_masks, output_hidden_states, output_attentions)
+        return OFAOutput(
+            self.logits(decoded.last_hidden_state),
+            encoded.last_hidden_state,
+            encoded.hidden_states,
+            decoded.hidden_states,
+            encoded.attentions,
+            decoded.attentions,
+            decoded.cross_attentions,
+        )
+
+    def logits(self, hidden: Tensor, allowed_ids: Tensor | None = None) -> Tensor:
+        """Logits [..., V] of decoder states [..., D]; or [..., A] of `allowed_ids` [A] alone, at A / V of the cost."""
+        weight = self.decoder.output_projection.weight
+        return F.linear(hidden, weight if allowed_ids is None else weight[allowed_ids])
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
+        self.encoder.gradient_checkpointing = enabled
+        self.decoder.gradient_checkpointing = enabled
+        self.encoder.embed_images.set_grad_checkpointing(enabled)
+
+    def _relative_tables(self) -> list[nn.Embedding]:
+        stacks = (self.encoder, self.decoder)
+        return [t for s in stacks for t in (*s.token_rel_pos_table_list, *s.image_rel_pos_table_list)]
+
+    def _initialise(self, module: nn.Module) -> None:
+        """Linear and embedding weights normal, biases and the padding row 0, convolutions He-normal."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.init_std)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx].data)
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

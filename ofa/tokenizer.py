@@ -1,0 +1,141 @@
+"""Text to token ids and back: `Tokenizer`, byte-level BPE with image codes and coordinate bins behind it.
+
+The BPE part is a model folder's `vocab.json` and `merges.txt`; `<code_i>` and `<bin_i>` are in no file, their ids
+follow by arithmetic (see `ofa.vocabulary`). No text ever becomes a special, code or bin id: a literal "<mask>" is
+spelled out in pieces, as in the published implementation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from tokenizers import Tokenizer as PieceTokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+
+from ofa.errors import UserError
+from ofa.vocabulary import BIN_OFFSET, BOS, CODE_OFFSET, EOS, MASK, PAD, UNK
+
+VOCABULARY_FILE = "vocab.json"
+MERGES_FILE = "merges.txt"
+DEMO_FOLDER = Path(__file__).parent / "demo_vocabulary"
+PLACES = {"<s>": BOS, "<pad>": PAD, "</s>": EOS, "<unk>": UNK, "<mask>": MASK}
+
+
+class Tokenizer:
+    """Byte-level BPE as GPT-2 defines it, with OFA's ids.
+
+    Args:
+        vocabulary: content of vocab.json, a JSON object from piece to id.
+        merges: content of merges.txt, one merge a line after a version line.
+        name: what error messages call it, usually the folder it came from.
+
+    Raises:
+        UserError: the two do not fit each other, or the special tokens are not at OFA's places.
+    """
+
+    def __init__(self, vocabulary: str, merges: str, name: str) -> None:
+        self._vocabulary = vocabulary
+        self._merges = merges
+        self._pieces = PieceTokenizer(_bpe(vocabulary, merges, name))
+        self._pieces.pre_tokenizer = ByteLevel(add_prefix_space=False)
+        self._pieces.decoder = ByteLevelDecoder()
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> Tokenizer:
+        """Reads the vocabulary of a model folder or, with a network, of a Hugging Face model ("OFA-Sys/ofa-tiny").
+
+        Raises:
+            UserError: the vocabulary is not there, cannot be reached, or is of a kind we do not read.
+        """
+        folder = Path(source)
+        if (folder / "vocab.txt").is_file() and not (folder / VOCABULARY_FILE).is_file():
+            raise UserError(
+                f"{folder} holds vocab.txt, the WordPiece vocabulary of the Chinese models, which is not supported "
+                f"yet; use a model with {VOCABULARY_FILE} and {MERGES_FILE}"
+            )
+        if folder.is_dir():
+            vocabulary, merges = folder / VOCABULARY_FILE, folder / MERGES_FILE
+        else:
+            vocabulary, merges = _from_hub(str(source), VOCABULARY_FILE), _from_hub(str(source), MERGES_FILE)
+        return cls(_read(vocabulary), _read(merges), name=str(source))
+
+    @classmethod
+    def demo(cls) -> Tokenizer:
+        """The small vocabulary kept in this package, made from the demo data's own text: nothing to download."""
+        return cls.from_pretrained(DEMO_FOLDER)
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether this is the demo's vocabulary, wherever it was loaded from: real data needs a published one."""
+        return self._merges == _read(DEMO_FOLDER / MERGES_FILE)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text with a space in front, as every prompt and answer is written; no special tokens around it."""
+        return self.encode_verbatim(" " + text)
+
+    def encode_verbatim(self, text: str) -> list[int]:
+        """Ids of exactly this text, without the leading space."""
+        return self._pieces.encode(text).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The inverse of `encode`: text without its leading space and without `<s>`, `<pad>` and `</s>`.
+
+        Bins and codes are written `<bin_12>`, `<code_3>`; ids that this vocabulary has no piece for are left out.
+        """
+        pieces = [self._piece(token) for token in ids if token not in (BOS, PAD, EOS)]
+        return self._pieces.decoder.decode(pieces).removeprefix(" ")
+
+    def save(self, folder: str | Path) -> None:
+        """Writes vocab.json and merges.txt, as they were read, into a folder that is made where it is missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, content in ((VOCABULARY_FILE, self._vocabulary), (MERGES_FILE, self._merges)):
+            (folder / file).write_bytes(content.encode())
+
+    def _piece(self, token: int) -> str:
+        if token >= BIN_OFFSET:
+            return f"<bin_{token - BIN_OFFSET}>"
+        if token >= CODE_OFFSET:
+            return f"<code_{token - CODE_OFFSET}>"
+        return self._pieces.id_to_token(token) or ""
+
+
+def _bpe(vocabulary: str, merges: str, name: str) -> BPE:
+    try:
+        ids = json.loads(vocabulary)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{name}: {VOCABULARY_FILE} is not JSON ({error}); copy it again from the model") from error
+    for token, place in PLACES.items():
+        if ids.get(token) != place:
+            raise UserError(
+                f"{name}: {VOCABULARY_FILE} has {token} at id {ids.get(token)}, OFA has it at {place}; "
+                "use the vocabulary of an OFA model"
+            )
+    pairs = [tuple(line.split(" ")) for line in merges.splitlines() if line and not line.startswith("#version")]
+    try:
+        return BPE(ids, pairs, unk_token="<unk>")
+    except Exception as error:  # the library raises the bare class
+        raise UserError(f"{name}: {MERGES_FILE} does not fit {VOCABULARY_FILE} ({error}); copy both again") from error
+
+
+def _from_hub(source: str, file: str) -> Path:
+    try:
+        return Path(hf_hub_download(source, file))
+    except (OSError, EntryNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"{source} is neither a folder nor a Hugging Face model whose {file} can be fetched "
+            f"({type(error).__name__}); give a folder with {VOCABULARY_FILE} and {MERGES_FILE}"
+        ) from error
+
+
+def _read(path: Path) -> str:
+    """The file's text with its line ends untouched, so that saving gives the same bytes back."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; a model folder holds {VOCABULARY_FILE} and {MERGES_FILE}")
+    return path.read_bytes().decode()

@@ -1,0 +1,26 @@
+"""The image branch: timm's ResNet without its fourth stage, giving one vector for each 16 x 16 px patch."""
+
+from __future__ import annotations
+
+import timm
+from timm.layers import DropPath
+from torch import nn
+
+from ofa.layers import drop_path_rates
+
+PATCH_SIZE = 16  # pixels a side
+PATCH_WIDTH = 1024  # channels of the third stage
+
+
+def build_backbone(stages: tuple[int, int, int], drop_path_rate: float) -> nn.Module:
+    """A bottleneck ResNet (arXiv 1512.03385, stride on the 3x3 convolution) with `stages` blocks in its three stages.
+
+    Called with images [B, 3, h, w] it returns a list of one feature map [B, 1024, h/16, w/16]. Parameter names are the
+    common `conv1`, `bn1`, `layerN.i.convK`. Drop path rises from 0 to its rate inside each stage.
+    """
+    # A fourth stage must be named to be left out by `out_indices`.
+    backbone = timm.create_model("resnet50", layers=(*stages, 1), features_only=True, out_indices=(3,))
+    for stage in (backbone.layer1, backbone.layer2, backbone.layer3):
+        for block, rate in zip(stage, drop_path_rates(drop_path_rate, len(stage)), strict=True):
+            block.drop_path = DropPath(rate) if rate else None
+    return backbone

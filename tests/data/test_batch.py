@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+
+import torch
+
+from data.batch import Sample, collate
+
+GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "fairseq_data.json").read_text())
+
+
+def sample(name="a", source=(0, 5, 2), target=(7, 2), image=None, notes=()):
+    return Sample(name, list(source), list(target), image, truth=f"truth of {name}", notes=tuple(notes))
+
+
+def test_batches_equal_the_published_ones():
+    published = GOLDENS["refcoco_dataset"]
+    batch = collate([sample(e["id"], e["source"], e["target"]) for e in published["examples"]])
+    assert batch.ids == published["batch"]["id"]
+    assert batch.input_ids.tolist() == published["batch_net_input"]["src_tokens"]
+    assert batch.decoder_input_ids.tolist() == published["batch_net_input"]["prev_output_tokens"]
+    assert batch.target.tolist() == published["batch"]["target"]
+
+
+def test_padding_is_on_the_right_of_source_and_target():
+    batch = collate([sample(source=(0, 5, 6, 2), target=(7, 2)), sample("b", source=(0, 2), target=(8, 9, 2))])
+    assert batch.input_ids.tolist() == [[0, 5, 6, 2], [0, 2, 1, 1]]
+    assert batch.decoder_input_ids.tolist() == [[0, 7, 1], [0, 8, 9]]
+    assert batch.target.tolist() == [[7, 2, 1], [8, 9, 2]]
+    assert batch.input_ids.dtype == batch.target.dtype == torch.int64
+    assert batch.truths == ["truth of a", "truth of b"] and len(batch) == 2
+
+
+def test_samples_without_an_image_get_zeros_and_a_false_mask():
+    image = torch.ones(3, 2, 4)
+    batch = collate([sample(), sample("b", image=image)])
+    assert batch.patch_masks.tolist() == [False, True]
+    assert batch.patch_images.shape == (2, 3, 2, 4)
+    assert batch.patch_images[0].sum() == 0 and torch.equal(batch.patch_images[1], image)
+
+
+def test_a_batch_without_images_has_none():
+    batch = collate([sample(), sample("b")])
+    assert batch.patch_images is None and batch.patch_masks.tolist() == [False, False]
+
+
+def test_rows_without_an_answer_have_no_decoder_input():
+    batch = collate([sample(target=())])
+    assert batch.target.shape == batch.decoder_input_ids.shape == (1, 0)
+
+
+def test_notes_of_all_samples_travel_with_the_batch():
+    assert collate([sample(notes=["cut"]), sample(), sample(notes=["cut", "clipped"])]).notes == [
+        "cut",
+        "cut",
+        "clipped",
+    ]
+
+
+def test_moving_a_batch_moves_its_tensors_and_keeps_the_rest():
+    batch = collate([sample(image=torch.ones(3, 2, 2), notes=["cut"])])
+    moved = batch.to("meta")
+    tensors = [moved.input_ids, moved.patch_images, moved.patch_masks, moved.decoder_input_ids, moved.target]
+    assert all(tensor.device.type == "meta" for tensor in tensors)
+    assert (moved.ids, moved.truths, moved.notes) == (batch.ids, batch.truths, batch.notes)
+    assert batch.input_ids.device.type == "cpu"
+
+
+def test_no_samples_make_a_batch_of_length_zero():
+    assert len(collate([])) == 0

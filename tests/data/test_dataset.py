@@ -1,0 +1,143 @@
+import pytest
+
+from data.batch import Sample
+from data.dataset import MAX_SKIPPED, TaskDataset
+from data.module import EvalLoader, OFADataModule
+from data.sampling import ExactShardSampler
+from data.tsv import RowError, TSVFile
+from ofa.errors import UserError
+
+COLUMNS = {"id": 0, "number": 1}
+
+
+def encode(row, rng):
+    """The truth holds a random draw; a number that is none is a broken row."""
+    if not row.values["number"].isdigit():
+        raise row.error(f"{row.values['number']!r} is not a number")
+    return Sample(row.values["id"], [0, 2], [int(row.values["number"]), 2], None, truth=float(rng.random()))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a file of numbers, where `broken` lists the lines (from 1) that hold none, and returns its path."""
+
+    def write(rows: int, broken: tuple[int, ...] = (), name: str = "rows.tsv"):
+        lines = [f"r{line}\t{'x' if line in broken else line}" for line in range(1, rows + 1)]
+        (tmp_path / name).write_text("\n".join(lines))
+        return tmp_path / name
+
+    return write
+
+
+def dataset(path, **options):
+    return TaskDataset(TSVFile(path, COLUMNS, 2), encode, **options)
+
+
+def module(path, **options):
+    files = {"train": path, "val": path}
+    return OFADataModule(files, COLUMNS, encode, n_columns=2, **{"batch_size": 4, "eval_batch_size": 4, **options})
+
+
+def ids(batches):
+    return [name for batch in batches for name in batch.ids]
+
+
+def notes(batches):
+    return [note for batch in batches for note in batch.notes]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_broken_row_stops_by_default(write, train):
+    with pytest.raises(RowError, match="line 2 of .*rows.tsv: 'x' is not a number; "):
+        dataset(write(3, broken=(2,)), train=train)[1]
+
+
+def test_in_training_a_skipped_row_is_replaced_by_the_next_readable_one(write):
+    rows = dataset(write(5, broken=(2, 3, 5)), train=True, on_error="skip")
+    assert rows[1].id == "r4"
+    assert [note.split(" of ")[0] for note in rows[1].notes] == ["skipped line 2", "skipped line 3"]
+    assert rows[4].id == "r1"
+    assert rows[0].notes == ()
+
+
+@pytest.mark.parametrize("rows", [3, MAX_SKIPPED + 5])
+def test_skipping_ends_where_nothing_is_readable(write, rows):
+    with pytest.raises(RowError, match=f"the last of {min(rows, MAX_SKIPPED)} broken rows"):
+        dataset(write(rows, broken=range(1, rows + 1)), train=True, on_error="skip")[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_in_evaluation_skipped_rows_are_left_out_and_counted(write, workers):
+    data = module(write(11, broken=(2, 5, 6, 7, 8)), on_error="skip", num_workers=workers)
+    batches = list(data.val_dataloader())
+    assert ids(batches) == ["r1", "r3", "r4", "r9", "r10", "r11"]
+    assert [note.split(" of ")[0] for note in notes(batches)] == [f"skipped line {n}" for n in (2, 5, 6, 7, 8)]
+    assert all(len(batch) for batch in batches)
+
+
+def test_notes_of_an_empty_first_batch_are_kept(write):
+    batches = list(module(write(6, broken=(1, 2, 3, 4)), on_error="skip").val_dataloader())
+    assert ids(batches) == ["r5", "r6"] and len(notes(batches)) == 4
+
+
+def test_evaluation_of_nothing_but_broken_rows_is_an_error(write):
+    with pytest.raises(UserError, match="none of 5 rows could be read; the first: skipped line 1 of"):
+        list(module(write(5, broken=range(1, 6)), on_error="skip").val_dataloader())
+
+
+def test_a_process_without_a_share_evaluates_nothing(write):
+    rows = dataset(write(1), train=False)
+    assert list(EvalLoader(rows, sampler=ExactShardSampler(1, rank=0, world=2), collate_fn=rows.collate)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_error_in_a_worker_arrives_as_it_was(write, split, workers):
+    path = write(8, broken=(7,))
+    data = module(path, num_workers=workers)
+    with pytest.raises(RowError, match=f"^line 7 of {path}: 'x' is not a number; correct or remove [^\n]*skip$"):
+        list(data.train_dataloader() if split == "train" else data.val_dataloader())
+
+
+def test_randomness_depends_on_seed_epoch_and_row_and_on_nothing_else(write):
+    path = write(4)
+    first, second = dataset(path, train=True, seed=1), dataset(path, train=True, seed=1)
+    draws = [first[i].truth for i in range(4)]
+    assert [second[i].truth for i in reversed(range(4))] == draws[::-1]
+    assert len(set(draws)) == 4
+    second.set_epoch(1)
+    assert second[0].truth != draws[0]
+    assert dataset(path, train=True, seed=2)[0].truth != draws[0]
+
+
+def test_workers_that_outlive_an_epoch_see_the_next_one(write):
+    def truths_by_epoch(workers):
+        loader = module(write(8), num_workers=workers).train_dataloader()
+        for epoch in range(3):
+            loader.sampler.set_epoch(epoch)
+            yield {name: truth for batch in loader for name, truth in zip(batch.ids, batch.truths, strict=True)}
+
+    alone, with_workers = list(truths_by_epoch(0)), list(truths_by_epoch(2))
+    assert alone == with_workers
+    assert len({epoch["r1"] for epoch in alone}) == 3
+
+
+def test_a_limit_uses_the_first_rows_only(write):
+    assert sorted(ids(module(write(9), train_limit=3).train_dataloader())) == ["r1", "r2", "r3"]
+
+
+def test_a_missing_file_is_noticed_before_anything_is_read(write, tmp_path):
+    with pytest.raises(UserError, match="testA.tsv does not exist; set data.root"):
+        OFADataModule(
+            {"train": write(3), "testA": tmp_path / "testA.tsv"}, COLUMNS, encode, batch_size=1, eval_batch_size=1
+        )
+
+
+def test_every_other_split_is_a_test_split(write):
+    files = {name: write(n, name=name) for n, name in enumerate(("train", "val", "testA", "testB"), start=1)}
+    data = OFADataModule(files, COLUMNS, encode, batch_size=2, eval_batch_size=2)
+    assert data.test_splits == ["testA", "testB"]
+    assert [len(ids(loader)) for loader in data.test_dataloader()] == [3, 4]
+    assert ids(data.dataloader("train")) == ["r1"]
+    with pytest.raises(UserError, match="split 'testC' is not one of train, val, testA, testB"):
+        data.dataloader("testC")

@@ -1,0 +1,115 @@
+"""The model's arithmetic equals the published model's, recorded with generated weights (tests/goldens/README.md)."""
+
+import pytest
+import torch
+from golden import fairseq_images, fill_fairseq, fill_hf, load_arrays, load_json
+
+from ofa.config import OFAConfig
+from ofa.model import OFAModel
+
+TOLERANCE = dict(rtol=1e-4, atol=1e-4)
+HF_COLUMNS = [
+    *range(8), 100, 1000, 20000, 50263, 50264, *range(50265, 50273), *range(58449, 58465), *range(59449, 59457)
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["hf_small", "hf_tiny"])
+def hf_case(request):
+    recorded = load_json(f"{request.param}.json")
+    model = OFAModel(OFAConfig.from_dict(recorded["config"])).eval()
+    fill_hf(model, recorded["seed"])
+    arrays = {k: torch.from_numpy(v) for k, v in load_arrays(f"{request.param}.npz").items()}
+    return model, recorded, arrays
+
+
+def test_a_forward_pass_equals_the_published_one_in_every_output(hf_case):
+    model, _, a = hf_case
+    with torch.no_grad():
+        out = model(
+            a["in/input_ids"], a["in/patch_images"], a["in/patch_masks"], a["in/prev"],
+            output_hidden_states=True, output_attentions=True,
+        )  # fmt: skip
+    source = torch.cat([a["in/patch_masks"][:, None].expand(-1, 48), a["in/input_ids"] != 1], 1)
+    target = a["in/prev"] != 1
+    compare(out.encoder_last_hidden_state, a["out/encoder_last_hidden_state"], source)
+    logits = out.logits
+    compare(logits[..., HF_COLUMNS], a["out/logits_cols"], target)
+    compare(logits.logsumexp(-1), a["out/logits_logsumexp"], target)
+    assert torch.equal(logits.argmax(-1)[target], a["out/logits_argmax"][target])
+    for name, states, rows in (
+        ("encoder_hidden_states", out.encoder_hidden_states, source),
+        ("decoder_hidden_states", out.decoder_hidden_states, target),
+        (
+            "encoder_attentions",
+            out.encoder_attentions,
+            source[:, None, :6].expand(-1, model.config.encoder_attention_heads, -1),
+        ),
+        (
+            "decoder_attentions",
+            out.decoder_attentions,
+            target[:, None, :6].expand(-1, model.config.encoder_attention_heads, -1),
+        ),
+        (
+            "cross_attentions",
+            out.cross_attentions,
+            target[:, None, :6].expand(-1, model.config.encoder_attention_heads, -1),
+        ),
+    ):
+        recorded = [a[f"out/{name}.{i}"] for i in range(len(states))]
+        assert f"out/{name}.{len(states)}" not in a
+        for ours, theirs in zip(states, recorded, strict=True):
+            compare(ours, theirs, rows)
+
+
+def test_text_without_an_image_equals_the_published_forward_pass(hf_case):
+    model, _, a = hf_case
+    with torch.no_grad():
+        out = model(a["in/input_ids"], decoder_input_ids=a["in/prev"])
+    compare(out.logits[..., HF_COLUMNS], a["out/text_only_logits_cols"], a["in/prev"] != 1)
+
+
+def test_the_number_of_parameters_is_the_recorded_one(hf_case):
+    model, recorded, _ = hf_case
+    assert sum(p.numel() for p in model.parameters()) == recorded["parameters"]
+
+
+@pytest.fixture(scope="module", params=["brief", "strong"])
+def fairseq_model(request):
+    model = OFAModel(OFAConfig.from_name("tiny")).eval()
+    fill_fairseq(model, request.param)
+    return request.param, model
+
+
+@pytest.mark.parametrize("case", ["main", "sq128", "text"])
+def test_a_forward_pass_equals_the_original_one(fairseq_model, case):
+    profile, model = fairseq_model
+    arrays, columns = load_arrays("fairseq_arrays.npz"), load_json("fairseq_forward.json")["cols"]
+    a = {
+        k.removeprefix(f"{profile}/{case}/"): torch.from_numpy(arrays[k])
+        for k in arrays
+        if k.startswith(f"{profile}/{case}/")
+    }
+    inputs = {k.removeprefix("in/"): v for k, v in a.items() if k.startswith("in/")}
+    images = fairseq_images(case, inputs)
+    source_ids, previous = inputs["src_tokens"].long(), inputs["prev_output_tokens"].long()
+    masks = inputs.get("patch_masks")
+    with torch.no_grad():
+        out = model(source_ids, images, masks, previous, output_hidden_states=True, output_attentions=True)
+    source = ~a["encoder_padding_mask"].bool()
+    target = previous != 1
+    width = a["encoder_out"].shape[-1]
+    compare(out.encoder_last_hidden_state[..., :width], a["encoder_out"], source)
+    for i, states in enumerate(out.encoder_hidden_states):
+        compare(states, a[f"encoder_states16.{i}"], source)
+    for i, states in enumerate(out.decoder_hidden_states):
+        compare(states, a[f"decoder_states16.{i}"], target)
+    compare(out.cross_attentions[-1].mean(1), a["cross_attn_mean_last_layer"], target)
+    compare(out.logits[..., columns], a["logits_cols"], target)
+    compare(out.logits.logsumexp(-1), a["logits_lse"], target)
+    assert torch.equal(out.logits.argmax(-1)[target], a["logits_argmax"].long()[target])
+
+
+def compare(ours, recorded, valid):
+    """Equal where valid; a recording may hold only the first channels (states) or rows and columns (attention maps)."""
+    ours = ours[tuple(slice(n) for n in recorded.shape)]
+    torch.testing.assert_close(ours[valid], recorded[valid], **TOLERANCE)

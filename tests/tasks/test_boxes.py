@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+import torch
+from golden import load_json
+
+from data.tsv import Row, RowError
+from tasks.boxes import CLIPPED, bins_to_boxes, box_iou, boxes_to_bins, clip_box, parse_box
+from tasks.metrics.boxes import BoxAccuracy
+
+RECORDED = load_json("fairseq_data.json")
+WHERE = Row(values={}, path=Path("refcoco_train.tsv"), line=17)
+
+
+@pytest.mark.parametrize(
+    ("case", "image_size", "max_image_size"),
+    [("p64_max512", 64, 512), ("p64_max64", 64, 64), ("p96_imagenet_max96", 96, 96)],
+)
+def test_recorded_boxes_get_the_published_bins(case, image_size, max_image_size):
+    for image, recorded in zip(RECORDED["images"], RECORDED["refcoco_transform"][case], strict=True):
+        height, width = image["size_hw"]
+        ratio = (image_size / width, image_size / height)
+        assert boxes_to_bins(torch.tensor([image["box"]]), ratio, max_image_size).tolist() == recorded["bins"]
+
+
+def test_recorded_bins_decode_to_the_published_boxes_and_scores():
+    recorded = RECORDED["eval_refcoco"]
+    metric = BoxAccuracy()
+    ratios = zip(recorded["w_resize_ratios"], recorded["h_resize_ratios"], strict=True)
+    for result, true, ratio in zip(recorded["results"], recorded["region_coords"], ratios, strict=True):
+        # All hypotheses of the recording are four times <bin_628>.
+        box = bins_to_boxes(torch.tensor([628] * 4), ratio, recorded["max_image_size"])
+        torch.testing.assert_close(box, torch.tensor(result["box"]), rtol=0, atol=1e-4)
+        metric.update(box[None], torch.tensor([true]))
+    assert metric.compute()["acc@0.5"] == sum(recorded["scores"])
+
+
+def test_boxes_survive_the_way_to_bins_and_back_within_half_a_bin():
+    boxes = torch.tensor([[0.0, 0.0, 640.0, 480.0], [3.2, 100.7, 64.9, 333.3]])
+    ratio = (512 / 640, 512 / 480)
+    back = bins_to_boxes(boxes_to_bins(boxes, ratio, 512), ratio, 512)
+    half_a_bin = 0.5 / 999 * torch.tensor([640, 480, 640, 480]) + 1e-4
+    assert ((back - boxes).abs() <= half_a_bin).all()
+    assert boxes_to_bins(boxes, ratio, 512)[0].tolist() == [0, 0, 999, 999]
+
+
+def test_iou_is_taken_row_by_row_without_the_extra_pixel():
+    first = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 2, 2]])
+    second = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [10, 10, 20, 20], [1, 1, 3, 3]])
+    torch.testing.assert_close(box_iou(first, second), torch.tensor([1.0, 1 / 3, 0.0, 1 / 7]))
+
+
+def test_a_box_with_swapped_corners_or_without_area_overlaps_nothing():
+    true = torch.tensor([[0.0, 0, 10, 10]])
+    assert box_iou(torch.tensor([[8.0, 8, 2, 2]]), true) == 0
+    assert box_iou(torch.tensor([[8.0, 2, 2, 8]]), true) == 0
+    point = torch.tensor([[5.0, 5, 5, 5]])
+    assert box_iou(point, point) == 0
+
+
+def test_a_box_is_read_from_its_column():
+    assert parse_box("1,2.5, 30,4e1", WHERE) == (1.0, 2.5, 30.0, 40.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("1,2,3", "not four numbers"),
+        ("1,2,3,4,5", "not four numbers"),
+        ("1,2,three,4", "not four numbers"),
+        ("", "not four numbers"),
+        ("1,2,nan,4", "not finite"),
+        ("1,2,inf,4", "not finite"),
+        ("1,2,1,4", "no area"),
+        ("3,2,1,4", "no area"),
+    ],
+)
+def test_a_broken_box_is_an_error_that_names_file_and_line(text, complaint):
+    with pytest.raises(RowError, match=complaint) as error:
+        parse_box(text, WHERE)
+    assert "refcoco_train.tsv" in str(error.value) and "17" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_box_partly_outside_the_image_is_clipped_with_a_note():
+    assert clip_box((-3.0, 5.0, 30.0, 90.0), 20, 40, WHERE) == ((0.0, 5.0, 20.0, 40.0), CLIPPED)
+    assert clip_box((0.0, 0.0, 20.0, 40.0), 20, 40, WHERE) == ((0.0, 0.0, 20.0, 40.0), None)
+
+
+def test_a_box_altogether_outside_the_image_is_an_error():
+    with pytest.raises(RowError, match="outside its image of 20 x 40 pixels"):
+        clip_box((20.0, 5.0, 30.0, 9.0), 20, 40, WHERE)
+
+
+def test_accuracy_counts_every_sample_once_however_it_was_batched():
+    predicted = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4.9], [50, 50, 60, 60]])
+    true = torch.tensor([[0.0, 0, 10, 10]]).expand(4, 4)
+    together, apart = BoxAccuracy(), BoxAccuracy()
+    together.update(predicted, true)
+    for row in range(4):
+        apart.update(predicted[row : row + 1], true[row : row + 1])
+    for metric in (together, apart):
+        assert metric.compute()["acc@0.5"] == 0.5
+        assert metric.compute()["mean_iou"] == pytest.approx((1 + 0.5 + 0.49) / 4)

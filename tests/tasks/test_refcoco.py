@@ -1,0 +1,140 @@
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden import load_json
+from PIL import Image
+
+from data.tsv import Row, RowError
+from ofa.errors import UserError
+from ofa.generation import Hypothesis
+from ofa.tokenizer import Tokenizer
+from ofa.vocabulary import BIN_OFFSET, BINS, BOS, EOS
+from tasks import TASKS
+from tasks.boxes import CLIPPED
+from tasks.refcoco import BoxPrediction, RefCOCO, Region
+
+RECORDED = load_json("fairseq_data.json")
+PROMPT = 'which region does the text " {} " describe?'
+RNG = np.random.default_rng(0)
+
+
+def make_row(text="The red circle", box="10,5,30,35", width=90, height=60):
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "orange").save(file, "PNG")
+    image = base64.b64encode(file.getvalue()).decode()
+    return Row(values={"uniq_id": "r7", "text": text, "box": box, "image": image}, path=Path("train.tsv"), line=3)
+
+
+def hypothesis(*bins, score=-0.25):
+    return Hypothesis(tokens=[*(BIN_OFFSET + number for number in bins), EOS], score=score, token_scores=[0.0] * 5)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return RefCOCO(tokenizer=Tokenizer.demo(), image_size=64, max_image_size=64)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_recorded_examples_are_encoded_as_published(published_tokenizer, index):
+    recorded = RECORDED["refcoco_dataset"]["examples"][index]
+    image = RECORDED["images"][index]
+    height, width = image["size_hw"]
+    expression = published_tokenizer.decode(recorded["source"]).split('"')[1]
+    row = make_row(expression.strip(), ",".join(map(str, image["box"])), width, height)
+    sample = RefCOCO(tokenizer=published_tokenizer, image_size=64, max_image_size=64).encode(row, RNG)
+    assert sample.source == recorded["source"]
+    assert sample.target == recorded["target"]
+    assert sample.truth.box == pytest.approx(recorded["region_coord"], abs=1e-4)
+    assert (64 / sample.truth.width, 64 / sample.truth.height) == pytest.approx(
+        (recorded["w_resize_ratio"], recorded["h_resize_ratio"]), abs=1e-4
+    )
+
+
+def test_a_row_becomes_prompt_bins_image_and_truth(task):
+    sample = task.encode(make_row(), RNG)
+    assert sample.id == "r7"
+    assert task.tokenizer.decode(sample.source) == PROMPT.format("the red circle")
+    assert task.tokenizer.decode(sample.target) == "<bin_111><bin_83><bin_333><bin_583>"
+    assert sample.source[0] == BOS and sample.source[-1] == sample.target[-1] == EOS
+    assert sample.image.shape == (3, 64, 64)
+    assert sample.truth == Region((10.0, 5.0, 30.0, 35.0), 90, 60, "the red circle")
+    assert sample.notes == ()
+
+
+def test_a_generated_box_comes_back_in_pixels_of_the_original_image(task):
+    sample = task.encode(make_row(), RNG)
+    prediction = task.decode(hypothesis(111, 83, 333, 583), sample.truth)
+    assert prediction.score == -0.25
+    assert prediction.box == pytest.approx(sample.truth.box, abs=0.05)
+
+
+def test_the_right_box_scores_one_and_a_wrong_one_zero(task):
+    truth = Region((0.0, 0.0, 10.0, 10.0), 90, 60, "it")
+    metric = task.metric()
+    task.score(metric, BoxPrediction((0.0, 0.0, 10.0, 10.0), 0.0), truth)
+    task.score(metric, BoxPrediction((20.0, 20.0, 30.0, 30.0), 0.0), truth)
+    assert metric.compute()[task.best] == 0.5
+
+
+def test_tokens_that_are_no_box_are_refused_with_the_options_to_use(task):
+    truth = task.encode(make_row(), RNG).truth
+    for tokens in ([EOS], [BIN_OFFSET] * 3 + [EOS], [BIN_OFFSET] * 3 + [5, EOS]):
+        with pytest.raises(UserError, match="max_len and min_len 4"):
+            task.decode(Hypothesis(tokens=tokens, score=0.0, token_scores=[0.0] * len(tokens)), truth)
+
+
+def test_generation_writes_exactly_four_bins(task):
+    options = task.generation
+    assert (options.beam_size, options.min_len, options.max_len, options.constraint_range) == (5, 4, 4, BINS)
+
+
+def test_a_box_over_the_edge_is_clipped_and_noted(task):
+    sample = task.encode(make_row(box="-5,5,30,100"), RNG)
+    assert sample.truth.box == (0.0, 5.0, 30.0, 60.0)
+    assert sample.notes == (CLIPPED,)
+
+
+@pytest.mark.parametrize("box", ["1,2,3", "10,5,10,35", "200,5,300,35"])
+def test_a_row_with_an_unusable_box_is_an_error(task, box):
+    with pytest.raises(RowError, match=r"train\.tsv"):
+        task.encode(make_row(box=box), RNG)
+
+
+def test_an_expression_of_too_many_words_is_cut_and_noted(task):
+    sample = task.encode(make_row(text="very " * 100 + "red"), RNG)
+    assert task.tokenizer.decode(sample.source) == PROMPT.format(" ".join(["very"] * 80))
+    assert sample.notes == ("expression cut to 80 words",)
+
+
+def test_a_prompt_of_too_many_tokens_is_cut_and_noted():
+    task = RefCOCO(tokenizer=Tokenizer.demo(), image_size=64, max_image_size=64, max_source_tokens=12)
+    sample = task.encode(make_row(), RNG)
+    assert len(sample.source) == 12
+    assert sample.source[0] == BOS and sample.source[-1] == EOS
+    assert sample.notes == ("prompt cut to 12 tokens",)
+
+
+def test_image_size_and_max_image_size_must_agree():
+    with pytest.raises(UserError, match="task.image_size is 64 but task.max_image_size is 512"):
+        RefCOCO(tokenizer=Tokenizer.demo(), image_size=64)
+
+
+def test_a_drawn_answer_shows_the_true_box_in_green_and_the_predicted_one_in_red(task):
+    sample = task.encode(make_row(), RNG)
+    picture = task.draw(sample.image, BoxPrediction((60.0, 50.0, 40.0, 20.0), 0.0), sample.truth)
+    colours = {colour for _, colour in picture.getcolors(maxcolors=1 << 16)}
+    assert {(0, 255, 0), (255, 0, 0), (255, 165, 0)} <= colours
+    empty = task.draw(torch.zeros(3, 64, 64), BoxPrediction((0.0, 0.0, 0.0, 0.0), 0.0), sample.truth)
+    assert empty.size == picture.size
+
+
+def test_the_three_tasks_differ_in_their_splits_alone():
+    assert {name: TASKS[name].splits for name in ("refcoco", "refcocoplus", "refcocog")} == {
+        "refcoco": ("val", "testA", "testB"),
+        "refcocoplus": ("val", "testA", "testB"),
+        "refcocog": ("val", "test"),
+    }

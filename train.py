@@ -1,0 +1,51 @@
+"""Train a model: `python train.py task=refcoco model=tiny`. See configs/train.yaml for what can be set."""
+
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ofa.checkpoint import load_weights
+from training import build, report
+from training.command_line import run
+from training.module import TrainingModule
+
+
+@hydra.main(config_path="configs", config_name="train", version_base="1.3")
+def train(config: DictConfig) -> float:
+    """Trains, tests the best checkpoint on every split, and returns the best validation score (for sweeps)."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    report.say_start(config, folder)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+
+    tokenizer = build.build_tokenizer(config, config.tokenizer)
+    task = build.build_task(config, tokenizer)
+    data = build.build_data(config, task, splits=["train", *task.splits])
+    model = build.build_model(config)
+    if config.init is not None:
+        load_weights(model, config.init)
+    module = TrainingModule(
+        model,
+        task,
+        build.generation_options(config, task),
+        criterion=instantiate(config.criterion),
+        optim=instantiate(config.optim),
+        freezing=instantiate(config.freezing),
+    )
+    loggers = [instantiate(logger) for logger in config.logger.values()]
+    trainer = build.build_trainer(config, build.training_callbacks(config, task, folder), folder, loggers)
+
+    tokenizer.save(folder / "tokenizer")
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, ckpt_path="best", verbose=False)
+    report.say_scores(config, folder, task, data)
+    report.say_next(config, folder)
+    return float(trainer.checkpoint_callback.best_model_score)
+
+
+if __name__ == "__main__":
+    run(train, "train")

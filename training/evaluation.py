@@ -1,0 +1,80 @@
+"""Evaluation by generating answers: model and task in one Lightning module, with one metric for each split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import nn
+
+from data.batch import Batch
+from ofa.generation import GenerationOptions, generate
+from ofa.model import OFAModel
+from tasks.base import Task
+
+
+@dataclass
+class Answers:
+    """What `test_step` hands to the callbacks: a split's name, a batch, and the prediction for each of its samples."""
+
+    split: str
+    batch: Batch
+    predictions: list[Any]
+
+
+class EvaluationModule(pl.LightningModule):
+    """Answers by beam search and scores with the task's metric, each sample once.
+
+    Args:
+        model: the network.
+        task: decodes and scores what the model generates.
+        generation: how answers are generated.
+    """
+
+    def __init__(self, model: OFAModel, task: Task, generation: GenerationOptions) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+        self.generation = generation
+        self.metrics = nn.ModuleDict()  # by split, made when evaluation starts
+
+    def answer(self, batch: Batch) -> list[Any]:
+        """The task's prediction for each sample of a batch."""
+        inputs = {
+            "input_ids": batch.input_ids,
+            "patch_images": batch.patch_images,
+            "patch_masks": batch.patch_masks,
+        }
+        hypotheses = generate(self.model, inputs, self.generation)
+        return [self.task.decode(found[0], truth) for found, truth in zip(hypotheses, batch.truths, strict=True)]
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_metrics(["val"])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        for name, value in self.metrics["val"].compute().items():
+            self.log(f"val/{name}", value, prog_bar=name == self.task.best)
+
+    def on_test_epoch_start(self) -> None:
+        self._start_metrics(self.trainer.datamodule.test_splits)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Answers:
+        return self._score(self.trainer.datamodule.test_splits[dataloader_idx], batch)
+
+    def on_test_epoch_end(self) -> None:
+        for split, metric in self.metrics.items():
+            for name, value in metric.compute().items():
+                self.log(f"{split}/{name}", value)
+
+    def _start_metrics(self, splits: list[str]) -> None:
+        self.metrics = nn.ModuleDict({split: self.task.metric() for split in splits}).to(self.device)
+
+    def _score(self, split: str, batch: Batch) -> Answers:
+        predictions = self.answer(batch)
+        for prediction, truth in zip(predictions, batch.truths, strict=True):
+            self.task.score(self.metrics[split], prediction, truth)
+        return Answers(split, batch, predictions)

@@ -1,0 +1,64 @@
+"""The training step: model, task and criterion in one Lightning module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from data.batch import Batch
+from ofa.generation import GenerationOptions
+from ofa.model import OFAModel
+from tasks.base import Task
+from training.evaluation import EvaluationModule
+from training.freezing import Freezing
+from training.optim import Optim
+
+
+class TrainingModule(EvaluationModule):
+    """Minimises the criterion; validates and tests as its base class does.
+
+    Args:
+        model: the network to train.
+        task: decodes and scores what the model generates.
+        generation: how answers are generated.
+        criterion: the loss.
+        optim: optimizer and schedule.
+        freezing: which parts of the network stay as they are.
+    """
+
+    def __init__(
+        self,
+        model: OFAModel,
+        task: Task,
+        generation: GenerationOptions,
+        criterion: LabelSmoothedCrossEntropy,
+        optim: Optim,
+        freezing: Freezing,
+    ) -> None:
+        super().__init__(model, task, generation)
+        self.criterion = criterion
+        self.optim = optim
+        self.freezing = freezing
+        # Kept in checkpoints, so that one can be loaded without its configuration.
+        self.save_hyperparameters({"model": model.config.to_dict()})
+        freezing.apply(model)
+
+    def train(self, mode: bool = True) -> TrainingModule:
+        super().train(mode)
+        self.freezing.keep_in_evaluation_mode(self.model)
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        encoded = self.model.encoder(batch.input_ids, batch.patch_images, batch.patch_masks)
+        decoded = self.model.decoder(batch.decoder_input_ids, encoded)
+        loss = self.criterion(self.model, decoded.last_hidden_state, batch.target, self.global_step)
+        for name, term in loss.terms.items():
+            self.log(f"train/{name}", term.detach() / loss.sample_size, batch_size=len(batch), prog_bar=name == "loss")
+        return loss.sum / loss.sample_size
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optim.optimizer(self.model)
+        schedule = self.optim.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}

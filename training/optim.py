@@ -1,0 +1,74 @@
+"""AdamW and the learning-rate schedules of the published recipes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ofa.errors import UserError
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW (arXiv 1711.05101) with linear warmup, then polynomial or cosine decay to `end_lr` at the last update.
+
+    Attributes:
+        lr: the highest learning rate.
+        weight_decay: decoupled; reaches every parameter as in the published runs, unless
+        decay_1d: is False, which spares biases, norms and other 1-D parameters.
+        decay: "polynomial" (linear with power 1) or "cosine".
+        warmup_ratio: share of all updates, at least one update where it is not 0; or
+        warmup_steps: their number. At most one of the two is set.
+    """
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    decay_1d: bool = True
+    decay: Literal["polynomial", "cosine"] = "polynomial"
+    power: float = 1.0
+    end_lr: float = 0.0
+    warmup_ratio: float = 0.0
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or not 0 <= self.end_lr <= self.lr:
+            raise UserError(f"optim.lr={self.lr} and optim.end_lr={self.end_lr}: 0 <= end_lr <= lr and 0 < lr")
+        if self.decay not in ("polynomial", "cosine"):
+            raise UserError(f"optim.decay={self.decay!r} is neither 'polynomial' nor 'cosine'")
+        if not 0 <= self.warmup_ratio < 1 or self.warmup_steps < 0:
+            raise UserError(
+                f"optim.warmup_ratio={self.warmup_ratio} must be in [0, 1) and optim.warmup_steps={self.warmup_steps} "
+                f"not negative"
+            )
+        if self.warmup_ratio and self.warmup_steps:
+            raise UserError("optim.warmup_ratio and optim.warmup_steps are both set; set one of them to 0")
+
+    def optimizer(self, model: nn.Module) -> AdamW:
+        """AdamW over the parameters that train."""
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        decayed = [p for p in trainable if self.decay_1d or p.ndim > 1]
+        spared = [p for p in trainable if not self.decay_1d and p.ndim <= 1]
+        groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+        groups = [group for group in groups if group["params"]]
+        return AdamW(groups, self.lr, self.betas, self.eps, self.weight_decay, fused=True)
+
+    def schedule(self, optimizer: Optimizer, updates: int) -> LambdaLR:
+        """The schedule over a run of `updates` optimizer steps."""
+        return LambdaLR(optimizer, lambda update: self.factor(update, updates))
+
+    def factor(self, update: int, updates: int) -> float:
+        """What the highest learning rate is multiplied with at update 0, 1, ..., updates - 1."""
+        warmup = max(1, round(self.warmup_ratio * updates)) if self.warmup_ratio else self.warmup_steps
+        if update < warmup:
+            return (update + 1) / warmup
+        progress = min(1.0, (update - warmup) / max(1, updates - warmup))
+        left = (1 - progress) ** self.power if self.decay == "polynomial" else (1 + math.cos(math.pi * progress)) / 2
+        end = self.end_lr / self.lr
+        return end + (1 - end) * left

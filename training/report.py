@@ -1,0 +1,61 @@
+"""What a run says to the person who started it: what it is about to do, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from data.module import OFADataModule
+from tasks.base import Task
+from tasks.demo_chance import chance_levels
+
+log = logging.getLogger(__name__)
+
+
+def say_start(config: DictConfig, folder: Path) -> None:
+    """The first lines: task, model, data, where the outputs go."""
+    log.info(
+        "task %s, model %s, data %s; outputs go to %s", config.task.name, config.model.name, config.data.name, folder
+    )
+    if config.data.name == "demo":
+        log.info(
+            "this is the demo: generated scenes, %d px pictures, a short schedule from scratch; for published data and "
+            "recipes use data=tsv data.root=FOLDER tokenizer=FOLDER_OR_HUB_ID",
+            config.task.image_size,
+        )
+
+
+def say_scores(config: DictConfig, folder: Path, task: Task, data: OFADataModule) -> None:
+    """The scores of every split, beside chance where the data is the demo's."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    chance = {split: chance_levels(data, split) for split in metrics} if config.data.name == "demo" else {}
+    table = Table(title=f"{config.task.name}: unseen data, best checkpoint")
+    table.add_column("split")
+    for name in next(iter(metrics.values())):
+        table.add_column(name, justify="right")
+    for name in next(iter(chance.values()), {}):
+        table.add_column(f"{task.best}, {name}", justify="right")
+    for split, values in metrics.items():
+        cells = [*values.values(), *chance.get(split, {}).values()]
+        table.add_row(split, *(f"{value:.3f}" for value in cells))
+    console = Console()
+    console.print(table)
+    console.print(f"Metrics, predictions and pictures are in {folder}", soft_wrap=True)
+
+
+def say_next(config: DictConfig, folder: Path) -> None:
+    """What to type after a training run."""
+    console = Console()
+    console.print("Score the best checkpoint again, or with other options:", soft_wrap=True)
+    console.print(
+        f"  python evaluate.py task={config.task.name} model={config.model.name} checkpoint={folder} "
+        "generation.beam_size=1",
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
+    console.print("Watch the curves:", soft_wrap=True)
+    console.print(f"  tensorboard --logdir {folder}", soft_wrap=True, highlight=False)

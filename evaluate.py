@@ -2,18 +2,17 @@
 
 from pathlib import Path
 
-import hydra
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ofa.checkpoint import load_weights, tokenizer_folder
 from training import build, report
-from training.command_line import run
+from training.command_line import command
 from training.evaluation import EvaluationModule
 
 
-@hydra.main(config_path="configs", config_name="evaluate", version_base="1.3")
+@command("evaluate")
 def evaluate(config: DictConfig) -> None:
     """Scores the chosen splits and writes metrics, predictions and pictures."""
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -28,8 +27,8 @@ def evaluate(config: DictConfig) -> None:
     module = EvaluationModule(model, task, build.generation_options(config, task))
     trainer = build.build_trainer(config, build.test_callbacks(config, task, folder), folder, loggers=[])
     trainer.test(module, datamodule=data, verbose=False)
-    report.say_scores(config, folder, task, data)
+    report.say_scores(config, folder, task)
 
 
 if __name__ == "__main__":
-    run(evaluate, "evaluate")
+    evaluate()

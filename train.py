@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import hydra
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -10,11 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from ofa.checkpoint import load_weights
 from training import build, report
-from training.command_line import run
+from training.command_line import command
 from training.module import TrainingModule
 
 
-@hydra.main(config_path="configs", config_name="train", version_base="1.3")
+@command("train")
 def train(config: DictConfig) -> float:
     """Trains, tests the best checkpoint on every split, and returns the best validation score (for sweeps)."""
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -42,10 +41,10 @@ def train(config: DictConfig) -> float:
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, ckpt_path="best", verbose=False)
-    report.say_scores(config, folder, task, data)
+    report.say_scores(config, folder, task)
     report.say_next(config, folder)
     return float(trainer.checkpoint_callback.best_model_score)
 
 
 if __name__ == "__main__":
-    run(train, "train")
+    train()

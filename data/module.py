@@ -21,8 +21,7 @@ class OFADataModule(pl.LightningDataModule):
     """Loaders for the splits of one data set. The trainer must have `use_distributed_sampler=False`.
 
     Args:
-        files: TSV file of each split. "train" and "val" have their usual parts in training, which tests on the others;
-            without "train", all splits are tested.
+        files: TSV file of each split. "train" and "val" have their usual parts; all but "train" are tested.
         columns: name and number, from 0, of the columns `encode` reads.
         n_columns: exact number of columns of the format, where it has one.
         encode: the task's function from row and random generator to sample.
@@ -62,7 +61,7 @@ class OFADataModule(pl.LightningDataModule):
     @property
     def test_splits(self) -> list[str]:
         """Names of the test splits, in the order of `test_dataloader()`."""
-        return [split for split in self.files if split not in ("train", "val") or "train" not in self.files]
+        return [split for split in self.files if split != "train"]
 
     def prepare_data(self) -> None:
         """Index the files; Lightning calls this in one process of a machine before the others open them."""

@@ -65,11 +65,12 @@ def build_data(config: DictConfig, task: Task, splits: list[str]) -> OFADataModu
     settings = plain(config.data)
     files = demo_files(config) if settings["name"] == "demo" else tsv_files(config, task)
     loading = ("batch_size", "eval_batch_size", "num_workers", "on_error", "train_limit")
+    columns = settings.get("columns")
     return OFADataModule(
         {split: files[split] for split in splits if split in files},
-        task.columns,
+        columns or task.columns,
         task.encode,
-        n_columns=task.n_columns,
+        n_columns=None if columns else task.n_columns,
         seed=config.seed,
         **{key: settings[key] for key in loading},
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,13 +23,27 @@ from ofa.errors import UserError
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-def run(main: Callable[[], object], config_name: str) -> None:
-    """Check the overrides, then run a function decorated with `hydra.main`; a UserError is printed as one line."""
-    try:
-        check_overrides(config_name, [word for word in sys.argv[1:] if not word.startswith("-")])
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a function of a configuration the main function of a script; a UserError is printed as one line."""
+
+    def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def with_one_line_errors(config: DictConfig) -> Any:
+            try:
+                return function(config)
+            except UserError as error:
+                sys.exit(f"error: {error}")
+
+        def main() -> None:
+            try:
+                check_overrides(config_name, [word for word in sys.argv[1:] if not word.startswith("-")])
+            except UserError as error:
+                sys.exit(f"error: {error}")
+            hydra.main(str(CONFIGS), config_name, version_base="1.3")(with_one_line_errors)()
+
+        return main
+
+    return decorate
 
 
 def check_overrides(config_name: str, words: list[str]) -> None:

@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from data.module import OFADataModule
 from tasks.base import Task
 from tasks.demo_chance import chance_levels
+from training.build import demo_files
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,13 @@ def say_start(config: DictConfig, folder: Path) -> None:
         )
 
 
-def say_scores(config: DictConfig, folder: Path, task: Task, data: OFADataModule) -> None:
+def say_scores(config: DictConfig, folder: Path, task: Task) -> None:
     """The scores of every split, beside chance where the data is the demo's."""
     metrics = json.loads((folder / "metrics.json").read_text())
-    chance = {split: chance_levels(data, split) for split in metrics} if config.data.name == "demo" else {}
+    chance = {}
+    if config.data.name == "demo":
+        files = demo_files(config)
+        chance = {split: chance_levels(files["train"], files[split]) for split in metrics}
     table = Table(title=f"{config.task.name}: unseen data, best checkpoint")
     table.add_column("split")
     for name in next(iter(metrics.values())):

@@ -133,11 +133,11 @@ def test_a_missing_file_is_noticed_before_anything_is_read(write, tmp_path):
         )
 
 
-def test_every_other_split_is_a_test_split(write):
+def test_every_split_but_train_is_tested(write):
     files = {name: write(n, name=name) for n, name in enumerate(("train", "val", "testA", "testB"), start=1)}
     data = OFADataModule(files, COLUMNS, encode, batch_size=2, eval_batch_size=2)
-    assert data.test_splits == ["testA", "testB"]
-    assert [len(ids(loader)) for loader in data.test_dataloader()] == [3, 4]
+    assert data.test_splits == ["val", "testA", "testB"]
+    assert [len(ids(loader)) for loader in data.test_dataloader()] == [2, 3, 4]
     assert ids(data.dataloader("train")) == ["r1"]
     with pytest.raises(UserError, match="split 'testC' is not one of train, val, testA, testB"):
         data.dataloader("testC")

@@ -1,0 +1,80 @@
+"""The command: `python -m benchmarks`, `python -m benchmarks training_step encoder --json figures.json`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.cases import CASES
+from benchmarks.machine import PRECISIONS, Machine
+from benchmarks.measure import Case, Measurement, measure
+from benchmarks.rates import RateMeter
+from benchmarks.report import figures, table
+
+WIDTH = 150  # columns of the table, where it goes to a file
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    machine = Machine(arguments.device, arguments.precision)
+    cases = [case for name in arguments.names or CASES for case in CASES[name]]
+    torch.set_num_threads(arguments.threads)
+    console = Console(width=None if Console().is_terminal else WIDTH)
+
+    say_rates(console, machine, arguments.threads)
+    progress = Console(stderr=True)
+    rows = []
+    for case in track(cases, "measuring", console=progress, transient=True):
+        measurement = measure_apart(case, machine, arguments.threads, arguments.repetitions)
+        rows.append(figures(measurement, machine))
+    console.print(table(rows, machine))
+    if arguments.json:
+        report = {**asdict(machine), "threads": arguments.threads, "torch": torch.__version__, "cases": rows}
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed and memory of the parts.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(CASES)}; none: all")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU, default %(default)s")
+    parser.add_argument("--repetitions", type=int, default=5, help="the median of which is shown, default %(default)s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in CASES:
+            parser.error(f"{name!r} is not one of {', '.join(CASES)}")
+    return arguments
+
+
+def say_rates(console: Console, machine: Machine, threads: int) -> None:
+    """The rates the machine reaches now; a GPU's in both precisions."""
+    for precision in PRECISIONS if machine.device == "cuda" else [machine.precision]:
+        rates = RateMeter(Machine(machine.device, precision)).measure()
+        console.print(
+            f"{machine.device}, {threads} threads, {precision}: matrix products {rates.matrix:.0f}, "
+            f"3x3 convolutions {rates.convolution_3x3:.0f}, 1x1 convolutions {rates.convolution_1x1:.0f} GFLOP/s"
+        )
+
+
+def measure_apart(case: Case, machine: Machine, threads: int, repetitions: int) -> Measurement:
+    """Measures in a process of its own, so that its peak memory is that of this case alone."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (threads,)) as process,
+    ):
+        return process.submit(measure, case, machine, repetitions, Path(folder)).result()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""Which benchmarks there are."""
+
+from __future__ import annotations
+
+from benchmarks.compute import Decoding, Encoding, TrainingStep
+from benchmarks.loading import Indexing, Loading
+from benchmarks.measure import Case
+from ofa.vocabulary import BINS
+
+CASES: dict[str, list[Case]] = {
+    "training_step": [TrainingStep(384)],
+    "encoder": [Encoding(384), Encoding(512)],
+    "beam_search": [Decoding(384), Decoding(512, kind="bins", tokens=4, constraint_range=BINS)],
+    "data_loading": [Loading(workers=0), Loading(workers=2), Indexing()],
+}

@@ -1,0 +1,139 @@
+"""Demo data on disk: TSV files in the published column formats, written once to a cache folder."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.demo.language import referring_expressions
+from data.demo.scenes import Box, Scene, SceneConfig, draw_scene, make_scene
+from ofa.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # to be raised when what is written changes, so that older folders are not taken for new ones
+
+# The splits of each task, as in its published files.
+SPLITS = {
+    "refcoco": ("train", "val", "testA", "testB"),
+    "refcocoplus": ("train", "val", "testA", "testB"),
+    "refcocog": ("train", "val", "test"),
+}
+
+
+@dataclass(frozen=True)
+class SceneRecord:
+    """What a split's `.scenes.jsonl` says of the row of the same number: all boxes in the picture, in pixels."""
+
+    uniq_id: str
+    width: int
+    height: int
+    boxes: list[Box]
+
+
+def write_demo(task: str, root: Path, config: SceneConfig, rows: Mapping[str, int], seed: int) -> dict[str, Path]:
+    """The TSV file of each split, written now or by an earlier call with the same arguments.
+
+    No scene occurs in two splits. Beside `<split>.tsv` lies `<split>.scenes.jsonl`, see `read_scenes`. Safe to be
+    called by several processes at once: a folder appears whole or not at all.
+
+    Args:
+        task: a name in SPLITS.
+        root: cache folder; a folder for these arguments is made in it.
+        config: the scenes.
+        rows: how many rows "train" has, and how many each other split ("evaluation").
+        seed: of everything random.
+
+    Raises:
+        UserError: the task has no demo data, or the folder cannot be written.
+    """
+    if task not in SPLITS:
+        raise UserError(f"there is no demo data for task {task!r}, only for {', '.join(SPLITS)}; set data=tsv")
+    settings = json.dumps([FORMAT, task, asdict(config), dict(rows), seed], sort_keys=True)
+    folder = Path(root) / f"{task}_{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+    if not folder.is_dir():
+        log.info("writing demo data to %s", folder)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _write_folder(folder, task, config, rows, seed)
+        except OSError as error:
+            raise UserError(f"demo data cannot be written to {folder} ({error.strerror}); set data.root") from error
+    return {split: folder / f"{split}.tsv" for split in SPLITS[task]}
+
+
+def read_scenes(tsv: Path) -> list[SceneRecord]:
+    """The records beside a file written by `write_demo`, in the order of its rows."""
+    with tsv.with_suffix(".scenes.jsonl").open(encoding="utf-8") as lines:
+        return [SceneRecord(**json.loads(line)) for line in lines]
+
+
+def _write_folder(folder: Path, task: str, config: SceneConfig, rows: Mapping[str, int], seed: int) -> None:
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name))
+    try:
+        scenes = _distinct_scenes(np.random.default_rng(seed), config)
+        for split in SPLITS[task]:
+            words = np.random.default_rng([seed, len(split)])
+            count = rows["train" if split == "train" else "evaluation"]
+            with (
+                (unfinished / f"{split}.tsv").open("w", encoding="utf-8") as tsv,
+                (unfinished / f"{split}.scenes.jsonl").open("w", encoding="utf-8") as records,
+            ):
+                for i in range(count):
+                    scene, columns = _refcoco_row(scenes, words)
+                    record = SceneRecord(f"{split}{i}", *[scene.image_size] * 2, [o.box for o in scene.objects])
+                    tsv.write("\t".join([record.uniq_id, *columns]) + "\n")
+                    records.write(json.dumps(asdict(record)) + "\n")
+        unfinished.chmod(0o755)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, with the same content
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _distinct_scenes(rng: np.random.Generator, config: SceneConfig) -> Iterator[Scene]:
+    """Scenes of different content, without end."""
+    seen: set[str] = set()
+    repeated = 0
+    while True:
+        scene = make_scene(rng, config)
+        if scene.key in seen:
+            repeated += 1
+            if repeated > 10_000:
+                raise UserError("the demo has too few different scenes for its rows; raise data.scenes.grid or n_colours")
+            continue
+        repeated = 0
+        seen.add(scene.key)
+        yield scene
+
+
+def _refcoco_row(scenes: Iterator[Scene], rng: np.random.Generator) -> tuple[Scene, list[str]]:
+    """A scene, and the columns image_id, text, box, image about one of its objects."""
+    while True:
+        scene = next(scenes)
+        target = scene.objects[rng.integers(len(scene.objects))]
+        expressions = referring_expressions(scene, target)
+        if expressions:
+            shortest = [text for text in expressions if len(text.split()) == len(expressions[0].split())]
+            text = shortest[rng.integers(len(shortest))]
+            box = ",".join(f"{side:.2f}" for side in target.box)
+            return scene, [str(scene.texture_seed), text, box, _encoded(draw_scene(scene))]
+
+
+def _encoded(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)  # small pictures: speed matters more
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,34 @@
+"""What can truly be said of a scene, in words."""
+
+from __future__ import annotations
+
+from data.demo.scenes import Scene, SceneObject
+
+# side: (axis of the centre, whether the named side is where it is least)
+SIDES = {"left": (0, True), "right": (0, False), "top": (1, True), "bottom": (1, False)}
+
+
+def referring_expressions(scene: Scene, target: SceneObject) -> list[str]:
+    """Expressions that fit `target` and no other object of the scene, those of fewest words first.
+
+    Colour and shape are always named; size and side where they are needed, or both.
+    """
+    expressions = []
+    for size in ("", target.size):
+        rivals = [o for o in scene.objects if o is not target and _looks_like(o, target, with_size=bool(size))]
+        noun = " ".join(word for word in ("the", size, target.colour, target.shape) if word)
+        if not rivals:
+            expressions.append(noun)
+        for side, (axis, least) in SIDES.items():
+            place = target.centre[axis] if least else -target.centre[axis]
+            # Further out than every rival by an eighth of the picture: nobody would dispute it.
+            if rivals and all(
+                (r.centre[axis] if least else -r.centre[axis]) > place + scene.image_size / 8 for r in rivals
+            ):
+                expressions.append(f"{noun} on the {side}")
+    return sorted(expressions, key=lambda text: len(text.split()))
+
+
+def _looks_like(other: SceneObject, target: SceneObject, with_size: bool) -> bool:
+    same_look = (other.colour, other.shape) == (target.colour, target.shape)
+    return same_look and (not with_size or other.size == target.size)

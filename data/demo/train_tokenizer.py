@@ -1,0 +1,71 @@
+"""Makes the embedded demo vocabulary: `python -m data.demo.train_tokenizer` rewrites ofa/demo_vocabulary/.
+
+A small byte-level BPE trained on what the demo can say and on the prompts of all tasks, in the format of the published
+vocabulary: special tokens 0..3, `<mask>` at 50264; ids between stay unused.
+"""
+
+from __future__ import annotations
+
+import json
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from data.demo.scenes import COLOURS, SHAPES, SIZES
+from ofa.tokenizer import DEMO_FOLDER
+from ofa.vocabulary import MASK
+
+PROMPTS = (
+    'which region does the text " " describe?',
+    "what does the image describe?",
+    'can image and text1 " " imply text2 " "?',
+    'does the image describe " "?',
+    "what is the complete image? caption:",
+    'what is the summary of article " "?',
+    'is the text " " grammatically correct?',
+    'does text1 " " and text2 " " have the same semantics?',
+    'does " " contain the answer to question " "?',
+    'is question " " and question " " equivalent?',
+    'is the sentiment of text " " positive or negative?',
+    "what are the texts on the image?",
+    'what is the complete text of " "?',
+    'what is the answer to question " ". is " "?',
+    "what does the region describe? region:",
+    "what is the image in the middle part?",
+    "what are the objects in the image?",
+)
+ANSWERS = "yes no maybe positive negative object: objects"
+WORDS = (
+    "a an and the there is are no not it on in of to with one two three four five left right top bottom side above below "
+    "beside next near picture image scene shape shapes shows see how many what which colour where"
+)
+
+
+def text() -> list[str]:
+    """Each word of the demo, often enough that all of them are merged whole."""
+    plural = [f"{shape}s" for shape in SHAPES] + ["crosses"]
+    words = " ".join([*PROMPTS, ANSWERS, WORDS, *COLOURS, *SHAPES, *plural, *SIZES]).split()
+    return [f" {word}" for word in words] * 2
+
+
+def main() -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,
+        min_frequency=2,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text(), trainer)
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    vocabulary = dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
+    vocabulary["<mask>"] = MASK
+    DEMO_FOLDER.mkdir(exist_ok=True)
+    (DEMO_FOLDER / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    lines = [" ".join(merge) if isinstance(merge, list) else merge for merge in merges]
+    (DEMO_FOLDER / "merges.txt").write_text("\n".join(["#version: 0.2", *lines]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

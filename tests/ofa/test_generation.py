@@ -1,0 +1,166 @@
+import itertools
+
+import pytest
+import torch
+
+from ofa.config import OFAConfig
+from ofa.errors import UserError
+from ofa.generation import GenerationOptions, generate
+from ofa.model import OFAModel
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model whose answers differ by sample and end at different lengths."""
+    torch.manual_seed(0)
+    model = OFAModel(OFAConfig.from_name("micro", init_std=0.3)).eval()
+    for name, parameter in model.named_parameters():
+        if "rel_pos_table_list" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    return {
+        "input_ids": torch.tensor([[0, 11, 12, 13, 14, 2], [0, 21, 22, 2, 1, 1], [0, 31, 2, 1, 1, 1]]),
+        "patch_images": torch.randn(3, 3, 48, 64),
+        "patch_masks": torch.tensor([True, True, False]),
+    }
+
+
+def logits(model, batch, tokens):
+    with torch.no_grad():
+        return model(**batch, decoder_input_ids=torch.tensor([[0, *tokens]])).logits[0].float()
+
+
+def one(batch, i):
+    return {name: tensor[i : i + 1] for name, tensor in batch.items()}
+
+
+RANGE = (58457, 58462)  # a vocabulary of five words, beside `</s>`
+
+
+def test_a_beam_of_one_is_greedy_search(model, batch):
+    options = GenerationOptions(beam_size=1, max_len=6, constraint_range=RANGE)
+    for i, (hypothesis,) in enumerate(generate(model, batch, options)):
+        tokens = []
+        while len(tokens) < 6 and 2 not in tokens:
+            allowed = logits(model, one(batch, i), tokens)[-1, [2, *range(*RANGE)]]
+            tokens.append([2, *range(*RANGE)][int(allowed.argmax())])
+        assert hypothesis.tokens == (tokens if tokens[-1] == 2 else [*tokens, 2])
+
+
+@pytest.mark.parametrize("normalize_scores", [True, False])
+def test_a_beam_as_wide_as_the_toy_vocabulary_allows_finds_what_enumeration_finds(model, batch, normalize_scores):
+    words, max_len = range(*RANGE), 3
+    options = GenerationOptions(
+        beam_size=5**max_len, max_len=max_len, constraint_range=RANGE, normalize_scores=normalize_scores
+    )
+    found = generate(model, batch, options)
+    ids = torch.tensor([0, 1, 2, 3, *words])
+    for i, hypotheses in enumerate(found):
+        scores = {}
+        for length in range(max_len + 1):
+            for answer in itertools.product(words, repeat=length):
+                log_p = logits(model, one(batch, i), answer)[:, ids].log_softmax(-1)
+                columns = [int((ids == token).nonzero()) for token in (*answer, 2)]
+                total = log_p[range(length + 1), columns].sum().item()
+                scores[(*answer, 2)] = total / (length + 1) if normalize_scores else total
+        best = sorted(scores, key=scores.get, reverse=True)
+        assert [tuple(h.tokens) for h in hypotheses[:10]] == best[:10]
+        assert [h.score for h in hypotheses[:10]] == pytest.approx([scores[b] for b in best[:10]], abs=1e-4)
+
+
+def test_a_sample_gives_the_same_answers_alone_and_in_a_batch(model, batch):
+    options = GenerationOptions(beam_size=4, max_len=8, no_repeat_ngram_size=2)
+    together = generate(model, batch, options)
+    alone = [
+        generate(model, {"input_ids": batch["input_ids"][1:2, :4], "patch_images": batch["patch_images"][1:2]}, options)[0],
+        generate(model, {"input_ids": batch["input_ids"][2:, :3]}, options)[0],
+    ]
+    for ours, theirs in zip(together[1:], alone, strict=True):
+        assert [h.tokens for h in ours] == [h.tokens for h in theirs]
+        assert [h.score for h in ours] == pytest.approx([h.score for h in theirs], abs=1e-4)
+
+
+def test_scores_are_the_log_probabilities_of_the_tokens(model, batch):
+    options = GenerationOptions(beam_size=3, max_len=5, length_penalty=0.7)
+    for i, hypotheses in enumerate(generate(model, batch, options)):
+        for h in hypotheses:
+            log_p = logits(model, one(batch, i), h.tokens[:-1]).log_softmax(-1)
+            expected = log_p[range(len(h.tokens)), h.tokens]
+            assert h.token_scores == pytest.approx(expected.tolist(), abs=1e-4)
+            assert h.score == pytest.approx(expected.sum().item() / len(h.tokens) ** 0.7, abs=1e-4)
+
+
+def test_lengths_stay_between_min_len_and_max_len(model, batch):
+    for hypotheses in generate(model, batch, GenerationOptions(beam_size=4, min_len=3, max_len=5)):
+        assert all(3 <= len(h.tokens) - 1 <= 5 and h.tokens.index(2) == len(h.tokens) - 1 for h in hypotheses)
+
+
+def test_no_n_gram_occurs_twice(model, batch):
+    options = GenerationOptions(beam_size=3, min_len=7, max_len=7, no_repeat_ngram_size=2, constraint_range=(58457, 58460))
+    for hypotheses in generate(model, batch, options):
+        for h in hypotheses:
+            pairs = list(itertools.pairwise(h.tokens))
+            assert len(pairs) == len(set(pairs))
+
+
+def test_special_tokens_are_never_chosen_even_where_they_are_likely(model, batch):
+    bias = model.decoder.layer_norm.bias
+    kept = bias.data.clone()
+    # Lean every state towards <s>, <pad> and <unk>.
+    bias.data += 5 * model.encoder.embed_tokens.weight[[0, 1, 3]].sum(0)
+    for constraint in (None, RANGE):
+        options = GenerationOptions(beam_size=2, min_len=3, max_len=4, constraint_range=constraint)
+        for hypotheses in generate(model, batch, options):
+            assert not any({0, 1, 3} & set(h.tokens) for h in hypotheses)
+    bias.data = kept
+
+
+def test_prefixes_of_different_lengths_are_kept(model, batch):
+    prefix = torch.tensor([[70, 80], [90, 1], [1, 1]])
+    found = generate(model, batch, GenerationOptions(beam_size=3, max_len=5), prefix)
+    assert all(h.tokens[:2] == [70, 80] for h in found[0])
+    assert all(h.tokens[0] == 90 for h in found[1])
+    assert found[2][0].tokens == generate(model, one(batch, 2), GenerationOptions(beam_size=3, max_len=5))[0][0].tokens
+
+
+def test_an_ensemble_of_a_model_with_itself_is_the_model(model, batch):
+    options = GenerationOptions(beam_size=3, max_len=4)
+    for ours, theirs in zip(generate([model, model], batch, options), generate(model, batch, options), strict=True):
+        assert [h.tokens for h in ours] == [h.tokens for h in theirs]
+
+
+def test_image_codes_and_text_may_be_generated_side_by_side():
+    torch.manual_seed(0)
+    model = OFAModel(OFAConfig.from_name("micro", init_std=0.3, code_image_size=32)).eval()
+    batch = {"input_ids": torch.tensor([[0, 5, 2], [0, 6, 2]])}
+    options = GenerationOptions(beam_size=2, min_len=16, max_len=16)
+    mixed = generate(model, {**batch, "code_masks": torch.tensor([True, False])}, options)
+    codes = generate(model, {**batch, "code_masks": torch.tensor([True, True])}, options)
+    text = generate(model, batch, options)
+    assert mixed[0][0].tokens == codes[0][0].tokens != text[0][0].tokens
+    assert mixed[1][0].tokens == text[1][0].tokens
+
+
+def test_a_model_in_training_mode_is_refused(batch):
+    with pytest.raises(UserError, match=r"model.eval\(\)"):
+        generate(OFAModel(OFAConfig.from_name("micro")), batch, GenerationOptions())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"beam_size": 0}, "beam_size=0"),
+        ({"min_len": 5, "max_len": 4}, "min_len=5 and max_len=4"),
+        ({"temperature": 0.0}, "temperature=0"),
+        ({"constraint_range": (2, 9)}, "constraint_range"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size=-1"),
+    ],
+)
+def test_impossible_options_are_refused_by_name(values, message):
+    with pytest.raises(UserError, match=message):
+        GenerationOptions(**values)

@@ -1,0 +1,198 @@
+import pytest
+import torch
+
+from ofa.config import OFAConfig
+from ofa.errors import UserError
+from ofa.model import OFAModel
+
+# name: (parameters, of which backbone), from the model's specification
+SIZES = {
+    "tiny": (33_488_336, 8_543_296),
+    "medium": (92_892_000, 27_535_424),
+    "base": (182_238_536, 27_535_424),
+    "large": (472_977_152, 43_179_072),
+    "huge": (929_486_848, 43_179_072),
+}
+CLOSE = dict(rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_size_has_the_published_number_of_parameters(name):
+    with torch.device("meta"):
+        model = OFAModel(OFAConfig.from_name(name))
+    backbone = sum(p.numel() for p in model.encoder.embed_images.parameters())
+    assert (sum(p.numel() for p in model.parameters()), backbone) == SIZES[name]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = OFAModel(OFAConfig.from_name("micro", dropout=0.0)).eval()
+    with torch.no_grad():  # zero at the start of training: without this, the tables would not be tested
+        for name, table in model.named_parameters():
+            if "rel_pos_table_list" in name:
+                table.normal_(std=0.3)
+    return model
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    return {
+        "input_ids": torch.tensor([[0, 11, 12, 13, 14, 2], [0, 21, 22, 2, 1, 1], [0, 31, 2, 1, 1, 1]]),
+        "patch_images": torch.randn(3, 3, 48, 64),
+        "patch_masks": torch.tensor([True, True, False]),
+        "decoder_input_ids": torch.tensor([[0, 7, 8, 9], [0, 5, 1, 1], [0, 6, 7, 1]]),
+    }
+
+
+@torch.no_grad()
+def test_a_padded_sample_gives_the_same_logits_alone_and_in_a_batch(model, batch):
+    together = model(**batch).logits
+    alone = model(
+        batch["input_ids"][1:2, :4], batch["patch_images"][1:2], None, batch["decoder_input_ids"][1:2, :2]
+    ).logits
+    torch.testing.assert_close(together[1, :2], alone[0], **CLOSE)
+
+
+@torch.no_grad()
+def test_a_sample_without_an_image_gives_the_same_logits_alone_and_beside_images(model, batch):
+    together = model(**batch).logits
+    alone = model(batch["input_ids"][2:, :3], decoder_input_ids=batch["decoder_input_ids"][2:, :3]).logits
+    torch.testing.assert_close(together[2, :3], alone[0], **CLOSE)
+
+
+@torch.no_grad()
+def test_the_order_of_a_batch_changes_nothing(model, batch):
+    order = torch.tensor([2, 0, 1])
+    shuffled = model(**{name: tensor[order] for name, tensor in batch.items()}).logits
+    torch.testing.assert_close(shuffled, model(**batch).logits[order], **CLOSE)
+
+
+@torch.no_grad()
+def test_asking_for_attention_maps_changes_no_logits(model, batch):
+    with_maps = model(**batch, output_attentions=True)
+    torch.testing.assert_close(with_maps.logits, model(**batch).logits, **CLOSE)
+    assert with_maps.cross_attentions[0].sum(-1).allclose(torch.ones(()))
+
+
+def test_optional_outputs_are_none_when_not_asked_for(model, batch):
+    out = model(**batch)
+    assert out.encoder_hidden_states is out.decoder_hidden_states is out.encoder_attentions is None
+    assert out.decoder_attentions is out.cross_attentions is None
+
+
+def test_logits_of_allowed_ids_are_columns_of_all_logits(model):
+    hidden, ids = torch.randn(2, 3, 64), torch.tensor([2, 58457, 59456])
+    torch.testing.assert_close(model.logits(hidden, ids), model.logits(hidden)[..., ids])
+
+
+@torch.no_grad()
+def test_biases_kept_in_evaluation_serve_shorter_and_longer_texts_and_follow_new_weights(model, batch):
+    short = {"input_ids": batch["input_ids"][:, :3], "patch_images": batch["patch_images"]}
+    before = [model(**inputs).logits for inputs in (short, {**short, "input_ids": batch["input_ids"]}, short)]
+    torch.testing.assert_close(before[0], before[2], **CLOSE)
+    with torch.enable_grad():  # here nothing is kept
+        torch.testing.assert_close(model(**short).logits, before[0], **CLOSE)
+    model.encoder.embed_image_positions.weight.add_(torch.randn(1765, 64))
+    after = model(**short).logits
+    assert not torch.allclose(after, before[0], **CLOSE)
+    model.load_state_dict(OFAModel(model.config).state_dict())
+    with torch.enable_grad():
+        fresh = model(**short).logits
+    torch.testing.assert_close(model(**short).logits, fresh, **CLOSE)
+
+
+def test_weights_hold_each_tied_matrix_once_and_no_tables_of_integers(model):
+    state = model.state_dict()
+    assert state["decoder.output_projection.weight"].data_ptr() == state["encoder.embed_tokens.weight"].data_ptr()
+    integers = [name for name, tensor in state.items() if not tensor.is_floating_point()]
+    assert all(name.endswith("num_batches_tracked") for name in integers)
+
+
+def test_recomputing_activations_changes_no_gradient(model, batch):
+    gradients = []
+    for checkpointing in (False, True):
+        model.set_gradient_checkpointing(checkpointing)
+        model.train().zero_grad()
+        for module in model.modules():  # BatchNorm would count the recomputed batch twice in its running statistics
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        model(**batch).logits.logsumexp(-1).mean().backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_drop_path_keeps_or_drops_whole_samples():
+    model = OFAModel(OFAConfig.from_name("micro", dropout=0.0, encoder_drop_path_rate=0.6)).train()
+    assert [layer.residual.drop_path.drop_prob for layer in model.encoder.layers] == [0.0, 0.6]
+    x, branch = torch.zeros(200, 3, 64), torch.ones(200, 3, 64)
+    kept = model.encoder.layers[1].residual(x, branch)
+    assert set(kept.flatten(1).amin(1).tolist()) == set(kept.flatten(1).amax(1).tolist()) == {0.0, 2.5}
+
+
+def test_the_drop_path_of_the_backbone_rises_inside_each_stage():
+    model = OFAModel(OFAConfig.from_name("tiny", resnet_drop_path_rate=0.3)).encoder.embed_images
+    rates = [block.drop_path.drop_prob if block.drop_path else 0 for block in model.layer2]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+@torch.no_grad()
+def test_bfloat16_autocast_stays_close_to_float32(model, batch):
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model(**batch).logits.float()
+    high = model(**batch).logits
+    valid = batch["decoder_input_ids"] != 1
+    torch.testing.assert_close(low[valid], high[valid], rtol=0.1, atol=0.15)
+
+
+def test_an_image_with_more_patches_than_positions_is_refused(model):
+    with pytest.raises(UserError, match="at most 672 px a side"):
+        model(torch.tensor([[0, 2]]), torch.zeros(1, 3, 688, 64))
+
+
+def test_an_image_of_the_largest_size_is_accepted(model):
+    with torch.no_grad():
+        out = model(torch.tensor([[0, 2]]), torch.zeros(1, 3, 672, 32))
+    assert out.encoder_last_hidden_state.shape == (1, 42 * 2 + 2, 64)
+
+
+def test_a_text_longer_than_the_positions_is_refused(model):
+    with pytest.raises(UserError, match="1025 tokens"):
+        model(torch.full((1, 1025), 5))
+
+
+def test_image_codes_take_their_places_in_the_window():
+    model = OFAModel(OFAConfig.from_name("micro", dropout=0.0, code_image_size=32)).eval()
+    source, codes = torch.tensor([[0, 5, 2]] * 2), torch.randint(50265, 58457, (2, 17))
+    codes[:, 0] = 0
+    with torch.no_grad():
+        as_codes = model(source, decoder_input_ids=codes, code_masks=torch.tensor([True, True])).logits
+        as_text = model(source, decoder_input_ids=codes).logits
+        mixed = model(source, decoder_input_ids=codes, code_masks=torch.tensor([True, False])).logits
+    torch.testing.assert_close(mixed[0], as_codes[0], **CLOSE)
+    torch.testing.assert_close(mixed[1], as_text[1], **CLOSE)
+    assert not torch.allclose(as_codes, as_text, **CLOSE)
+    with pytest.raises(UserError, match="4 x 4"):
+        model(source, decoder_input_ids=torch.zeros(2, 18, dtype=torch.long), code_masks=torch.tensor([True, True]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_model": 66}, "encoder_attention_heads=4 does not divide d_model=66"),
+        ({"resnet_type": "resnet51"}, "resnet_type='resnet51' is not one of"),
+        ({"dropout": 1.5}, r"dropout=1.5 is not in \[0, 1\)"),
+        ({"droput": 0.1}, "did you mean 'dropout'"),
+    ],
+)
+def test_an_impossible_configuration_is_refused_by_name(changes, message):
+    with pytest.raises(UserError, match=message):
+        OFAConfig.from_name("micro", **changes)
+
+
+def test_an_unknown_size_is_answered_with_the_closest_one():
+    with pytest.raises(UserError, match="did you mean 'large'"):
+        OFAConfig.from_name("lagre")

@@ -1,0 +1,86 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.cases import CASES
+from benchmarks.compute import Decoding, Encoding, TrainingStep
+from benchmarks.loading import Indexing, Loading
+from benchmarks.machine import Machine, count_operations
+from benchmarks.measure import Workload, measure
+from benchmarks.rates import RateMeter, Rates
+from benchmarks.report import PUBLISHED, figures
+from ofa.vocabulary import BINS
+
+MACHINE = Machine("cpu", "float32")
+MICRO = dict(model="micro", image_size=32, batch_size=2, source_tokens=5)
+SMALL_CASES = [
+    TrainingStep(**MICRO, target_tokens=4),
+    Encoding(**MICRO),
+    Decoding(**MICRO, tokens=2, beams=2),
+    Decoding(**MICRO, kind="bins", tokens=2, beams=2, constraint_range=BINS),
+    Loading(workers=0, rows=3, image_size=32, batch_size=2),
+    Indexing(rows=3),
+]
+
+
+@pytest.fixture(autouse=True)
+def small_rate_meter(monkeypatch):
+    monkeypatch.setattr("benchmarks.measure.RateMeter", lambda machine: small_meter(machine))
+
+
+def small_meter(machine: Machine) -> RateMeter:
+    return RateMeter(machine, width=16, batch=1, side=4, channels=4)
+
+
+class Linear:
+    """A case whose operations are counted by hand."""
+
+    name = "linear"
+
+    def prepare(self, machine, folder):
+        layer, x = nn.Linear(8, 16), torch.randn(2, 3, 8)
+        return Workload(lambda: layer(x).sum().backward(), items=2)
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.name)
+def test_every_benchmark_runs_and_its_figures_are_json(case, tmp_path):
+    measurement = measure(case, MACHINE, 2, tmp_path)
+    assert len(measurement.seconds) == 2
+    assert (measurement.operations > 0) == (measurement.unit == "samples")
+    shown = json.loads(json.dumps(figures(measurement, MACHINE)))
+    assert shown["items_per_second"] == measurement.items / shown["median_seconds"]
+
+
+def test_every_kind_of_benchmark_is_tested_small():
+    assert {type(case) for cases in CASES.values() for case in cases} == {type(case) for case in SMALL_CASES}
+
+
+def test_a_linear_layer_counts_two_operations_a_weight_and_row_forward_and_for_its_gradient(tmp_path):
+    measurement = measure(Linear(), MACHINE, 1, tmp_path)
+    assert measurement.operations == 2 * (2 * 2 * 3 * 8 * 16)  # the input needs no gradient
+
+
+def test_a_convolution_counts_two_operations_a_weight_and_pixel():
+    layer = nn.Conv2d(4, 6, 3, padding=1)
+    assert count_operations(lambda: layer(torch.randn(2, 4, 5, 5))) == 2 * 2 * 5 * 5 * 6 * 4 * 3 * 3
+
+
+def test_every_published_figure_has_its_case():
+    assert set(PUBLISHED) <= {case.name for cases in CASES.values() for case in cases}
+
+
+def test_the_ratio_scales_the_published_time_by_the_matrix_rate(tmp_path):
+    measurement = measure(Linear(), MACHINE, 1, tmp_path)
+    slow = replace(measurement, case="encoder, 384 px", seconds=[4.0, 9.0, 2.0], rates=Rates(75.0, 60.0, 120.0))
+    shown = figures(slow, MACHINE)
+    assert (shown["median_seconds"], shown["published_seconds_scaled"], shown["ratio"]) == (4.0, 5.0, 0.8)
+    assert shown["rates"]["convolution"] == pytest.approx(80.0)
+    assert figures(slow, Machine("cpu", "bf16"))["ratio"] is None
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_rates_are_measured_in_either_precision(precision):
+    assert small_meter(Machine("cpu", precision)).measure().convolution > 0

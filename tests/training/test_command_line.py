@@ -1,0 +1,33 @@
+import pytest
+
+from ofa.errors import UserError
+from training.command_line import check_overrides
+
+
+def test_sound_overrides_pass():
+    check_overrides("train", ["task=refcocog", "model=large", "optim.lr=1e-4", "trainer.max_steps=5", "+trainer.fast_dev_run=true"])
+
+
+def test_sweeps_are_left_to_hydra():
+    check_overrides("train", ["optim.lr=1e-5,3e-5", "task=refcoco"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["task=refcok"], "task=refcok is not one of .*; did you mean 'refcoco'"),
+        (["model=tinny"], "model=tinny is not one of .*; did you mean 'tiny'"),
+        (["optim.lrr=3"], "there is no setting 'optim.lrr'; did you mean 'optim.lr'"),
+        (["modle=tiny"], "there is no setting 'modle'; did you mean 'model'"),
+        (["optim.lr=fast"], "optim.lr=fast is not a number"),
+        (["trainer.max_steps=1.5"], "trainer.max_steps=1.5 is not a whole number"),
+        (["model.compile=3"], "model.compile=3 is not true or false"),
+        (["data=tsv", "data.rows=3"], "there is no setting 'data.rows'"),
+        (["task"], "'task' is not of the form key=value"),
+        (["optim.lr=["], "is not of the form key=value"),
+    ],
+)
+def test_a_mistaken_override_is_answered_in_one_line_with_the_closest_name(words, message):
+    with pytest.raises(UserError, match=message) as error:
+        check_overrides("train", words)
+    assert "\n" not in str(error.value)

@@ -39,6 +39,7 @@ def train(config: DictConfig) -> float:
 
     tokenizer.save(folder / "tokenizer")
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    report.say_model(model)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, ckpt_path="best", verbose=False)
     report.say_scores(config, folder, task)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 sys.exit(f"error: {error}")
 
         def main() -> None:
+            quieten_lightning()
             try:
                 check_overrides(config_name, [word for word in sys.argv[1:] if not word.startswith("-")])
             except UserError as error:
@@ -44,6 +47,19 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         return main
 
     return decorate
+
+
+def quieten_lightning() -> None:
+    """Leave out what Lightning says about itself and about what is meant so; its errors and other warnings stay."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*logs directory .* exists and is not empty",  # the run folder holds more than logs
+        ".*treespec, LeafSpec.* is deprecated",
+        ".*is smaller than the logging interval",
+        ".*multiple `ModelCheckpoint` callbacks",  # the first keeps the best
+        ".*does not have many workers",
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def check_overrides(config_name: str, words: list[str]) -> None:

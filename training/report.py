@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from ofa.model import OFAModel
 from tasks.base import Task
 from tasks.demo_chance import chance_levels
 from training.build import demo_files
@@ -28,6 +29,13 @@ def say_start(config: DictConfig, folder: Path) -> None:
             "recipes use data=tsv data.root=FOLDER tokenizer=FOLDER_OR_HUB_ID",
             config.task.image_size,
         )
+
+
+def say_model(model: OFAModel) -> None:
+    """How much there is to train."""
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    log.info("%.1f M parameters, %.1f M of them trained", total / 1e6, trained / 1e6)
 
 
 def say_scores(config: DictConfig, folder: Path, task: Task) -> None:

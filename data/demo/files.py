@@ -113,7 +113,9 @@ def _distinct_scenes(rng: np.random.Generator, config: SceneConfig) -> Iterator[
         if scene.key in seen:
             repeated += 1
             if repeated > 10_000:
-                raise UserError("the demo has too few different scenes for its rows; raise data.scenes.grid or n_colours")
+                raise UserError(
+                    "the demo has too few different scenes for its rows; raise data.scenes.grid or n_colours"
+                )
             continue
         repeated = 0
         seen.add(scene.key)

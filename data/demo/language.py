@@ -11,7 +11,7 @@ SIDES = {"left": (0, True), "right": (0, False), "top": (1, True), "bottom": (1,
 def referring_expressions(scene: Scene, target: SceneObject) -> list[str]:
     """Expressions that fit `target` and no other object of the scene, those of fewest words first.
 
-    Colour and shape are always named; size and side where they are needed, or both.
+    Colour and shape are always named; size and side in the longer ones, and where they are needed.
     """
     expressions = []
     for size in ("", target.size):

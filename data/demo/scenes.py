@@ -71,7 +71,7 @@ SHAPES: dict[str, Outline] = {
 class SceneConfig:
     """What scenes may contain.
 
-    easy: large objects, each in the middle of its cell, all different in colour or shape;
+    easy: large objects, each in the middle of its cell, all of different colours;
     medium: two sizes, moved about inside the cell, colour and shape may recur, so that size or place tells which;
     hard: two sizes with a spread, placed anywhere.
     """
@@ -114,7 +114,7 @@ class SceneConfig:
         """How many objects certainly find a place."""
         cells = self.grid**2
         if self.difficulty == "easy":
-            return min(cells, self.n_colours * self.n_shapes)
+            return min(cells, self.n_colours)
         if self.difficulty == "hard":
             return max(1, cells // 3)  # random places leave gaps
         return cells
@@ -159,11 +159,11 @@ def make_scene(rng: np.random.Generator, config: SceneConfig) -> Scene:
     count = int(rng.integers(config.min_objects, config.max_objects + 1))
     sizes = ["large"] * count if config.difficulty == "easy" else [SIZES[i] for i in rng.integers(0, 2, count)]
     boxes = _free_boxes(rng, config, sizes) if config.difficulty == "hard" else _cell_boxes(rng, config, sizes)
-    looks = rng.choice(config.n_colours * config.n_shapes, size=count, replace=config.difficulty != "easy")
+    colours = rng.choice(config.colours, size=count, replace=config.difficulty != "easy").tolist()
+    shapes = rng.choice(config.shapes, size=count).tolist()
     cell = config.image_size / config.grid
     objects = []
-    for look, size, box in zip(looks.tolist(), sizes, boxes, strict=True):
-        colour, shape = config.colours[look % config.n_colours], config.shapes[look // config.n_colours]
+    for colour, shape, size, box in zip(colours, shapes, sizes, boxes, strict=True):
         row, column = int((box[1] + box[3]) / 2 / cell), int((box[0] + box[2]) / 2 / cell)
         objects.append(SceneObject(colour, shape, size, box, (row, column)))
     return Scene(config.image_size, tuple(objects), texture_seed=int(rng.integers(2**32)))

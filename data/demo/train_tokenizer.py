@@ -62,7 +62,9 @@ def main() -> None:
     vocabulary = dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
     vocabulary["<mask>"] = MASK
     DEMO_FOLDER.mkdir(exist_ok=True)
-    (DEMO_FOLDER / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    (DEMO_FOLDER / "vocab.json").write_text(
+        json.dumps(vocabulary, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"
+    )
     lines = [" ".join(merge) if isinstance(merge, list) else merge for merge in merges]
     (DEMO_FOLDER / "merges.txt").write_text("\n".join(["#version: 0.2", *lines]) + "\n", encoding="utf-8")
 

@@ -77,7 +77,9 @@ def test_a_sample_gives_the_same_answers_alone_and_in_a_batch(model, batch):
     options = GenerationOptions(beam_size=4, max_len=8, no_repeat_ngram_size=2)
     together = generate(model, batch, options)
     alone = [
-        generate(model, {"input_ids": batch["input_ids"][1:2, :4], "patch_images": batch["patch_images"][1:2]}, options)[0],
+        generate(
+            model, {"input_ids": batch["input_ids"][1:2, :4], "patch_images": batch["patch_images"][1:2]}, options
+        )[0],
         generate(model, {"input_ids": batch["input_ids"][2:, :3]}, options)[0],
     ]
     for ours, theirs in zip(together[1:], alone, strict=True):
@@ -101,7 +103,9 @@ def test_lengths_stay_between_min_len_and_max_len(model, batch):
 
 
 def test_no_n_gram_occurs_twice(model, batch):
-    options = GenerationOptions(beam_size=3, min_len=7, max_len=7, no_repeat_ngram_size=2, constraint_range=(58457, 58460))
+    options = GenerationOptions(
+        beam_size=3, min_len=7, max_len=7, no_repeat_ngram_size=2, constraint_range=(58457, 58460)
+    )
     for hypotheses in generate(model, batch, options):
         for h in hypotheses:
             pairs = list(itertools.pairwise(h.tokens))

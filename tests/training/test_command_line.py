@@ -5,7 +5,9 @@ from training.command_line import check_overrides
 
 
 def test_sound_overrides_pass():
-    check_overrides("train", ["task=refcocog", "model=large", "optim.lr=1e-4", "trainer.max_steps=5", "+trainer.fast_dev_run=true"])
+    check_overrides(
+        "train", ["task=refcocog", "model=large", "optim.lr=1e-4", "trainer.max_steps=5", "+trainer.fast_dev_run=true"]
+    )
 
 
 def test_sweeps_are_left_to_hydra():

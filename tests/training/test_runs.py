@@ -1,0 +1,195 @@
+"""Whole runs, started as a user starts them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+SMALL_DEMO = [
+    "model=micro",
+    "data.rows.train=64",
+    "data.rows.evaluation=10",
+    "task.image_size=32",
+    "data.scenes.grid=2",
+]
+
+
+def run(script, *words, folder, check=True):
+    """Run train.py or evaluate.py in `folder`; its process, with stdout and stderr as text."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OFA_CACHE": str(folder / "cache"), "COLUMNS": "200"}
+    process = subprocess.run(
+        [sys.executable, ROOT / script, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if check:
+        assert process.returncode == 0, process.stdout + process.stderr
+    return process
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    process = run(
+        "train.py", *SMALL_DEMO, "trainer.max_steps=4", "validate_every=2", "hydra.run.dir=run", folder=folder
+    )
+    return folder, process
+
+
+def test_a_demo_run_says_that_it_is_one_and_ends_with_scores_beside_chance(demo_run):
+    _, process = demo_run
+    assert "this is the demo" in process.stdout
+    for words in ("testA", "testB", "acc@0.5", "commonest box", "random object", "python evaluate.py"):
+        assert words in process.stdout
+
+
+def test_a_run_folder_holds_all_that_was_made(demo_run):
+    run_folder = demo_run[0] / "run"
+    expected = (
+        "config.yaml",
+        "train.log",
+        "metrics.csv",
+        "metrics.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    )
+    for name in (*expected, "predictions_testA.jsonl", "tokenizer/vocab.json", "tokenizer/merges.txt"):
+        assert (run_folder / name).is_file(), name
+    assert list((run_folder / "tensorboard").glob("events.out.tfevents.*"))
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    assert metrics.keys() == {"val", "testA", "testB"}
+    assert 0 <= metrics["testA"]["acc@0.5"] <= 1
+    predictions = read_lines(run_folder / "predictions_testA.jsonl")
+    assert [p["uniq_id"] for p in predictions] == [f"testA{i}" for i in range(10)]
+    assert all(len(p["box"]) == 4 and p["score"] < 0 for p in predictions)
+    assert Image.open(run_folder / "pictures_testA.png").width > 500
+
+
+def test_the_same_command_gives_the_same_numbers(demo_run):
+    folder, _ = demo_run
+    run("train.py", *SMALL_DEMO, "trainer.max_steps=4", "validate_every=2", "hydra.run.dir=again", folder=folder)
+    weights = [
+        torch.load(folder / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("run", "again")
+    ]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    assert read_lines(folder / "run/predictions_val.jsonl") == read_lines(folder / "again/predictions_val.jsonl")
+
+
+def test_evaluate_scores_the_chosen_split_of_a_run_with_the_chosen_beam(demo_run):
+    folder, _ = demo_run
+    out = "hydra.run.dir=evaluation"
+    run("evaluate.py", *SMALL_DEMO, "checkpoint=run", "split=testA", "generation.beam_size=5", out, folder=folder)
+    ours = json.loads((folder / "evaluation/metrics.json").read_text())
+    assert ours == {"testA": json.loads((folder / "run/metrics.json").read_text())["testA"]}
+    assert read_lines(folder / "evaluation/predictions_testA.jsonl") == read_lines(
+        folder / "run/predictions_testA.jsonl"
+    )
+
+
+def test_a_checkpoint_of_another_size_is_refused_in_one_line(demo_run):
+    folder, _ = demo_run
+    words = [word for word in SMALL_DEMO if word != "model=micro"]
+    process = run("evaluate.py", *words, "model=tiny", "checkpoint=run", folder=folder, check=False)
+    assert process.returncode == 1
+    assert re.fullmatch(
+        r"error: .*best.ckpt holds a model of another size: .*; set model= .*\n", process.stderr.splitlines(True)[-1]
+    )
+    assert "Traceback" not in process.stderr
+
+
+def test_debug_overfit_learns_one_batch_to_a_loss_near_zero(tmp_path):
+    process = run(
+        "train.py",
+        "debug=overfit",
+        *SMALL_DEMO,
+        "data.batch_size=4",
+        "trainer.log_every_n_steps=1",
+        "hydra.run.dir=run",
+        folder=tmp_path,
+    )
+    rows = [line.split(",") for line in (tmp_path / "run/metrics.csv").read_text().splitlines()]
+    losses = [float(row[rows[0].index("train/loss")]) for row in rows[1:] if row[rows[0].index("train/loss")]]
+    assert losses[0] > 3
+    assert losses[-1] < 0.05, process.stdout
+
+
+@pytest.fixture(scope="module")
+def tsv_words(refcoco_root, vocabulary):
+    return ["data=tsv", f"data.root={refcoco_root}", f"tokenizer={vocabulary}", "model=micro", "data.num_workers=1"]
+
+
+def test_published_columns_with_jpegs_train_and_evaluate(tsv_words, tmp_path):
+    short = ["trainer.max_epochs=2", "trainer.accumulate_grad_batches=1", "validate_every=2", "task.image_size=64"]
+    run("train.py", *tsv_words, *short, "ema.decay=0.9", "hydra.run.dir=run", folder=tmp_path)
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics.keys() == {"val", "testA", "testB"}
+    run("evaluate.py", *tsv_words, "task.image_size=64", "checkpoint=run/checkpoints/last.ckpt", "split=[val,testB]",
+        "hydra.run.dir=evaluation", folder=tmp_path)  # fmt: skip
+    assert json.loads((tmp_path / "evaluation/metrics.json").read_text()).keys() == {"val", "testB"}
+    boxes = read_lines(tmp_path / "evaluation/predictions_val.jsonl")
+    assert [p["uniq_id"] for p in boxes] == [f"val{i}" for i in range(5)]
+
+
+def test_the_published_recipe_is_taken_for_published_data_and_the_demo_leaves_no_trace(tsv_words, tmp_path):
+    process = run("train.py", *tsv_words, "--cfg", "job", "--resolve", folder=tmp_path)
+    assert "image_size: 512" in process.stdout
+    assert "accumulate_grad_batches: 8" in process.stdout
+    assert "scenes" not in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.root": None}, "data=tsv needs data.root=FOLDER"),
+        ({"data.root": "data.root=nowhere"}, "data.root=nowhere is not a folder"),
+        ({"tokenizer": None}, "data=tsv needs the published vocabulary, not the demo's"),
+        ({"model": "model=tinny"}, "did you mean 'tiny'"),
+        ({"image": "task.image_size=688"}, "task.image_size=688 is more than the 672 px"),
+        ({"precision": "trainer.precision=16-mixed"}, "trainer.precision=16-mixed needs a GPU"),
+        ({"split": "data.files={train: a.tsv}"}, "a.tsv does not exist"),
+        ({"init": "init=nowhere.ckpt"}, "checkpoint nowhere.ckpt does not exist"),
+        ({"lr": "optim.lr=-1"}, "optim.lr=-1"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line_before_work_starts(tsv_words, tmp_path, changes, message):
+    words = {word.split("=")[0]: word for word in tsv_words} | changes
+    process = run("train.py", *(word for word in words.values() if word), folder=tmp_path, check=False)
+    assert process.returncode == 1
+    last = process.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert "Traceback" not in process.stderr
+
+
+def test_broken_rows_stop_a_run_by_name_or_are_skipped_and_counted(refcoco_root, vocabulary, tmp_path):
+    lines = (refcoco_root / "refcoco_train.tsv").read_text().splitlines()
+    for split in ("val", "testA", "testB"):
+        (tmp_path / f"refcoco_{split}.tsv").write_text((refcoco_root / f"refcoco_{split}.tsv").read_text())
+    cells = lines[2].split("\t")
+    lines[2] = "\t".join([*cells[:3], "5,5,5,9", cells[4]])
+    outside = lines[4].split("\t")
+    lines[4] = "\t".join([*outside[:3], "5,5,5000,50", outside[4]])
+    (tmp_path / "refcoco_train.tsv").write_text("\n".join(lines))
+    words = ["data=tsv", f"data.root={tmp_path}", f"tokenizer={vocabulary}", "model=micro", "data.num_workers=0",
+             "trainer.max_epochs=1", "task.image_size=32", "trainer.accumulate_grad_batches=1", "validate_every=2"]  # fmt: skip
+    process = run("train.py", *words, folder=tmp_path, check=False)
+    assert process.returncode == 1
+    assert re.search(r"^error: line 3 of .*refcoco_train.tsv: .*", process.stderr, re.MULTILINE)
+    process = run("train.py", *words, "data.on_error=skip", folder=tmp_path)
+    assert "1 broken rows were skipped" in process.stdout
+    assert "skipped line 3 of" in process.stdout
+    assert "clipped to the image: 1 times" in process.stdout

@@ -12,9 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from ofa.attention import Attention, blocking_bias, position_scores, relative_scores
 from ofa.config import OFAConfig
 from ofa.errors import UserError
+from ofa.evaluation_cache import EvaluationCache
 from ofa.layers import TransformerLayer, drop_path_rates, relative_tables
 from ofa.positions import patch_offset_buckets, patch_position_ids, token_offset_buckets
-from ofa.vision import PATCH_WIDTH, build_backbone
+from ofa.vision import PATCH_WIDTH, build_backbone, fold_batch_norms
 from ofa.vocabulary import PAD
 
 
@@ -82,10 +83,12 @@ class Encoder(nn.Module):
         rates = drop_path_rates(config.encoder_drop_path_rate, config.encoder_layers)
         self.layers = nn.ModuleList([EncoderLayer(config, rate) for rate in rates])
         self.layer_norm = nn.LayerNorm(width)
-        self._cached_biases: tuple[tuple, list[Tensor]] | None = None
+        self._kept_biases: EvaluationCache[list[Tensor]] = EvaluationCache()
+        self._kept_backbone: EvaluationCache[nn.Module] = EvaluationCache()
 
     def train(self, mode: bool = True) -> Encoder:
-        self._cached_biases = None
+        self._kept_biases.clear()
+        self._kept_backbone.clear()
         return super().train(mode)
 
     def forward(
@@ -110,10 +113,10 @@ class Encoder(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # position biases are small: full precision costs nothing
             positions = self.positions(input_ids.shape[1], grid)
             biases = self.position_biases(positions, grid)
-            blocked = blocking_bias(padding)
+            blocked = blocking_bias(padding) if padding.any() else None
         states, attentions = [x], []
         for layer, bias in zip(self.layers, biases, strict=True):
-            arguments = (x, bias + blocked, output_attentions)
+            arguments = (x, bias if blocked is None else bias + blocked, output_attentions)
             if self.gradient_checkpointing and self.training:
                 x, attention = checkpoint(layer, *arguments, use_reentrant=False)
             else:
@@ -143,7 +146,7 @@ class Encoder(nn.Module):
                     f"an image of {width} x {height} px has more patches than the model has positions: use at most "
                     f"{self.config.max_image_size} px a side (task.image_size)"
                 )
-            patches = self.embed_images(patch_images.contiguous(memory_format=torch.channels_last))[0]
+            patches = self._backbone()(patch_images.contiguous(memory_format=torch.channels_last))[0]
             grid = (patches.shape[2], patches.shape[3])
             patches = self.image_proj(patches.flatten(2).transpose(1, 2)) + self.type_embedding.weight[1]
             patches = self.dropout(self.patch_layernorm_embedding(patches))
@@ -172,13 +175,17 @@ class Encoder(nn.Module):
         In evaluation the biases are kept for the next batch. A shorter text needs the leading part of a longer one's,
         because the text stands last, so one set for the longest text seen serves all pictures of one size.
         """
-        if self.training or torch.is_grad_enabled():
+        if not self._may_keep():
             return self._compute_biases(positions, grid)
         length = positions.shape[1]
-        key = (grid, *((p.data_ptr(), p._version) for p in self._position_parameters()))
-        if self._cached_biases is None or self._cached_biases[0] != key or self._cached_biases[1][0].shape[-1] < length:
-            self._cached_biases = (key, list(self._compute_biases(positions, grid)))
-        return [bias[..., :length, :length] for bias in self._cached_biases[1]]
+        for _ in range(2):  # once more where the biases kept are too short
+            biases = self._kept_biases.get(
+                grid, self._position_parameters(), lambda: list(self._compute_biases(positions, grid))
+            )
+            if biases[0].shape[-1] >= length:
+                break
+            self._kept_biases.clear()
+        return [bias[..., :length, :length] for bias in biases]
 
     def _compute_biases(self, positions: Tensor, grid: tuple[int, int]) -> Iterator[Tensor]:
         n_patches = grid[0] * grid[1]
@@ -200,6 +207,17 @@ class Encoder(nn.Module):
             bias[..., :n_patches, :n_patches] += relative_scores(image_table, patches)
             bias[..., n_patches:, n_patches:] += relative_scores(token_table, tokens)
             yield bias
+
+    def _backbone(self) -> nn.Module:
+        """The backbone or, in evaluation, a copy that is faster."""
+        if not self._may_keep():
+            return self.embed_images
+        weights = (*self.embed_images.parameters(), *self.embed_images.buffers())
+        return self._kept_backbone.get("folded", weights, lambda: fold_batch_norms(self.embed_images))
+
+    def _may_keep(self) -> bool:
+        """Whether what follows from the weights may serve several batches; a compiled graph holds no such state."""
+        return not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
 
     def _position_parameters(self) -> Iterator[nn.Parameter]:
         return (p for name, p in self.named_parameters() if "pos" in name and not name.startswith("layers."))

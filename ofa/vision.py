@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import timm
+import torch
 from timm.layers import DropPath
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ofa.layers import drop_path_rates
 
-PATCH_SIZE = 16  # pixels a side
 PATCH_WIDTH = 1024  # channels of the third stage
 
 
@@ -24,3 +27,17 @@ def build_backbone(stages: tuple[int, int, int], drop_path_rate: float) -> nn.Mo
         for block, rate in zip(stage, drop_path_rates(drop_path_rate, len(stage)), strict=True):
             block.drop_path = DropPath(rate) if rate else None
     return backbone
+
+
+@torch.no_grad()
+def fold_batch_norms(backbone: nn.Module) -> nn.Module:
+    """A copy for evaluation in which each convolution has taken in the batch norm behind it: the same output, faster."""
+    folded = copy.deepcopy(backbone).eval()
+    pairs = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1")]  # the last: a stage's first shortcut
+    for parent in folded.modules():
+        children = dict(parent.named_children())
+        for convolution, norm in pairs:
+            if isinstance(children.get(norm), nn.BatchNorm2d):
+                setattr(parent, convolution, fuse_conv_bn_eval(children[convolution], children[norm]))
+                setattr(parent, norm, nn.Identity())
+    return folded

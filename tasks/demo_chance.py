@@ -1,4 +1,4 @@
-"""What guessing scores on demo scenes, so that a trained model's score can be read: it must beat the guess that looks."""
+"""What guessing scores on demo scenes: a model that reads must beat the guess that only looks."""
 
 from __future__ import annotations
 

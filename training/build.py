@@ -50,7 +50,7 @@ def build_model(config: DictConfig) -> OFAModel:
     image_size = config.task.get("image_size")
     if image_size is not None and image_size > architecture.max_image_size:
         raise UserError(
-            f"task.image_size={image_size} is more than the {architecture.max_image_size} px the model has positions for"
+            f"task.image_size={image_size} is more than the {architecture.max_image_size} px a model has positions for"
         )
     model = OFAModel(architecture)
     model.set_gradient_checkpointing(checkpointing)

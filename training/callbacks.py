@@ -11,7 +11,6 @@ from typing import Any, TextIO
 
 import pytorch_lightning as pl
 from PIL import Image
-from pytorch_lightning.utilities import rank_zero_only
 
 from data.batch import Batch
 from tasks.base import Task
@@ -21,40 +20,39 @@ log = logging.getLogger(__name__)
 
 
 class WriteAnswers(pl.Callback):
-    """Writes what a test generates: `predictions_<split>.jsonl`, `pictures_<split>.png`, `metrics.json`.
+    """Writes what a test generates: `predictions.jsonl`, `metrics.json` and, for each split, `pictures_<split>.png`.
 
     Predictions are written as they come, so that an interrupted evaluation keeps what it has computed.
 
     Args:
         folder: where the files go.
         task: draws the pictures.
-        n_pictures: how many answers of each split the picture shows.
+        n_pictures: how many answers of each split a picture shows.
     """
 
-    def __init__(self, folder: Path, task: Task, n_pictures: int = 16) -> None:
+    def __init__(self, folder: Path, task: Task, n_pictures: int) -> None:
         self.folder = folder
         self.task = task
         self.n_pictures = n_pictures
-        self.files: dict[str, TextIO] = {}
+        self.predictions: TextIO | None = None
         self.pictures: dict[str, list[Image.Image]] = {}
+
+    def on_test_start(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
+        self.predictions = (self.folder / "predictions.jsonl").open("w", encoding="utf-8")
+        self.pictures = {}
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, module: EvaluationModule, outputs: Answers, *args: Any, **kwargs: Any
     ) -> None:
-        split, batch = outputs.split, outputs.batch
-        if split not in self.files:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.files[split] = (self.folder / f"predictions_{split}.jsonl").open("w", encoding="utf-8")
-            self.pictures[split] = []
+        batch, pictures = outputs.batch, self.pictures.setdefault(outputs.split, [])
         for i, (name, prediction) in enumerate(zip(batch.ids, outputs.predictions, strict=True)):
-            record = {"uniq_id": name, **dataclasses.asdict(prediction)}
-            self.files[split].write(json.dumps(record, ensure_ascii=False) + "\n")
-            if len(self.pictures[split]) < self.n_pictures:
+            record = {"split": outputs.split, "uniq_id": name, **dataclasses.asdict(prediction)}
+            self.predictions.write(json.dumps(record, ensure_ascii=False) + "\n")
+            if len(pictures) < self.n_pictures:
                 image = None if batch.patch_images is None else batch.patch_images[i]
-                self.pictures[split].append(self.task.draw(image, prediction, batch.truths[i]))
-        self.files[split].flush()
+                pictures.append(self.task.draw(image, prediction, batch.truths[i]))
+        self.predictions.flush()
 
-    @rank_zero_only
     def on_test_end(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
         metrics = {
             split: {name: float(value) for name, value in metric.compute().items()}
@@ -62,11 +60,13 @@ class WriteAnswers(pl.Callback):
         }
         (self.folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         for split, pictures in self.pictures.items():
-            grid(pictures).save(self.folder / f"pictures_{split}.png")
+            if pictures:
+                grid(pictures).save(self.folder / f"pictures_{split}.png")
 
     def teardown(self, trainer: pl.Trainer, module: EvaluationModule, stage: str) -> None:
-        for file in self.files.values():
-            file.close()
+        if self.predictions is not None:
+            self.predictions.close()
+            self.predictions = None
 
 
 def grid(pictures: list[Image.Image], columns: int = 4) -> Image.Image:

@@ -15,7 +15,8 @@ WITHOUT_COUNTERPART = ("constraint_trie", "zero_shot", "unk_penalty", "ignore_eo
 
 
 def options_of(recorded, source_length):
-    values = {RENAMED.get(k, k): v for k, v in recorded.items() if k != "max_len_a"}
+    values = {"min_len": 1}  # the original's default
+    values |= {RENAMED.get(k, k): v for k, v in recorded.items() if k != "max_len_a"}
     values["max_len"] += int(recorded.get("max_len_a", 0) * source_length)
     if "constraint_range" in values:
         values["constraint_range"] = tuple(int(i) for i in values["constraint_range"].split(","))

@@ -103,6 +103,18 @@ def test_biases_kept_in_evaluation_serve_shorter_and_longer_texts_and_follow_new
     torch.testing.assert_close(model(**short).logits, fresh, **CLOSE)
 
 
+@torch.no_grad()
+def test_batch_norms_folded_in_evaluation_change_no_output_and_follow_new_statistics(model, batch):
+    images = {"input_ids": batch["input_ids"], "patch_images": batch["patch_images"]}
+    for statistic in (0.5, 2.0):
+        for name, buffer in model.encoder.embed_images.named_buffers():
+            if name.endswith("running_var"):
+                buffer.fill_(statistic)
+        folded = model(**images).logits
+        with torch.enable_grad():  # here nothing is folded
+            torch.testing.assert_close(folded, model(**images).logits, **CLOSE)
+
+
 def test_weights_hold_each_tied_matrix_once_and_no_tables_of_integers(model):
     state = model.state_dict()
     assert state["decoder.output_projection.weight"].data_ptr() == state["encoder.embed_tokens.weight"].data_ptr()

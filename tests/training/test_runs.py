@@ -37,8 +37,9 @@ def run(script, *words, folder, check=True):
     return process
 
 
-def read_lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def predictions_of(run_folder, split):
+    records = map(json.loads, (run_folder / "predictions.jsonl").read_text().splitlines())
+    return [record for record in records if record["split"] == split]
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +68,13 @@ def test_a_run_folder_holds_all_that_was_made(demo_run):
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
     )
-    for name in (*expected, "predictions_testA.jsonl", "tokenizer/vocab.json", "tokenizer/merges.txt"):
+    for name in (*expected, "predictions.jsonl", "tokenizer/vocab.json", "tokenizer/merges.txt"):
         assert (run_folder / name).is_file(), name
     assert list((run_folder / "tensorboard").glob("events.out.tfevents.*"))
     metrics = json.loads((run_folder / "metrics.json").read_text())
     assert metrics.keys() == {"val", "testA", "testB"}
     assert 0 <= metrics["testA"]["acc@0.5"] <= 1
-    predictions = read_lines(run_folder / "predictions_testA.jsonl")
+    predictions = predictions_of(run_folder, "testA")
     assert [p["uniq_id"] for p in predictions] == [f"testA{i}" for i in range(10)]
     assert all(len(p["box"]) == 4 and p["score"] < 0 for p in predictions)
     assert Image.open(run_folder / "pictures_testA.png").width > 500
@@ -87,7 +88,7 @@ def test_the_same_command_gives_the_same_numbers(demo_run):
         for name in ("run", "again")
     ]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
-    assert read_lines(folder / "run/predictions_val.jsonl") == read_lines(folder / "again/predictions_val.jsonl")
+    assert predictions_of(folder / "run", "val") == predictions_of(folder / "again", "val")
 
 
 def test_evaluate_scores_the_chosen_split_of_a_run_with_the_chosen_beam(demo_run):
@@ -96,9 +97,7 @@ def test_evaluate_scores_the_chosen_split_of_a_run_with_the_chosen_beam(demo_run
     run("evaluate.py", *SMALL_DEMO, "checkpoint=run", "split=testA", "generation.beam_size=5", out, folder=folder)
     ours = json.loads((folder / "evaluation/metrics.json").read_text())
     assert ours == {"testA": json.loads((folder / "run/metrics.json").read_text())["testA"]}
-    assert read_lines(folder / "evaluation/predictions_testA.jsonl") == read_lines(
-        folder / "run/predictions_testA.jsonl"
-    )
+    assert predictions_of(folder / "evaluation", "testA") == predictions_of(folder / "run", "testA")
 
 
 def test_a_checkpoint_of_another_size_is_refused_in_one_line(demo_run):
@@ -141,7 +140,7 @@ def test_published_columns_with_jpegs_train_and_evaluate(tsv_words, tmp_path):
     run("evaluate.py", *tsv_words, "task.image_size=64", "checkpoint=run/checkpoints/last.ckpt", "split=[val,testB]",
         "hydra.run.dir=evaluation", folder=tmp_path)  # fmt: skip
     assert json.loads((tmp_path / "evaluation/metrics.json").read_text()).keys() == {"val", "testB"}
-    boxes = read_lines(tmp_path / "evaluation/predictions_val.jsonl")
+    boxes = predictions_of(tmp_path / "evaluation", "val")
     assert [p["uniq_id"] for p in boxes] == [f"val{i}" for i in range(5)]
 
 
@@ -184,8 +183,8 @@ def test_broken_rows_stop_a_run_by_name_or_are_skipped_and_counted(refcoco_root,
     outside = lines[4].split("\t")
     lines[4] = "\t".join([*outside[:3], "5,5,5000,50", outside[4]])
     (tmp_path / "refcoco_train.tsv").write_text("\n".join(lines))
-    words = ["data=tsv", f"data.root={tmp_path}", f"tokenizer={vocabulary}", "model=micro", "data.num_workers=0",
-             "trainer.max_epochs=1", "task.image_size=32", "trainer.accumulate_grad_batches=1", "validate_every=2"]  # fmt: skip
+    words = ["data=tsv", f"data.root={tmp_path}", f"tokenizer={vocabulary}", "model=micro", "data.num_workers=0"]
+    words += ["trainer.max_epochs=1", "task.image_size=32", "trainer.accumulate_grad_batches=1", "validate_every=2"]
     process = run("train.py", *words, folder=tmp_path, check=False)
     assert process.returncode == 1
     assert re.search(r"^error: line 3 of .*refcoco_train.tsv: .*", process.stderr, re.MULTILINE)

@@ -31,7 +31,7 @@ def build_backbone(stages: tuple[int, int, int], drop_path_rate: float) -> nn.Mo
 
 @torch.no_grad()
 def fold_batch_norms(backbone: nn.Module) -> nn.Module:
-    """A copy for evaluation in which each convolution has taken in the batch norm behind it: the same output, faster."""
+    """A copy for evaluation whose convolutions have taken in the batch norms behind them: the same output, faster."""
     folded = copy.deepcopy(backbone).eval()
     pairs = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1")]  # the last: a stage's first shortcut
     for parent in folded.modules():

@@ -25,7 +25,7 @@ def evaluate(config: DictConfig) -> None:
     model = build.build_model(config)
     load_weights(model, config.checkpoint)
     module = EvaluationModule(model, task, build.generation_options(config, task))
-    trainer = build.build_trainer(config, build.test_callbacks(config, task, folder), folder, loggers=[])
+    trainer = build.build_trainer(config, build.test_callbacks(config, task, folder), folder, logger=False)
     trainer.test(module, datamodule=data, verbose=False)
     report.say_scores(config, folder, task)
 

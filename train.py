@@ -34,8 +34,13 @@ def train(config: DictConfig) -> float:
         optim=instantiate(config.optim),
         freezing=instantiate(config.freezing),
     )
-    loggers = [instantiate(logger) for logger in config.logger.values()]
-    trainer = build.build_trainer(config, build.training_callbacks(config, task, folder), folder, loggers)
+    trainer = build.build_trainer(
+        config,
+        build.training_callbacks(config, task, folder),
+        folder,
+        logger=[instantiate(logger) for logger in config.logger.values()],
+        **build.validation_settings(config, batches=len(data.train_dataloader())),
+    )
 
     tokenizer.save(folder / "tokenizer")
     OmegaConf.save(config, folder / "config.yaml", resolve=True)

@@ -12,7 +12,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from pytorch_lightning.loggers import Logger
 
 from data.demo.files import write_demo
 from data.demo.scenes import SceneConfig
@@ -133,16 +132,40 @@ def training_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.
     return callbacks
 
 
-def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path, loggers: list[Logger]) -> pl.Trainer:
-    """Lightning's trainer. Training is validated every `validate_every` updates, whatever the length of an epoch."""
-    settings = plain(config.trainer)
-    check_precision(settings["precision"], settings["accelerator"])
-    if "validate_every" in config:
-        batches = config.validate_every * settings["accumulate_grad_batches"]
-        settings |= {"val_check_interval": batches, "check_val_every_n_epoch": None}
+def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path, **settings: Any) -> pl.Trainer:
+    """Lightning's trainer with the configured arguments and `settings`."""
+    check_precision(config.trainer.precision, config.trainer.accelerator)
     return instantiate(
-        settings, callbacks=callbacks, logger=loggers, use_distributed_sampler=False, default_root_dir=folder
+        plain(config.trainer),
+        callbacks=callbacks,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        **settings,
     )
+
+
+def validation_settings(config: DictConfig, batches: int) -> dict[str, Any]:
+    """The trainer's arguments for a validation every `validate_every` updates, whatever the length of an epoch.
+
+    Args:
+        batches: training batches of an epoch. A run too short for a validation has one at its end, so that every run
+            has a best checkpoint.
+    """
+    steps, epochs = config.trainer.max_steps, config.trainer.max_epochs
+    accumulate = config.trainer.accumulate_grad_batches
+    if steps < 0 and epochs is None:
+        raise UserError("set trainer.max_steps or trainer.max_epochs, the length of the run")
+    intervals = [config.validate_every * accumulate]
+    if steps >= 0:
+        whole_epochs, rest = divmod(steps, -(-batches // accumulate))
+        intervals.append(whole_epochs * batches + rest * accumulate)
+    if epochs is not None:
+        intervals.append(epochs * batches)
+    if min(intervals) < 1:
+        raise UserError(
+            "validate_every, trainer.max_steps and trainer.max_epochs must be at least 1 (max_steps=-1: no limit)"
+        )
+    return {"val_check_interval": min(intervals), "check_val_every_n_epoch": None}
 
 
 def check_precision(precision: str, accelerator: str) -> None:

@@ -1,0 +1,81 @@
+import os
+import pickle
+
+import pytest
+import torch
+
+from ofa import OFAConfig, OFAModel, load
+from ofa.checkpoint import load_weights
+from ofa.errors import UserError
+from ofa.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def model():
+    return OFAModel(OFAConfig.from_name("micro"))
+
+
+@pytest.fixture
+def run(model, tmp_path):
+    """A run folder with what train.py writes into one."""
+    (tmp_path / "checkpoints").mkdir()
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    checkpoint = {"state_dict": state, "hyper_parameters": {"model": model.config.to_dict()}, "global_step": 3}
+    torch.save(checkpoint, tmp_path / "checkpoints/best.ckpt")
+    Tokenizer.demo().save(tmp_path / "tokenizer")
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", [".", "checkpoints/best.ckpt"])
+def test_the_model_and_tokenizer_of_a_run_are_loaded_from_folder_or_file(run, model, path):
+    loaded, tokenizer = load(run / path)
+    assert loaded.config == model.config and not loaded.training
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert tokenizer.encode("the red circle") == Tokenizer.demo().encode("the red circle")
+
+
+def test_weights_of_another_size_are_refused_by_the_first_that_differs(run):
+    other = OFAModel(OFAConfig.from_name("micro", d_model=128, encoder_attention_heads=4))
+    with pytest.raises(UserError, match=r"best.ckpt holds a model of another size: encoder.embed_tokens.weight is"):
+        load_weights(other, run)
+    deeper = OFAModel(OFAConfig.from_name("micro", encoder_layers=3))
+    with pytest.raises(UserError, match=r"lacks encoder.token_rel_pos_table_list.2.weight: .* another size"):
+        load_weights(deeper, run)
+    shallower = OFAModel(OFAConfig.from_name("micro", encoder_layers=1))
+    with pytest.raises(UserError, match=r"another size: it has encoder"):
+        load_weights(shallower, run)
+
+
+class Payload:
+    """What a malicious pickle would hold: loading it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+def test_a_file_that_would_execute_is_refused_and_does_not(model, tmp_path):
+    trap = tmp_path / "executed"
+    torch.save({"state_dict": Payload(trap)}, tmp_path / "evil.ckpt")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Payload(trap)))
+    for name in ("evil.ckpt", "evil.pkl"):
+        with pytest.raises(UserError, match=name):
+            load_weights(model, tmp_path / name)
+    assert not trap.exists()
+
+
+def test_damaged_and_missing_files_are_named(run, model, tmp_path):
+    whole = (run / "checkpoints/best.ckpt").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"half.ckpt .* is it complete"):
+        load_weights(model, tmp_path / "half.ckpt")
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        load_weights(model, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no checkpoints/best.ckpt"):
+        load_weights(model, tmp_path / "empty")
+    torch.save({"epoch": 3}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="other.ckpt holds no weights"):
+        load_weights(model, tmp_path / "other.ckpt")

@@ -1,0 +1,53 @@
+"""What only a GPU shows: half precision and agreement with the CPU."""
+
+import pytest
+import torch
+
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from ofa.config import OFAConfig
+from ofa.generation import GenerationOptions, generate
+from ofa.model import OFAModel
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return OFAModel(OFAConfig.from_name("micro", dropout=0.0, init_std=0.1)).eval()
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    return {
+        "input_ids": torch.tensor([[0, 11, 12, 13, 2], [0, 21, 2, 1, 1]]),
+        "patch_images": torch.randn(2, 3, 64, 64),
+        "patch_masks": torch.tensor([True, False]),
+    }
+
+
+def on_gpu(batch):
+    return {name: tensor.cuda() for name, tensor in batch.items()}
+
+
+def test_logits_and_answers_equal_those_of_the_cpu(model, batch):
+    options = GenerationOptions(beam_size=3, max_len=6)
+    with torch.no_grad():
+        expected, answers = model(**batch).logits, generate(model, batch, options)
+        model.cuda()
+        torch.testing.assert_close(model(**on_gpu(batch)).logits.cpu(), expected, rtol=1e-3, atol=1e-3)
+    found = generate(model, on_gpu(batch), options)
+    assert [h.tokens for hypotheses in found for h in hypotheses] == [h.tokens for hypotheses in answers for h in hypotheses]
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_a_training_step_in_half_precision_has_finite_gradients(model, batch, precision):
+    model.cuda().train()
+    target = torch.tensor([[58460, 58470, 2], [58480, 2, 1]], device="cuda")
+    previous = torch.tensor([[0, 58460, 58470], [0, 58480, 1]], device="cuda")
+    with torch.autocast("cuda", precision):
+        hidden = model.decoder(previous, model.encoder(**on_gpu(batch))).last_hidden_state
+        loss = LabelSmoothedCrossEntropy(constraint_range=(58457, 59457))(model, hidden, target, update=0)
+    (loss.sum / loss.sample_size).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

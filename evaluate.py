@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ofa.checkpoint import load_weights, tokenizer_folder
+from ofa.checkpoint import find, load_weights, tokenizer_folder
 from training import build, report
 from training.command_line import command
 from training.evaluation import EvaluationModule
@@ -15,18 +15,20 @@ from training.evaluation import EvaluationModule
 @command("evaluate")
 def evaluate(config: DictConfig) -> None:
     """Scores the chosen splits and writes metrics, predictions and pictures."""
+    build.check(config)
+    checkpoint = find(config.checkpoint)
     folder = Path(HydraConfig.get().runtime.output_dir)
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer or tokenizer_folder(config.checkpoint))
     task = build.build_task(config, tokenizer)
-    data = build.build_data(config, task, splits=build.chosen_splits(config.split, task))
-    model = build.build_model(config)
-    load_weights(model, config.checkpoint)
-    module = EvaluationModule(model, task, build.generation_options(config, task))
+    generation = build.generation_options(config, task)
+    data = build.build_data(config, task, splits=build.splits_to_test(config, task))
     trainer = build.build_trainer(config, build.test_callbacks(config, task, folder), folder, logger=False)
-    trainer.test(module, datamodule=data, verbose=False)
+    model = build.build_model(config)
+    load_weights(model, checkpoint)
+    trainer.test(EvaluationModule(model, task, generation), datamodule=data, verbose=False)
     report.say_scores(config, folder, task)
 
 

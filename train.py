@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ofa.checkpoint import load_weights
@@ -14,42 +13,39 @@ from training.module import TrainingModule
 
 
 @command("train")
-def train(config: DictConfig) -> float:
+def train(config: DictConfig) -> float | None:
     """Trains, tests the best checkpoint on every split, and returns the best validation score (for sweeps)."""
+    build.check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer)
     task = build.build_task(config, tokenizer)
+    generation = build.generation_options(config, task)
+    criterion, optim, freezing = build.make(config.criterion), build.make(config.optim), build.make(config.freezing)
     data = build.build_data(config, task, splits=["train", *task.splits])
-    model = build.build_model(config)
-    if config.init is not None:
-        load_weights(model, config.init)
-    module = TrainingModule(
-        model,
-        task,
-        build.generation_options(config, task),
-        criterion=instantiate(config.criterion),
-        optim=instantiate(config.optim),
-        freezing=instantiate(config.freezing),
-    )
     trainer = build.build_trainer(
         config,
         build.training_callbacks(config, task, folder),
         folder,
-        logger=[instantiate(logger) for logger in config.logger.values()],
+        logger=[build.make(logger) for logger in config.logger.values()],
         **build.validation_settings(config, batches=len(data.train_dataloader())),
     )
+    model = build.build_model(config)
+    if config.init is not None:
+        load_weights(model, config.init)
+    module = TrainingModule(model, task, generation, criterion, optim, freezing)
 
     tokenizer.save(folder / "tokenizer")
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     report.say_model(model)
     trainer.fit(module, datamodule=data)
-    trainer.test(module, datamodule=data, ckpt_path="best", verbose=False)
+    best = trainer.checkpoint_callback.best_model_path
+    trainer.test(module, datamodule=data, ckpt_path=best or None, verbose=False)
     report.say_scores(config, folder, task)
     report.say_next(config, folder)
-    return float(trainer.checkpoint_callback.best_model_score)
+    return float(trainer.checkpoint_callback.best_model_score) if best else None
 
 
 if __name__ == "__main__":

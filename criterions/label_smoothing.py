@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ofa.errors import UserError
+from ofa.generation.options import check_constraint_range
 from ofa.model import OFAModel
 from ofa.vocabulary import PAD
 
@@ -26,8 +27,8 @@ class LabelSmoothedCrossEntropy:
 
     Args:
         label_smoothing: that share, in [0, 1).
-        constraint_range: first and last-but-one id a target may have, beside ids 0..3; the softmax is taken over these
-            alone, and only their logits are computed. None allows the whole vocabulary.
+        constraint_range: first id a target may have, beside ids 0..3, and one behind the last; the softmax is taken
+            over these alone, and only their logits are computed. None allows the whole vocabulary.
         drop_worst_ratio: share of the tokens with the largest loss that is left out, as they are often mislabelled ...
         drop_worst_after: ... from the update after this one on.
         sentence_average: divide by the number of samples instead of tokens.
@@ -45,6 +46,7 @@ class LabelSmoothedCrossEntropy:
             raise UserError(f"criterion.label_smoothing={label_smoothing} is not in [0, 1)")
         if not 0 <= drop_worst_ratio < 1:
             raise UserError(f"criterion.drop_worst_ratio={drop_worst_ratio} is not in [0, 1)")
+        check_constraint_range(constraint_range)
         self.label_smoothing = label_smoothing
         self.constraint_range = constraint_range
         self.drop_worst_ratio = drop_worst_ratio
@@ -75,7 +77,7 @@ class LabelSmoothedCrossEntropy:
         """The loss of logits [N, A] over the allowed ids and target [N], as indices into them."""
         loss, nll = label_smoothed_nll(logits, target, self.label_smoothing, self.constraint_range is not None)
         if self.drop_worst_ratio > 0 and update > self.drop_worst_after:
-            kept = loss.detach().topk(int(len(loss) * (1 - self.drop_worst_ratio)), largest=False).indices
+            kept = loss.detach().topk(max(1, int(len(loss) * (1 - self.drop_worst_ratio))), largest=False).indices
             loss, nll = loss[kept], nll[kept]
         return Loss(
             loss.sum(), n_samples if self.sentence_average else len(loss), {"loss": loss.sum(), "nll": nll.sum()}

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from data.batch import Batch, Sample, collate
 from data.tsv import Row, RowError
+from ofa.errors import UserError
 
 # A task's view of a row. The generator is seeded by (seed, epoch, row), so augmentation repeats for any workers.
 Encode = Callable[[Row, np.random.Generator], Sample]
@@ -44,6 +45,8 @@ class TaskDataset(Dataset[Sample]):
         seed: int = 0,
         limit: int | None = None,
     ) -> None:
+        if on_error not in ("stop", "skip"):
+            raise UserError(f"data.on_error={on_error} is neither stop nor skip")
         self.rows, self.encode, self.train, self.on_error, self.seed = rows, encode, train, on_error, seed
         self.length = len(rows) if limit is None else min(limit, len(rows))
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch

@@ -66,7 +66,10 @@ def find(path: str | Path) -> Path:
 def tokenizer_folder(path: str | Path) -> Path:
     """Where the run of a run folder or .ckpt file keeps its vocabulary."""
     path = Path(path)
-    return (path if path.is_dir() else path.parent.parent) / TOKENIZER
+    folder = (path if path.is_dir() else path.parent.parent) / TOKENIZER
+    if not folder.is_dir():
+        raise UserError(f"there is no {folder} with the vocabulary of {path}; set tokenizer= to a folder that holds it")
+    return folder
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -122,5 +122,6 @@ class OFAConfig:
 
 def did_you_mean(name: str, valid: Any) -> str:
     """'; did you mean ...?' with the closest valid name, or nothing where none is close."""
-    close = difflib.get_close_matches(str(name), [str(v) for v in valid], n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    by_lower_case = {str(word).lower(): str(word) for word in valid}
+    close = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1)
+    return f"; did you mean {by_lower_case[close[0]]!r}?" if close else ""

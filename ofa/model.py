@@ -88,10 +88,12 @@ class OFAModel(nn.Module):
         return F.linear(hidden, weight if allowed_ids is None else weight[allowed_ids])
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
+        """Recompute the layers' activations in the backward pass instead of keeping them: less memory, more time.
+
+        The backbone keeps its own: its batch norms would count a recomputed batch twice in their running statistics.
+        """
         self.encoder.gradient_checkpointing = enabled
         self.decoder.gradient_checkpointing = enabled
-        self.encoder.embed_images.set_grad_checkpointing(enabled)
 
     def _relative_tables(self) -> list[nn.Embedding]:
         stacks = (self.encoder, self.decoder)

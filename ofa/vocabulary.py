@@ -23,8 +23,5 @@ N_BINS = 1000
 
 VOCABULARY_SIZE = BIN_OFFSET + N_BINS
 
-CODES = (CODE_OFFSET, BIN_OFFSET)
-"""Half-open range of ids an image is written with."""
-
 BINS = (BIN_OFFSET, VOCABULARY_SIZE)
 """Half-open range of ids a box is written with."""

@@ -29,6 +29,9 @@ Prediction = TypeVar("Prediction")
 class Task(ABC, Generic[Truth, Prediction]):
     """One task: columns to prompt and target, model output to answer, answer to score."""
 
+    fixed_generation: ClassVar[tuple[str, ...]] = ()
+    """Options of `generation` that cannot be changed without making answers that are none."""
+
     columns: ClassVar[Mapping[str, int]]
     """Name and position, from 0, of each column the task reads in the published files."""
 

@@ -60,7 +60,7 @@ class RefCOCO(Task[Region, BoxPrediction]):
         mean, std: of each colour channel, for normalisation.
 
     Raises:
-        UserError: image_size and max_image_size differ.
+        UserError: image_size and max_image_size differ, or a size no model can read.
     """
 
     tokenizer: Tokenizer
@@ -75,8 +75,13 @@ class RefCOCO(Task[Region, BoxPrediction]):
     n_columns = 5
     splits = ("val", "testA", "testB")
     best = "acc@0.5"
+    fixed_generation = ("max_len", "min_len")  # a box is four bins
 
     def __post_init__(self) -> None:
+        if self.image_size < 16:
+            raise UserError(f"task.image_size={self.image_size} is less than one patch of 16 pixels")
+        if not 3 <= self.max_source_tokens <= 1024:
+            raise UserError(f"task.max_source_tokens={self.max_source_tokens} is not between 3 and the model's 1024")
         if self.image_size != self.max_image_size:
             raise UserError(
                 f"task.image_size is {self.image_size} but task.max_image_size is {self.max_image_size}, "

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 
 from data.demo.files import write_demo
@@ -22,7 +23,52 @@ from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 from tasks.base import Task
-from training.callbacks import ReportNotes, WriteAnswers
+from training.callbacks import ReportNotes, SaveAtEnd, WriteAnswers
+
+# The least value of settings that are numbers.
+AT_LEAST = {
+    "data.batch_size": 1,
+    "data.eval_batch_size": 1,
+    "data.num_workers": 0,
+    "data.train_limit": 1,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.max_steps": -1,
+    "trainer.max_epochs": 1,
+    "validate_every": 1,
+    "pictures": 0,
+}
+
+
+def check(config: DictConfig) -> None:
+    """What can be seen to be wrong without opening a file.
+
+    Raises:
+        UserError: the first thing that is.
+    """
+    for key, least in AT_LEAST.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise UserError(f"{key}={value} is not a whole number of at least {least}")
+    decay = OmegaConf.select(config, "ema.decay")
+    if decay is not None and not (isinstance(decay, float) and 0 < decay < 1):
+        raise UserError(f"ema.decay={decay} is not a number between 0 and 1")
+    precision, on_cpu = str(config.trainer.precision), config.trainer.accelerator == "cpu"
+    if precision.startswith("16") and (on_cpu or not torch.cuda.is_available()):
+        raise UserError(f"trainer.precision={precision} needs a GPU; on a CPU use 32-true or bf16-mixed")
+    devices = config.trainer.devices
+    if devices not in (1, "1", "auto") and not (isinstance(devices, ListConfig) and len(devices) == 1):
+        raise UserError(f"trainer.devices={devices}: several processes are not supported yet; set trainer.devices=1")
+
+
+def make(settings: DictConfig | dict[str, Any], **more: Any) -> Any:
+    """Hydra's `instantiate`, whose wrapping of errors is taken off again: values that do not fit are a UserError."""
+    try:
+        return instantiate(settings, **more)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(f"{settings['_target_']} cannot be made with these settings: {cause}") from error
 
 
 def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:
@@ -38,7 +84,7 @@ def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:
 
 def build_task(config: DictConfig, tokenizer: Tokenizer) -> Task:
     settings = {key: value for key, value in plain(config.task).items() if key != "name"}
-    return instantiate(settings, tokenizer=tokenizer)
+    return make(settings, tokenizer=tokenizer)
 
 
 def build_model(config: DictConfig) -> OFAModel:
@@ -63,10 +109,15 @@ def build_data(config: DictConfig, task: Task, splits: list[str]) -> OFADataModu
     """The files of `splits` and how they are read; demo files are written first where they are not there yet."""
     settings = plain(config.data)
     files = demo_files(config) if settings["name"] == "demo" else tsv_files(config, task)
-    loading = ("batch_size", "eval_batch_size", "num_workers", "on_error", "train_limit")
+    for split in splits:
+        if split not in files:
+            raise UserError(f"data.files names no file for split {split}; it has {', '.join(files)}")
     columns = settings.get("columns")
+    if columns and columns.keys() != task.columns.keys():
+        raise UserError(f"data.columns names {', '.join(columns)}; the task reads {', '.join(task.columns)}")
+    loading = ("batch_size", "eval_batch_size", "num_workers", "on_error", "train_limit")
     return OFADataModule(
-        {split: files[split] for split in splits if split in files},
+        {split: files[split] for split in splits},
         columns or task.columns,
         task.encode,
         n_columns=None if columns else task.n_columns,
@@ -75,27 +126,31 @@ def build_data(config: DictConfig, task: Task, splits: list[str]) -> OFADataModu
     )
 
 
-def chosen_splits(chosen: str | Sequence[str] | None, task: Task) -> list[str]:
-    """The evaluation splits named by a user; None is all of them."""
-    if chosen is None:
-        return list(task.splits)
-    splits = [chosen] if isinstance(chosen, str) else list(chosen)
+def splits_to_test(config: DictConfig, task: Task) -> list[str]:
+    """The splits named by `split`; without it, all of the task that have a file."""
+    if config.split is None:
+        given = None if config.data.name == "demo" else config.data.files
+        return [split for split in task.splits if given is None or split in given]
+    splits = [config.split] if isinstance(config.split, str) else list(config.split)
     for split in splits:
-        if split not in ("train", *task.splits):
-            raise UserError(
-                f"split={split} is not one of train, {', '.join(task.splits)}{did_you_mean(split, task.splits)}"
-            )
+        if split not in task.splits:
+            raise UserError(f"split={split} is not one of {', '.join(task.splits)}{did_you_mean(split, task.splits)}")
     return splits
 
 
 def demo_files(config: DictConfig) -> dict[str, Path]:
     data = plain(config.data)
-    return write_demo(config.task.name, Path(data["root"]), SceneConfig(**data["scenes"]), data["rows"], data["seed"])
+    root, scenes = Path(data["root"]).expanduser(), SceneConfig(**data["scenes"])
+    return write_demo(config.task.name, root, scenes, data["rows"], data["seed"])
 
 
 def tsv_files(config: DictConfig, task: Task) -> dict[str, Path]:
     """The configured file of each split, or `<task>_<split>.tsv` in the configured folder."""
+    splits = ("train", *task.splits)
     if config.data.files is not None:
+        for split in config.data.files:
+            if split not in splits:
+                raise UserError(f"data.files: {split} is not one of {', '.join(splits)}{did_you_mean(split, splits)}")
         return {split: Path(path) for split, path in config.data.files.items()}
     if OmegaConf.is_missing(config.data, "root"):
         raise UserError(
@@ -104,12 +159,17 @@ def tsv_files(config: DictConfig, task: Task) -> dict[str, Path]:
     root = Path(config.data.root)
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder")
-    return {split: root / f"{config.task.name}_{split}.tsv" for split in ("train", *task.splits)}
+    return {split: root / f"{config.task.name}_{split}.tsv" for split in splits}
 
 
 def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
     """The task's own way to generate, with what the configuration changes."""
     changes = {key: value for key, value in plain(config.generation).items() if value is not None}
+    for key, value in changes.items():
+        if key in task.fixed_generation:
+            raise UserError(f"generation.{key}={value}: {config.task.name} has answers of one length; leave it null")
+        if isinstance(value, str):
+            raise UserError(f"generation.{key}={value} is not a number")
     return replace(task.generation, **changes)
 
 
@@ -119,23 +179,23 @@ def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Call
 
 def training_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Callback]:
     """Those of a test, and what a training run keeps: its best and its last checkpoint, its learning rates."""
+    checkpoints = folder / "checkpoints"
     callbacks = [
         *test_callbacks(config, task, folder),
         LearningRateMonitor("step"),
-        ModelCheckpoint(
-            folder / "checkpoints", "best", monitor=f"val/{task.best}", mode="max", enable_version_counter=False
-        ),
-        ModelCheckpoint(folder / "checkpoints", "last", monitor=None, enable_version_counter=False),
+        ModelCheckpoint(checkpoints, "best", monitor=f"val/{task.best}", mode="max", enable_version_counter=False),
+        ModelCheckpoint(checkpoints, "last", monitor=None, enable_version_counter=False),  # at each validation, ...
+        SaveAtEnd(checkpoints / "last.ckpt"),  # ... and at the end of training
     ]
     if config.ema.decay is not None:
+        # Behind SaveAtEnd: at the end of training it replaces the weights by their average.
         callbacks.append(EMAWeightAveraging(decay=config.ema.decay))
     return callbacks
 
 
 def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path, **settings: Any) -> pl.Trainer:
     """Lightning's trainer with the configured arguments and `settings`."""
-    check_precision(config.trainer.precision, config.trainer.accelerator)
-    return instantiate(
+    return make(
         plain(config.trainer),
         callbacks=callbacks,
         use_distributed_sampler=False,
@@ -161,17 +221,7 @@ def validation_settings(config: DictConfig, batches: int) -> dict[str, Any]:
         intervals.append(whole_epochs * batches + rest * accumulate)
     if epochs is not None:
         intervals.append(epochs * batches)
-    if min(intervals) < 1:
-        raise UserError(
-            "validate_every, trainer.max_steps and trainer.max_epochs must be at least 1 (max_steps=-1: no limit)"
-        )
     return {"val_check_interval": min(intervals), "check_val_every_n_epoch": None}
-
-
-def check_precision(precision: str, accelerator: str) -> None:
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    if on_cpu and str(precision).startswith("16"):
-        raise UserError(f"trainer.precision={precision} needs a GPU; on a CPU use 32-true or bf16-mixed")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -79,35 +79,51 @@ def grid(pictures: list[Image.Image], columns: int = 4) -> Image.Image:
     return sheet
 
 
+class SaveAtEnd(pl.Callback):
+    """Saves a checkpoint when training ends, whether or not it ends at a validation."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.file)
+
+
 class ReportNotes(pl.Callback):
-    """Counts the notes that batches carry and says them at the end of an epoch: repaired rows by kind, skipped rows."""
+    """Counts the notes that batches carry: rows repaired, by kind, and rows skipped.
+
+    Those of training are said at the end of each epoch, those of an evaluation when it ends.
+    """
 
     def __init__(self) -> None:
-        self.notes: Counter[str] = Counter()
+        self.training: Counter[str] = Counter()
+        self.evaluation: Counter[str] = Counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
-        self.notes.update(batch.notes)
+        self.training.update(batch.notes)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
-        self.notes.update(batch.notes)
+        self.evaluation.update(batch.notes)
 
     def on_test_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
-        self.notes.update(batch.notes)
+        self.evaluation.update(batch.notes)
 
     def on_train_epoch_end(self, *args: Any) -> None:
-        self._report()
+        report_notes("training", self.training)
 
     def on_validation_end(self, *args: Any) -> None:
-        self._report()
+        report_notes("validation", self.evaluation)
 
     def on_test_end(self, *args: Any) -> None:
-        self._report()
+        report_notes("test", self.evaluation)
 
-    def _report(self) -> None:
-        skipped = {note: n for note, n in self.notes.items() if note.startswith("skipped ")}
-        for note, count in (self.notes - Counter(skipped)).most_common():
-            log.warning("%s: %d times", note, count)
-        if skipped:
-            shown = list(skipped)[:10]
-            log.warning("%d broken rows were skipped, among them:\n  %s", sum(skipped.values()), "\n  ".join(shown))
-        self.notes.clear()
+
+def report_notes(stage: str, notes: Counter[str]) -> None:
+    """Logs and empties the counts of one stage."""
+    skipped = {note: count for note, count in notes.items() if note.startswith("skipped ")}
+    for note, count in (notes - Counter(skipped)).most_common():
+        log.warning("%s: %s, %d times", stage, note, count)
+    if skipped:
+        shown = "\n  ".join(list(skipped)[:10])
+        log.warning("%s: broken rows skipped: %d, among them\n  %s", stage, sum(skipped.values()), shown)
+    notes.clear()

@@ -12,7 +12,7 @@ from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -39,7 +39,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         def main() -> None:
             quieten_lightning()
             try:
-                check_overrides(config_name, [word for word in sys.argv[1:] if not word.startswith("-")])
+                check_overrides(config_name, get_args_parser().parse_args().overrides)
             except UserError as error:
                 sys.exit(f"error: {error}")
             hydra.main(str(CONFIGS), config_name, version_base="1.3")(with_one_line_errors)()
@@ -63,15 +63,20 @@ def quieten_lightning() -> None:
 
 
 def check_overrides(config_name: str, words: list[str]) -> None:
-    """Compose the configuration once with the given overrides.
+    """Compose the configuration once with the given overrides; those that sweep are left to Hydra.
 
     Raises:
-        UserError: for a key or an option of a group that does not exist, or a value of another kind than the default.
+        UserError: for a key or an option of a group that does not exist, a value of another kind than the default, or a
+            setting that has to be given.
     """
     overrides = [o for o in _parse(words) if o.key_or_group.split(".")[0] != "hydra" and not o.is_sweep_override()]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
             config = compose(config_name, [str(o.input_line) for o in overrides])
+            default = compose(config_name, [o.input_line for o in overrides if _is_group(o.key_or_group)])
+            for override in overrides:
+                key = override.key_or_group
+                _check_kind(key, OmegaConf.select(default, key), OmegaConf.select(config, key))
         except MissingConfigException as error:
             group, _, option = str(error.missing_cfg_file).partition("/")
             valid = [name for name in error.options or [] if not name.startswith("_")]
@@ -80,15 +85,14 @@ def check_overrides(config_name: str, words: list[str]) -> None:
             ) from error
         except ConfigCompositionException as error:
             raise _explain(error, config_name, overrides) from error
-        except (HydraException, OmegaConfBaseException) as error:
+        except UserError:
+            raise
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise UserError(str(error).splitlines()[0]) from error
-        groups = [o.input_line for o in overrides if "." not in o.key_or_group and _is_group(o.key_or_group)]
-        default = compose(config_name, groups)
-    for override in overrides:
-        _check_kind(
-            override, OmegaConf.select(default, override.key_or_group), OmegaConf.select(config, override.key_or_group)
-        )
-    GlobalHydra.instance().clear()
+    for key, is_missing in _settings(config):
+        if not is_missing or key == "data.root":  # data.files may stand for data.root
+            continue
+        raise UserError(f"{key} has to be given: {config_name}.py {key}=...")
 
 
 def _parse(words: list[str]) -> list[Override]:
@@ -105,7 +109,7 @@ def _is_group(name: str) -> bool:
 def _explain(error: ConfigCompositionException, config_name: str, overrides: list[Override]) -> UserError:
     """The override that does not fit, and the key that was meant."""
     groups = [o.input_line for o in overrides if _is_group(o.key_or_group)]
-    keys = [*_keys(compose(config_name, groups)), *(path.name for path in CONFIGS.iterdir() if path.is_dir())]
+    keys = [*(key for key, _ in _settings(compose(config_name, groups))), *(path.name for path in CONFIGS.iterdir() if path.is_dir())]
     for override in overrides:
         if override.key_or_group not in keys and not override.is_add():
             return UserError(
@@ -114,20 +118,24 @@ def _explain(error: ConfigCompositionException, config_name: str, overrides: lis
     return UserError(str(error).splitlines()[0])
 
 
-def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+def _settings(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, bool]]:
+    """The full name of each setting, and whether it still has to be given."""
     for key in config:
-        yield prefix + str(key)
-        if not OmegaConf.is_missing(config, key) and OmegaConf.is_dict(config._get_node(key)):
-            yield from _keys(config._get_node(key), f"{prefix}{key}.")
+        is_missing = OmegaConf.is_missing(config, key)
+        yield prefix + str(key), is_missing
+        if not is_missing and OmegaConf.is_dict(config._get_node(key)):
+            yield from _settings(config._get_node(key), f"{prefix}{key}.")
 
 
-def _check_kind(override: Override, default: object, value: object) -> None:
-    """A number where the default is a number, true or false where it is one of these."""
-    kinds = {bool: (bool, "true or false"), int: ((int,), "a whole number"), float: ((int, float), "a number")}
-    kind, words = kinds.get(type(default), (object, ""))
-    if (
-        value is not None
-        and not isinstance(value, kind)
-        or (type(default) is not bool and words and isinstance(value, bool))
-    ):
-        raise UserError(f"{override.key_or_group}={value} is not {words}; the default is {default}")
+def _check_kind(key: str, default: object, value: object) -> None:
+    """A number where the default is one, true or false where it is one of these, settings where it has settings."""
+    if isinstance(default, DictConfig) and not isinstance(value, DictConfig) and not _is_group(key):
+        raise UserError(
+            f"{key}={value}: it is a group of settings; set one of {', '.join(f'{key}.{k}' for k in default)}"
+        )
+    kinds = {bool: ((bool,), "true or false"), int: ((int,), "a whole number"), float: ((int, float), "a number")}
+    allowed, words = kinds.get(type(default), ((), ""))
+    is_other_kind = not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)
+    # null means "none" in many settings; Lightning's devices may be a number, a list or "auto".
+    if allowed and is_other_kind and isinstance(value, str | bool | int | float) and key != "trainer.devices":
+        raise UserError(f"{key}={value} is not {words}; the default is {default}")

@@ -59,6 +59,6 @@ class TrainingModule(EvaluationModule):
         return loss.sum / loss.sample_size
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.optim.optimizer(self.model)
+        optimizer = self.optim.optimizer(self.model, fused="mixed" not in self.trainer.precision)
         schedule = self.optim.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}

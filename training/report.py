@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -60,13 +62,15 @@ def say_scores(config: DictConfig, folder: Path, task: Task) -> None:
 
 
 def say_next(config: DictConfig, folder: Path) -> None:
-    """What to type after a training run."""
+    """What to type after a training run; the choices that shaped its data, task and model are repeated."""
+    changed = [word for word in HydraConfig.get().overrides.task if word.split(".")[0] in ("data", "task", "model")]
+    words = [f"task={config.task.name}", f"model={config.model.name}", f"data={config.data.name}", *changed]
     console = Console()
     console.print("Score the best checkpoint again, or with other options:", soft_wrap=True)
     console.print(
-        f"  python evaluate.py task={config.task.name} model={config.model.name} checkpoint={folder} "
-        "generation.beam_size=1",
-        soft_wrap=True, highlight=False,
-    )  # fmt: skip
+        f"  python evaluate.py {shlex.join(words)} checkpoint={folder} generation.beam_size=1",
+        soft_wrap=True,
+        highlight=False,
+    )
     console.print("Watch the curves:", soft_wrap=True)
     console.print(f"  tensorboard --logdir {folder}", soft_wrap=True, highlight=False)

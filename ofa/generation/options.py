@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ofa.errors import UserError
+from ofa.vocabulary import VOCABULARY_SIZE
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class GenerationOptions:
         length_penalty: final score = sum of log-probabilities / length ** length_penalty.
         normalize_scores: False leaves the sum as it is.
         temperature: divides the logits.
-        constraint_range: first and last-but-one id that may be chosen, beside `</s>`; None allows the vocabulary.
+        constraint_range: first id that may be chosen, beside `</s>`, and one behind the last; None: the vocabulary.
 
     Raises:
         UserError: at construction, for values no search can run with.
@@ -45,7 +47,15 @@ class GenerationOptions:
             raise UserError(f"no_repeat_ngram_size={self.no_repeat_ngram_size} is negative; 0 allows repetition")
         if self.temperature <= 0:
             raise UserError(f"temperature={self.temperature} is not positive")
-        if self.constraint_range is not None and not 4 <= self.constraint_range[0] < self.constraint_range[1]:
-            raise UserError(
-                f"constraint_range={self.constraint_range}: first id, then one behind the last, both above 3"
-            )
+        check_constraint_range(self.constraint_range)
+
+
+def check_constraint_range(constraint_range: Sequence[int] | None) -> None:
+    """Raises UserError unless it is None or the first id above 3 and one behind the last id of the vocabulary's."""
+    if constraint_range is None:
+        return
+    is_pair = isinstance(constraint_range, Sequence) and len(constraint_range) == 2
+    if not is_pair or not 4 <= constraint_range[0] < constraint_range[1] <= VOCABULARY_SIZE:
+        raise UserError(
+            f"constraint_range={constraint_range} is not [first, one behind the last] id, from 4 to {VOCABULARY_SIZE}"
+        )

@@ -38,7 +38,9 @@ def test_logits_and_answers_equal_those_of_the_cpu(model, batch):
         model.cuda()
         torch.testing.assert_close(model(**on_gpu(batch)).logits.cpu(), expected, rtol=1e-3, atol=1e-3)
     found = generate(model, on_gpu(batch), options)
-    assert [h.tokens for hypotheses in found for h in hypotheses] == [h.tokens for hypotheses in answers for h in hypotheses]
+    assert [h.tokens for hypotheses in found for h in hypotheses] == [
+        h.tokens for hypotheses in answers for h in hypotheses
+    ]
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])

@@ -3,7 +3,7 @@ from omegaconf import OmegaConf
 
 from ofa.errors import UserError
 from tasks.refcoco import RefCOCO
-from training.build import check_precision, chosen_splits, validation_settings
+from training.build import check, make, splits_to_test, validation_settings
 
 
 def interval(batches, every=500, accumulate=1, max_steps=-1, max_epochs=None):
@@ -28,19 +28,50 @@ def test_a_run_without_end_is_refused():
         interval(batches=5)
 
 
-def test_a_length_of_zero_is_refused():
-    with pytest.raises(UserError, match="at least 1"):
-        interval(batches=5, max_steps=0)
+def checked(**changes):
+    config = OmegaConf.create({"trainer": {"precision": "32-true", "accelerator": "cpu", "devices": 1}})
+    for key, value in changes.items():
+        OmegaConf.update(config, key.replace("__", "."), value)
+    check(config)
 
 
-def test_half_precision_on_a_cpu_is_refused():
-    check_precision("bf16-mixed", "cpu")
-    with pytest.raises(UserError, match="trainer.precision=16-mixed needs a GPU"):
-        check_precision("16-mixed", "cpu")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainer__precision": "16-mixed"}, "trainer.precision=16-mixed needs a GPU"),
+        ({"trainer__devices": 2}, "trainer.devices=2: several processes are not supported yet"),
+        ({"trainer__max_epochs": 0}, "trainer.max_epochs=0 is not a whole number of at least 1"),
+        ({"data__batch_size": 0}, "data.batch_size=0"),
+        ({"data__train_limit": "abc"}, "data.train_limit=abc"),
+        ({"ema__decay": 2}, "ema.decay=2 is not a number between 0 and 1"),
+    ],
+)
+def test_impossible_numbers_are_refused_by_name(changes, message):
+    with pytest.raises(UserError, match=message):
+        checked(**changes)
+
+
+def test_sound_numbers_pass():
+    checked(trainer__precision="bf16-mixed", trainer__devices="auto", data__batch_size=1, ema__decay=0.9)
+
+
+def splits(**changes):
+    return splits_to_test(OmegaConf.create({"split": None, "data": {"name": "tsv", "files": None}, **changes}), RefCOCO)
+
+
+def test_without_a_choice_all_splits_are_tested_that_have_a_file():
+    assert splits() == ["val", "testA", "testB"]
+    assert splits(data={"name": "tsv", "files": {"train": "a.tsv", "testB": "b.tsv"}}) == ["testB"]
 
 
 def test_an_unknown_split_is_answered_with_the_closest_one():
-    assert chosen_splits(None, RefCOCO) == ["val", "testA", "testB"]
-    assert chosen_splits("testA", RefCOCO) == ["testA"]
-    with pytest.raises(UserError, match="did you mean 'testA'"):
-        chosen_splits(["testa"], RefCOCO)
+    assert splits(split="testA") == ["testA"]
+    with pytest.raises(UserError, match="split=testa is not one of val, testA, testB; did you mean 'testA'"):
+        splits(split=["testa"])
+
+
+def test_what_hydra_wraps_is_unwrapped():
+    with pytest.raises(UserError, match=r"^optim.lr=-1"):
+        make({"_target_": "training.optim.Optim", "lr": -1})
+    with pytest.raises(UserError, match=r"training.optim.Optim cannot be made with these settings: .*learning_rate"):
+        make({"_target_": "training.optim.Optim", "learning_rate": 1})

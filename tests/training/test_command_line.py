@@ -26,6 +26,9 @@ def test_sweeps_are_left_to_hydra():
         (["model.compile=3"], "model.compile=3 is not true or false"),
         (["data=tsv", "data.rows=3"], "there is no setting 'data.rows'"),
         (["task"], "'task' is not of the form key=value"),
+        (["data.rows=3"], "data.rows=3: it is a group of settings; set one of data.rows.train"),
+        (["optim=5"], "optim"),
+        (["data.scenes.image_size=${task.imgsize}"], "imgsize"),
         (["optim.lr=["], "is not of the form key=value"),
     ],
 )
@@ -33,3 +36,12 @@ def test_a_mistaken_override_is_answered_in_one_line_with_the_closest_name(words
     with pytest.raises(UserError, match=message) as error:
         check_overrides("train", words)
     assert "\n" not in str(error.value)
+
+
+def test_devices_may_be_a_list_or_auto():
+    check_overrides("train", ["trainer.devices=[1]"])
+
+
+def test_a_setting_that_has_to_be_given_is_asked_for():
+    with pytest.raises(UserError, match=r"checkpoint has to be given: evaluate.py checkpoint=..."):
+        check_overrides("evaluate", ["task=refcoco"])

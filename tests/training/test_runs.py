@@ -189,6 +189,6 @@ def test_broken_rows_stop_a_run_by_name_or_are_skipped_and_counted(refcoco_root,
     assert process.returncode == 1
     assert re.search(r"^error: line 3 of .*refcoco_train.tsv: .*", process.stderr, re.MULTILINE)
     process = run("train.py", *words, "data.on_error=skip", folder=tmp_path)
-    assert "1 broken rows were skipped" in process.stdout
+    assert "training: broken rows skipped: 1, among them" in process.stdout
     assert "skipped line 3 of" in process.stdout
-    assert "clipped to the image: 1 times" in process.stdout
+    assert "box clipped to the image, 1 times" in process.stdout

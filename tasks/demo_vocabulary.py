@@ -1,4 +1,4 @@
-"""Makes the embedded demo vocabulary: `python -m data.demo.train_tokenizer` rewrites ofa/demo_vocabulary/.
+"""Makes the embedded demo vocabulary: `python -m tasks.demo_vocabulary` rewrites ofa/demo_vocabulary/.
 
 A small byte-level BPE trained on what the demo can say and on the prompts of all tasks, in the format of the published
 vocabulary: special tokens 0..3, `<mask>` at 50264; ids between stay unused.

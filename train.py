@@ -24,7 +24,8 @@ def train(config: DictConfig) -> float | None:
     task = build.build_task(config, tokenizer)
     generation = build.generation_options(config, task)
     criterion, optim, freezing = build.make(config.criterion), build.make(config.optim), build.make(config.freezing)
-    data = build.build_data(config, task, splits=["train", *task.splits])
+    splits = dict.fromkeys(["train", "val", *build.splits_with_files(config, task)])
+    data = build.build_data(config, task, list(splits))
     trainer = build.build_trainer(
         config,
         build.training_callbacks(config, task, folder),
@@ -42,7 +43,9 @@ def train(config: DictConfig) -> float | None:
     report.say_model(model)
     trainer.fit(module, datamodule=data)
     best = trainer.checkpoint_callback.best_model_path
-    trainer.test(module, datamodule=data, ckpt_path=best or None, verbose=False)
+    if best:
+        load_weights(model, best)
+    trainer.test(module, datamodule=data, verbose=False)
     report.say_scores(config, folder, task)
     report.say_next(config, folder)
     return float(trainer.checkpoint_callback.best_model_score) if best else None

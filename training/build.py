@@ -129,13 +129,18 @@ def build_data(config: DictConfig, task: Task, splits: list[str]) -> OFADataModu
 def splits_to_test(config: DictConfig, task: Task) -> list[str]:
     """The splits named by `split`; without it, all of the task that have a file."""
     if config.split is None:
-        given = None if config.data.name == "demo" else config.data.files
-        return [split for split in task.splits if given is None or split in given]
+        return splits_with_files(config, task)
     splits = [config.split] if isinstance(config.split, str) else list(config.split)
     for split in splits:
         if split not in task.splits:
             raise UserError(f"split={split} is not one of {', '.join(task.splits)}{did_you_mean(split, task.splits)}")
     return splits
+
+
+def splits_with_files(config: DictConfig, task: Task) -> list[str]:
+    """The task's evaluation splits, less those that a choice of `data.files` leaves out."""
+    given = None if config.data.name == "demo" else config.data.files
+    return [split for split in task.splits if given is None or split in given]
 
 
 def demo_files(config: DictConfig) -> dict[str, Path]:

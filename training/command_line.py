@@ -56,7 +56,6 @@ def quieten_lightning() -> None:
         ".*logs directory .* exists and is not empty",  # the run folder holds more than logs
         ".*treespec, LeafSpec.* is deprecated",
         ".*is smaller than the logging interval",
-        ".*multiple `ModelCheckpoint` callbacks",  # the first keeps the best
         ".*does not have many workers",
     ):
         warnings.filterwarnings("ignore", message)
@@ -109,7 +108,10 @@ def _is_group(name: str) -> bool:
 def _explain(error: ConfigCompositionException, config_name: str, overrides: list[Override]) -> UserError:
     """The override that does not fit, and the key that was meant."""
     groups = [o.input_line for o in overrides if _is_group(o.key_or_group)]
-    keys = [*(key for key, _ in _settings(compose(config_name, groups))), *(path.name for path in CONFIGS.iterdir() if path.is_dir())]
+    keys = [
+        *(key for key, _ in _settings(compose(config_name, groups))),
+        *(path.name for path in CONFIGS.iterdir() if path.is_dir()),
+    ]
     for override in overrides:
         if override.key_or_group not in keys and not override.is_add():
             return UserError(

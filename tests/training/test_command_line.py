@@ -27,7 +27,7 @@ def test_sweeps_are_left_to_hydra():
         (["data=tsv", "data.rows=3"], "there is no setting 'data.rows'"),
         (["task"], "'task' is not of the form key=value"),
         (["data.rows=3"], "data.rows=3: it is a group of settings; set one of data.rows.train"),
-        (["optim=5"], "optim"),
+        (["optim=5"], "must be a string or a list"),
         (["data.scenes.image_size=${task.imgsize}"], "imgsize"),
         (["optim.lr=["], "is not of the form key=value"),
     ],

@@ -160,7 +160,7 @@ def test_the_published_recipe_is_taken_for_published_data_and_the_demo_leaves_no
         ({"model": "model=tinny"}, "did you mean 'tiny'"),
         ({"image": "task.image_size=688"}, "task.image_size=688 is more than the 672 px"),
         ({"precision": "trainer.precision=16-mixed"}, "trainer.precision=16-mixed needs a GPU"),
-        ({"split": "data.files={train: a.tsv}"}, "a.tsv does not exist"),
+        ({"split": "data.files={train: a.tsv, val: b.tsv}"}, "a.tsv does not exist"),
         ({"init": "init=nowhere.ckpt"}, "checkpoint nowhere.ckpt does not exist"),
         ({"lr": "optim.lr=-1"}, "optim.lr=-1"),
     ],
@@ -192,3 +192,19 @@ def test_broken_rows_stop_a_run_by_name_or_are_skipped_and_counted(refcoco_root,
     assert "training: broken rows skipped: 1, among them" in process.stdout
     assert "skipped line 3 of" in process.stdout
     assert "box clipped to the image, 1 times" in process.stdout
+
+
+def test_mixed_precision_trains_and_tests(tmp_path):
+    process = run("train.py", *SMALL_DEMO, "trainer.precision=bf16-mixed", "trainer.max_steps=2", folder=tmp_path)
+    assert "random object" in process.stdout
+
+
+def test_train_and_val_files_alone_are_enough_and_a_missing_checkpoint_is_named(refcoco_root, vocabulary, tmp_path):
+    files = f"data.files={{train: {refcoco_root}/refcoco_train.tsv, val: {refcoco_root}/refcoco_val.tsv}}"
+    words = ["data=tsv", files, f"tokenizer={vocabulary}", "model=micro", "data.num_workers=0", "task.image_size=32"]
+    run("train.py", *words, "trainer.max_epochs=1", "hydra.run.dir=run", folder=tmp_path)
+    assert json.loads((tmp_path / "run/metrics.json").read_text()).keys() == {"val"}
+    last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 1  # two batches, accumulated
+    process = run("evaluate.py", *words, "checkpoint=nowhere", folder=tmp_path, check=False)
+    assert process.stderr.splitlines()[-1] == "error: checkpoint nowhere does not exist"

@@ -96,6 +96,7 @@ class ImageTransform:
         mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return pixels.sub_(mean).div_(std)
 
-    def resize_ratios(self, image: Image.Image) -> tuple[float, float]:
-        """(width, height) of the result over those of `image`: what its boxes are to be multiplied by."""
-        return self.size / image.width, self.size / image.height
+
+def resize_ratios(size: int, width: int, height: int) -> tuple[float, float]:
+    """What x and y of a box in a picture of width x height are multiplied by when it becomes size x size."""
+    return size / width, size / height

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from data.batch import Sample
-from data.images import ImageTransform, decode_image
+from data.images import ImageTransform, decode_image, resize_ratios
 from data.tsv import Row
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
@@ -150,7 +150,7 @@ class RefCOCO(Task[Region, BoxPrediction]):
         return picture
 
     def _resize_ratio(self, truth: Region) -> tuple[float, float]:
-        return self.image_size / truth.width, self.image_size / truth.height
+        return resize_ratios(self.image_size, truth.width, truth.height)
 
 
 class RefCOCOg(RefCOCO):

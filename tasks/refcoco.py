@@ -145,8 +145,9 @@ class RefCOCO(Task[Region, BoxPrediction]):
         picture.paste(Image.fromarray(pixels).resize((_TILE, _TILE)), (0, _CAPTION))
         pen = ImageDraw.Draw(picture)
         pen.text((4, 2), textwrap.fill(truth.text, width=40, max_lines=2), fill="black")
-        for box, colour in ((truth.box, "lime"), (prediction.box, "red")):
-            pen.rectangle(_in_tile(box, truth), outline=colour, width=3)
+        # The true box is the wider one, so that it is seen under a prediction that equals it.
+        for box, colour, width in ((truth.box, "lime", 6), (prediction.box, "red", 2)):
+            pen.rectangle(_in_tile(box, truth), outline=colour, width=width)
         return picture
 
     def _resize_ratio(self, truth: Region) -> tuple[float, float]:

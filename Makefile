@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable ".[test]"
+	$(BIN)/pip install -qq --editable ".[test]"
 	touch $@
 
 demo: $(INSTALLED)   ## train the 33 M-parameter tiny model on generated scenes and score it on unseen ones

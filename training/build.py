@@ -55,8 +55,11 @@ def check(config: DictConfig) -> None:
     precision, on_cpu = str(config.trainer.precision), config.trainer.accelerator == "cpu"
     if precision.startswith("16") and (on_cpu or not torch.cuda.is_available()):
         raise UserError(f"trainer.precision={precision} needs a GPU; on a CPU use 32-true or bf16-mixed")
+    if config.trainer.get("max_steps") == 0:
+        raise UserError("trainer.max_steps=0 is a run of no length; set at least 1, or -1 for no limit")
     devices = config.trainer.devices
-    if devices not in (1, "1", "auto") and not (isinstance(devices, ListConfig) and len(devices) == 1):
+    is_one = devices in (1, "1") or (isinstance(devices, ListConfig) and len(devices) == 1)
+    if not is_one and not (devices == "auto" and torch.cuda.device_count() <= 1):
         raise UserError(f"trainer.devices={devices}: several processes are not supported yet; set trainer.devices=1")
 
 

@@ -40,6 +40,7 @@ def checked(**changes):
     [
         ({"trainer__precision": "16-mixed"}, "trainer.precision=16-mixed needs a GPU"),
         ({"trainer__devices": 2}, "trainer.devices=2: several processes are not supported yet"),
+        ({"trainer__max_steps": 0}, "trainer.max_steps=0 is a run of no length"),
         ({"trainer__max_epochs": 0}, "trainer.max_epochs=0 is not a whole number of at least 1"),
         ({"data__batch_size": 0}, "data.batch_size=0"),
         ({"data__train_limit": "abc"}, "data.train_limit=abc"),
@@ -49,6 +50,12 @@ def checked(**changes):
 def test_impossible_numbers_are_refused_by_name(changes, message):
     with pytest.raises(UserError, match=message):
         checked(**changes)
+
+
+def test_all_devices_of_a_machine_with_several_are_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError, match="trainer.devices=auto: several processes are not supported yet"):
+        checked(trainer__devices="auto")
 
 
 def test_sound_numbers_pass():

@@ -10,6 +10,8 @@ import json
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from data.demo.hypotheses import PROPERTIES
+from data.demo.language import plural
 from data.demo.scenes import COLOURS, SHAPES, SIZES
 from ofa.tokenizer import DEMO_FOLDER
 from ofa.vocabulary import MASK
@@ -36,14 +38,15 @@ PROMPTS = (
 ANSWERS = "yes no maybe positive negative object: objects"
 WORDS = (
     "a an and the there is are no not it on in of to with one two three four five left right top bottom side above "
-    "below beside next near picture image scene shape shapes shows see how many what which colour where"
+    "below beside next near picture image scene shape shapes shows see how many what which colour color where"
 )
+NUMBERS = range(17)  # as many objects as the densest scenes of usual settings have
 
 
 def text() -> list[str]:
     """Each word of the demo, often enough that all of them are merged whole."""
-    plural = [f"{shape}s" for shape in SHAPES] + ["crosses"]
-    words = " ".join([*PROMPTS, ANSWERS, WORDS, *COLOURS, *SHAPES, *plural, *SIZES]).split()
+    plurals, numbers = map(plural, SHAPES), map(str, NUMBERS)
+    words = " ".join([*PROMPTS, ANSWERS, WORDS, *COLOURS, *SHAPES, *plurals, *SIZES, *PROPERTIES, *numbers]).split()
     return [f" {word}" for word in words] * 2
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import logging
 import shutil
@@ -15,22 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data.demo.language import referring_expressions
-from data.demo.scenes import Box, Scene, SceneConfig, draw_scene, make_scene
+from data.demo.rows import TASKS, DemoTask, Row, Split
+from data.demo.scenes import Box, Scene, SceneConfig, make_scene
 from ofa.errors import UserError
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # to be raised when what is written changes, so that older folders are not taken for new ones
-
-# The splits of each task, as in its published files.
-SPLITS = {
-    "refcoco": ("train", "val", "testA", "testB"),
-    "refcocoplus": ("train", "val", "testA", "testB"),
-    "refcocog": ("train", "val", "test"),
-}
 
 
 @dataclass(frozen=True)
@@ -41,16 +31,18 @@ class SceneRecord:
     width: int
     height: int
     boxes: list[Box]
+    kind: str = ""  # of the question, in a file of questions
 
 
 def write_demo(task: str, root: Path, config: SceneConfig, rows: Mapping[str, int], seed: int) -> dict[str, Path]:
     """The TSV file of each split, written now or by an earlier call with the same arguments.
 
-    No content of a scene occurs in two splits. Beside `<split>.tsv` lies `<split>.scenes.jsonl`, see `read_scenes`.
-    Safe to be called by several processes at once: a folder appears whole or not at all.
+    No content of a scene occurs in two splits. Beside `<split>.tsv` lies `<split>.scenes.jsonl`, see `read_scenes`;
+    beside those of vqa `answers.json` too, every possible answer and its index. Safe to be called by several processes
+    at once: a folder appears whole or not at all.
 
     Args:
-        task: a name in SPLITS.
+        task: a name in TASKS.
         root: cache folder; a folder for these arguments is made in it.
         config: the scenes.
         rows: how many rows "train" has, and how many each other split ("evaluation").
@@ -59,18 +51,18 @@ def write_demo(task: str, root: Path, config: SceneConfig, rows: Mapping[str, in
     Raises:
         UserError: the task has no demo data, or the folder cannot be written.
     """
-    if task not in SPLITS:
-        raise UserError(f"there is no demo data for task {task!r}, only for {', '.join(SPLITS)}; set data=tsv")
+    if task not in TASKS:
+        raise UserError(f"there is no demo data for task {task!r}, only for {', '.join(TASKS)}; set data=tsv")
     settings = json.dumps([FORMAT, task, asdict(config), dict(rows), seed], sort_keys=True)
     folder = Path(root) / f"{task}_{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
     if not folder.is_dir():
         log.info("writing demo data to %s", folder)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            _write_folder(folder, task, config, rows, seed)
+            _write_folder(folder, TASKS[task], config, rows, seed)
         except OSError as error:
             raise UserError(f"demo data cannot be written to {folder} ({error.strerror}); set data.root") from error
-    return {split: folder / f"{split}.tsv" for split in SPLITS[task]}
+    return {split: folder / f"{split}.tsv" for split in TASKS[task].splits}
 
 
 def read_scenes(tsv: Path) -> list[SceneRecord]:
@@ -79,22 +71,24 @@ def read_scenes(tsv: Path) -> list[SceneRecord]:
         return [SceneRecord(**json.loads(line)) for line in lines]
 
 
-def _write_folder(folder: Path, task: str, config: SceneConfig, rows: Mapping[str, int], seed: int) -> None:
+def _write_folder(folder: Path, task: DemoTask, config: SceneConfig, rows: Mapping[str, int], seed: int) -> None:
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name))
     try:
-        for number, split in enumerate(SPLITS[task]):
-            rng = np.random.default_rng([seed, number])
-            scenes = _scenes_of(number, len(SPLITS[task]), rng, config)
-            count = rows["train" if split == "train" else "evaluation"]
+        for place, name in enumerate(task.splits):
+            rng = np.random.default_rng([seed, place])
+            scenes = _scenes_of(place, len(task.splits), rng, config)
+            count = rows["train" if name == "train" else "evaluation"]
+            split = Split(name, place, len(task.splits), count, config, scenes, rng)
             with (
-                (unfinished / f"{split}.tsv").open("w", encoding="utf-8") as tsv,
-                (unfinished / f"{split}.scenes.jsonl").open("w", encoding="utf-8") as records,
+                (unfinished / f"{name}.tsv").open("w", encoding="utf-8") as tsv,
+                (unfinished / f"{name}.scenes.jsonl").open("w", encoding="utf-8") as records,
             ):
-                for i in range(count):
-                    scene, columns = _refcoco_row(scenes, rng)
-                    record = SceneRecord(f"{split}{i}", *[scene.image_size] * 2, [o.box for o in scene.objects])
-                    tsv.write("\t".join([record.uniq_id, *columns]) + "\n")
-                    records.write(json.dumps(asdict(record)) + "\n")
+                for row in task.rows(split):
+                    tsv.write("\t".join(row.columns) + "\n")
+                    records.write(_record_line(row) + "\n")
+        if task.answers:
+            numbers = {answer: i for i, answer in enumerate(task.answers(config))}
+            (unfinished / "answers.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
         unfinished.chmod(0o755)
         try:
             unfinished.rename(folder)
@@ -103,6 +97,14 @@ def _write_folder(folder: Path, task: str, config: SceneConfig, rows: Mapping[st
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _record_line(row: Row) -> str:
+    scene = row.scene
+    record = asdict(SceneRecord(row.columns[0], *[scene.image_size] * 2, [o.box for o in scene.objects], row.kind))
+    if not row.kind:
+        del record["kind"]  # of no use to tasks without kinds
+    return json.dumps(record)
 
 
 def _scenes_of(split: int, n_splits: int, rng: np.random.Generator, config: SceneConfig) -> Iterator[Scene]:
@@ -119,22 +121,3 @@ def _scenes_of(split: int, n_splits: int, rng: np.random.Generator, config: Scen
             yield scene
         elif (tried := tried + 1) > 10_000:
             raise UserError("the demo has too few different scenes; raise data.scenes.grid, n_colours or n_shapes")
-
-
-def _refcoco_row(scenes: Iterator[Scene], rng: np.random.Generator) -> tuple[Scene, list[str]]:
-    """A scene, and the columns image_id, text, box, image about one of its objects."""
-    while True:
-        scene = next(scenes)
-        target = scene.objects[rng.integers(len(scene.objects))]
-        expressions = referring_expressions(scene, target)
-        if expressions:
-            shortest = [text for text in expressions if len(text.split()) == len(expressions[0].split())]
-            text = shortest[rng.integers(len(shortest))]
-            box = ",".join(f"{side:.2f}" for side in target.box)
-            return scene, [str(scene.texture_seed), text, box, _encoded(draw_scene(scene))]
-
-
-def _encoded(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)  # small pictures: speed matters more
-    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,153 @@
+"""Truth of the demo's captions, hypotheses and questions, worked out from their words alone."""
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from data.demo.captions import captions
+from data.demo.hypotheses import PROPERTIES, hypothesis
+from data.demo.questions import KINDS, possible_answers, questions
+from data.demo.scenes import COLOURS, SHAPES, SceneConfig, make_scene
+from ofa.errors import UserError
+
+CONFIGS = [
+    SceneConfig(difficulty=difficulty, image_size=96, n_colours=6, n_shapes=4)
+    for difficulty in ("easy", "medium", "hard")
+]
+every_difficulty = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.difficulty)
+
+
+def scenes(config, count=100):
+    rng = np.random.default_rng(0)
+    return [make_scene(rng, config) for _ in range(count)]
+
+
+def looks(scene):
+    return Counter((o.colour, o.shape) for o in scene.objects)
+
+
+def looks_named(text):
+    """(colour, shape) pairs in the order of the words; each colour must stand right before a shape."""
+    words = text.split()
+    pairs = [(word, words[i + 1]) for i, word in enumerate(words) if word in COLOURS]
+    assert all(shape in SHAPES for _, shape in pairs) and len(pairs) == sum(word in SHAPES for word in words)
+    return pairs
+
+
+@every_difficulty
+def test_five_different_captions_name_exactly_the_objects_of_the_scene(config):
+    for scene in scenes(config):
+        texts = captions(scene)
+        assert len(set(texts)) == len(texts) == 5
+        for text in texts:
+            assert Counter(looks_named(text)) == looks(scene)
+            assert text.replace(" ", "").isalpha() and len(text.split()) <= 16
+            assert all(
+                (word == "an") == (after[0] in "aeiou") for word, after in pairwise(text.split()) if word in ("a", "an")
+            )
+
+
+def test_a_caption_reads_the_scene_from_top_to_bottom_and_left_to_right():
+    for scene in scenes(CONFIGS[0]):
+        in_order = sorted(scene.objects, key=lambda o: (o.box[1], o.box[0]))
+        plain, backwards, *_ = (looks_named(text) for text in captions(scene))
+        assert plain == backwards[::-1] == [(o.colour, o.shape) for o in in_order]
+
+
+def test_a_single_object_has_five_captions_too():
+    for scene in scenes(SceneConfig(min_objects=1, max_objects=1), 5):
+        assert len(set(captions(scene))) == 5
+
+
+def claims(config, label, count=100):
+    rng = np.random.default_rng(1)
+    return [(s, claim) for s in scenes(config, count) if (claim := hypothesis(s, label, config, rng))]
+
+
+@every_difficulty
+@pytest.mark.parametrize("label", ["entailment", "contradiction", "neutral"])
+def test_a_hypothesis_has_its_label_by_the_objects_of_the_scene(config, label):
+    made = claims(config, label)
+    assert len(made) > 50
+    for scene, claim in made:
+        [shown], [named] = looks_named(claim.caption), looks_named(claim.hypothesis)
+        assert shown in looks(scene) and named[0] != shown[0]
+        assert (named in looks(scene)) == (label != "contradiction")
+        assert (claim.hypothesis.split()[-1] in PROPERTIES) == (label == "neutral")
+        assert claim.hypothesis.startswith("the " if label == "neutral" else "there is a")
+
+
+@pytest.mark.parametrize("feature", ["colour", "shape", "same shape as in the caption"])
+def test_the_texts_alone_do_not_tell_entailment_from_contradiction(feature):
+    shares = []
+    for label in ("entailment", "contradiction"):
+        texts = [(looks_named(c.hypothesis)[0], looks_named(c.caption)[0]) for _, c in claims(CONFIGS[0], label, 3000)]
+        values = {
+            "colour": [named[0] for named, _ in texts],
+            "shape": [named[1] for named, _ in texts],
+            "same shape as in the caption": [named[1] == shown[1] for named, shown in texts],
+        }[feature]
+        shares.append({value: count / len(values) for value, count in Counter(values).items()})
+    assert shares[0] == pytest.approx(shares[1], abs=0.05)  # five standard errors of a difference
+
+
+def test_contradictions_often_name_a_colour_that_is_in_the_picture():
+    made = claims(CONFIGS[0], "contradiction", 1000)
+    seen = [looks_named(c.hypothesis)[0][0] in {o.colour for o in s.objects} for s, c in made]
+    assert 0.5 < np.mean(seen) < 0.75
+
+
+def test_scenes_that_allow_no_hypothesis_are_noticed():
+    lonely = SceneConfig(min_objects=1, max_objects=1)
+    with pytest.raises(UserError, match=r"data\.scenes\.min_objects=2"):
+        hypothesis(scenes(lonely, 1)[0], "neutral", lonely, np.random.default_rng(0))
+    taken = SceneConfig(n_colours=2, n_shapes=1, max_objects=2)
+    assert hypothesis(scenes(taken, 1)[0], "contradiction", taken, np.random.default_rng(0)) is None
+
+
+def answer_by_looking(scene, question):
+    """The answer to a question, worked out from its words alone; fails where there is not exactly one."""
+    words = question.rstrip("?").split()
+    if question.startswith("what color"):
+        [answer] = [o.colour for o in scene.objects if o.shape == words[-1]]
+    elif question.startswith("what shape"):
+        [answer] = [o.shape for o in scene.objects if o.colour == words[-2]]
+    elif question.startswith("is there"):
+        answer = "yes" if tuple(words[-2:]) in looks(scene) else "no"
+    elif question.startswith("how many"):
+        shape = {"crosses": "cross"}.get(words[2], words[2].removesuffix("s"))
+        answer = str(sum(shape in ("object", o.shape) for o in scene.objects))
+    else:
+        axis, sign = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}[words[-1]]
+        first, second, *_ = sorted(scene.objects, key=lambda o: sign * (o.box[axis] + o.box[axis + 2]))
+        assert sign * (second.centre[axis] - first.centre[axis]) >= scene.image_size / 8
+        answer = f"{first.colour} {first.shape}"
+    return answer
+
+
+@every_difficulty
+def test_the_best_answer_is_what_looking_at_the_scene_says(config):
+    kinds = Counter()
+    for scene in scenes(config):
+        for question in questions(scene, config):
+            (confidence, answer), *others = question.answers
+            assert answer == answer_by_looking(scene, question.text), question.text
+            assert confidence == 1.0 and all(0 < lower < 1 for lower, _ in others)
+            assert {text for _, text in question.answers} <= set(possible_answers(config))
+            kinds[question.kind] += 1
+    assert kinds.keys() == set(KINDS) and min(kinds.values()) > 50
+
+
+def test_a_count_of_shapes_has_a_neighbouring_number_as_second_answer():
+    for scene in scenes(CONFIGS[1]):
+        for question in questions(scene, CONFIGS[1]):
+            if question.kind == "how many shapes":
+                (_, best), (confidence, second) = question.answers
+                assert confidence == 0.3 and abs(int(best) - int(second)) == 1
+
+
+def test_nothing_is_asked_of_the_place_of_a_single_object():
+    config = SceneConfig(min_objects=1, max_objects=1)
+    assert all(q.kind != "place" for scene in scenes(config, 5) for q in questions(scene, config))

@@ -24,6 +24,8 @@ class Sample:
     target: list[int]  # answer </s>; empty for rows without an answer
     image: Tensor | None  # [3, h, w]
     truth: Any  # what the task's metric needs; not looked into here
+    prefix: Sequence[int] = ()  # what the decoder reads behind <s> and in front of the answer; it has no loss
+    weight: float = 1.0  # of its loss
     notes: tuple[str, ...] = ()  # kinds of harmless repairs, such as "box clipped to the image", for the epoch's report
 
 
@@ -35,8 +37,10 @@ class Batch:
     input_ids: Tensor  # [B, L]
     patch_images: Tensor | None  # [B, 3, h, w], zeros where a sample has no image; None where no sample has one
     patch_masks: Tensor  # [B] bool: which samples have an image
-    decoder_input_ids: Tensor  # [B, T]: <s>, then the target without its last token
-    target: Tensor  # [B, T]
+    prefix_tokens: Tensor | None  # [B, P], the decoder's prompts behind <s>; None where no sample has one
+    decoder_input_ids: Tensor  # [B, T]: <s>, the sample's prefix, then the answer
+    target: Tensor  # [B, T]: the answer and </s>, with <pad> in the places of the prefix
+    weights: Tensor  # [B]
     truths: list[Any]
     notes: list[str]  # of its samples, and "skipped ..." for every row that was left out
 
@@ -51,14 +55,21 @@ class Batch:
         """The batch in page-locked memory; the DataLoader's pinning thread calls this."""
         return self._map_tensors(Tensor.pin_memory)
 
+    def twice(self) -> Batch:
+        """The batch stacked on itself, its samples in the same order: row b and row b + B are one sample."""
+        doubled = self._map_tensors(lambda tensor: torch.cat([tensor, tensor]))
+        return replace(doubled, ids=self.ids * 2, truths=self.truths * 2)
+
     def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
             self,
             input_ids=function(self.input_ids),
             patch_images=None if self.patch_images is None else function(self.patch_images),
             patch_masks=function(self.patch_masks),
+            prefix_tokens=None if self.prefix_tokens is None else function(self.prefix_tokens),
             decoder_input_ids=function(self.decoder_input_ids),
             target=function(self.target),
+            weights=function(self.weights),
         )
 
 
@@ -69,8 +80,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
         input_ids=pad([sample.source for sample in samples]),
         patch_images=_stack_images([sample.image for sample in samples]),
         patch_masks=torch.tensor([sample.image is not None for sample in samples], dtype=torch.bool),
-        decoder_input_ids=pad([[BOS, *sample.target[:-1]] if sample.target else [] for sample in samples]),
-        target=pad([sample.target for sample in samples]),
+        prefix_tokens=pad([s.prefix for s in samples]) if any(s.prefix for s in samples) else None,
+        decoder_input_ids=pad([[BOS, *s.prefix, *s.target[:-1]] if s.target else [] for s in samples]),
+        target=pad([[PAD] * len(s.prefix) + s.target if s.target else [] for s in samples]),
+        weights=torch.tensor([sample.weight for sample in samples]),
         truths=[sample.truth for sample in samples],
         notes=[note for sample in samples for note in sample.notes],
     )

@@ -14,8 +14,9 @@ from data.batch import Batch, Sample, collate
 from data.tsv import Row, RowError
 from ofa.errors import UserError
 
-# A task's view of a row. The generator is seeded by (seed, epoch, row), so augmentation repeats for any workers.
-Encode = Callable[[Row, np.random.Generator], Sample]
+# A task's view of a row, for training (True) or evaluation. The generator is seeded by (seed, epoch, row), so
+# augmentation repeats for any workers.
+Encode = Callable[[Row, np.random.Generator, bool], Sample]
 OnError = Literal["stop", "skip"]
 
 MAX_SKIPPED = 100  # broken rows in a row, after which a file is not damaged in places but wrong
@@ -30,7 +31,7 @@ class TaskDataset(Dataset[Sample]):
 
     Args:
         rows: such as a TSVFile; reading one may raise RowError.
-        encode: row and random generator -> sample; may raise RowError.
+        encode: row, random generator and whether for training -> sample; may raise RowError.
         train: whether samples are for training.
         limit: use the first `limit` rows only.
     """
@@ -97,7 +98,7 @@ class TaskDataset(Dataset[Sample]):
 
     def _read(self, index: int) -> Sample:
         rng = np.random.default_rng((self.seed, int(self.epoch), index))
-        return self.encode(self.rows[index], rng)
+        return self.encode(self.rows[index], rng, self.train)
 
 
 def _skip_note(error: RowError) -> str:

@@ -24,7 +24,7 @@ class OFADataModule(pl.LightningDataModule):
         files: TSV file of each split. "train" and "val" have their usual parts; all but "train" are tested.
         columns: name and number, from 0, of the columns `encode` reads.
         n_columns: exact number of columns of the format, where it has one.
-        encode: the task's function from row and random generator to sample.
+        encode: the task's function from row, random generator and whether it is for training to sample.
         batch_size: samples per training step and process.
         eval_batch_size: samples per evaluation step and process.
         num_workers: reading processes per loader; 0 reads in the main process.

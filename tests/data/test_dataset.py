@@ -10,7 +10,7 @@ from ofa.errors import UserError
 COLUMNS = {"id": 0, "number": 1}
 
 
-def encode(row, rng):
+def encode(row, rng, train):
     """The truth holds a random draw; a number that is none is a broken row."""
     if not row.values["number"].isdigit():
         raise row.error(f"{row.values['number']!r} is not a number")

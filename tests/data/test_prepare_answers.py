@@ -1,0 +1,62 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.prepare.answers import main
+from tasks.answers import read_answers
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(tmp_path, content):
+    path = tmp_path / "trainval_ans2label.pkl"
+    path.write_bytes(pickle.dumps(content, protocol=2))
+    return path
+
+
+def test_the_command_writes_the_answers_in_the_order_of_their_labels(tmp_path):
+    source, target = write(tmp_path, {"no": 1, "yes": 0, "café": 2}), tmp_path / "answers.json"
+    command = [sys.executable, "-m", "data.prepare.answers", str(source), str(target)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"3 answers written to {target}\n")
+    assert list(json.loads(target.read_text(encoding="utf-8")).items()) == [("yes", 0), ("no", 1), ("café", 2)]
+    assert read_answers(target) == ["yes", "no", "café"]
+
+
+class Payload:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (["yes"], "holds a list"),
+        ({"yes": 0, "no": 2}, "none has 1"),
+        ({"yes": "0"}, "expected"),
+        ({}, "is empty"),
+        (Payload("executed"), "could execute code"),
+    ],
+)
+def test_another_pickle_is_an_error_of_one_line(tmp_path, content, complaint, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(write(tmp_path, content)), "answers.json"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and complaint in error and error.count("\n") == 1
+    assert "trainval_ans2label.pkl" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["trainval_ans2label.pkl"]
+
+
+def test_files_that_cannot_be_read_or_written_are_errors_of_one_line(tmp_path, capsys):
+    assert main([str(tmp_path / "none.pkl"), str(tmp_path / "answers.json")]) == 2
+    assert main([str(write(tmp_path, {"yes": 0})), str(tmp_path / "none" / "answers.json")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert "none.pkl cannot be read" in errors[0] and "answers.json cannot be written" in errors[1]

@@ -1,0 +1,16 @@
+"""R-Drop (arXiv 2106.14448): two dropout passes of one batch are to agree."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def pass_divergence(log_p: Tensor) -> Tensor:
+    """(KL(p || q) + KL(q || p)) / 2 of each token, [N / 2].
+
+    Args:
+        log_p: [N, A], log-probabilities: p of all tokens of the first pass, then q of the same tokens of the second.
+            What is not allowed must be 0 in both, and so adds nothing; -inf would make inf - inf.
+    """
+    p, q = log_p.chunk(2)
+    return ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2

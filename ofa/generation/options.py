@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ofa.errors import UserError
+from ofa.generation.prefix_tree import PrefixTree
 from ofa.vocabulary import VOCABULARY_SIZE
 
 
@@ -22,6 +23,9 @@ class GenerationOptions:
         normalize_scores: False leaves the sum as it is.
         temperature: divides the logits.
         constraint_range: first id that may be chosen, beside `</s>`, and one behind the last; None: the vocabulary.
+        prefix_tree: the answers that may be found, no other; None: any.
+        softmax_over_tree: probabilities are shared out among the tree's next tokens, as models are trained to; False:
+            among the whole vocabulary, for a model that was trained without the tree.
 
     Raises:
         UserError: at construction, for values no search can run with.
@@ -35,6 +39,8 @@ class GenerationOptions:
     normalize_scores: bool = True
     temperature: float = 1.0
     constraint_range: tuple[int, int] | None = None
+    prefix_tree: PrefixTree | None = None
+    softmax_over_tree: bool = True
 
     def __post_init__(self) -> None:
         if self.beam_size < 1:
@@ -48,6 +54,11 @@ class GenerationOptions:
         if self.temperature <= 0:
             raise UserError(f"temperature={self.temperature} is not positive")
         check_constraint_range(self.constraint_range)
+        if self.constraint_range is not None and self.prefix_tree is not None:
+            raise UserError(
+                f"constraint_range={self.constraint_range} and prefix_tree: the tree allows its answers' tokens alone; "
+                f"leave one of the two out"
+            )
 
 
 def check_constraint_range(constraint_range: Sequence[int] | None) -> None:

@@ -5,7 +5,8 @@ import torch
 
 from ofa.config import OFAConfig
 from ofa.errors import UserError
-from ofa.generation import GenerationOptions, generate
+from ofa.generation import GenerationOptions, PrefixTree, generate
+from ofa.generation.step_decoder import StepDecoder
 from ofa.model import OFAModel
 
 
@@ -132,6 +133,39 @@ def test_prefixes_of_different_lengths_are_kept(model, batch):
     assert found[2][0].tokens == generate(model, one(batch, 2), GenerationOptions(beam_size=3, max_len=5))[0][0].tokens
 
 
+TREE = PrefixTree([[70], [70, 80], [90, 80, 70], [60, 50, 40, 30]])
+
+
+@pytest.mark.parametrize("softmax_over_tree", [True, False])
+def test_answers_of_a_tree_that_are_too_long_or_too_short_are_not_cut_or_filled(model, batch, softmax_over_tree):
+    for min_len, max_len, lengths in ((0, 4, [1, 2, 3, 4]), (0, 2, [1, 2]), (2, 3, [2, 3])):
+        options = GenerationOptions(
+            min_len=min_len, max_len=max_len, prefix_tree=TREE, softmax_over_tree=softmax_over_tree
+        )
+        for hypotheses in generate(model, batch, options):
+            assert sorted(len(h.tokens) - 1 for h in hypotheses) == lengths
+    options = GenerationOptions(max_len=3, prefix_tree=PrefixTree([[60, 50, 40, 30]]))
+    assert generate(model, batch, options) == [[], [], []]
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_of_the_tree_is_not_returned_as_one(model, batch):
+    prefix = torch.tensor([[11, 12, 13, 14], [11, 12, 13, 1], [11, 12, 1, 1]])
+    found = generate(model, batch, GenerationOptions(max_len=4, prefix_tree=TREE), prefix)
+    assert [sorted(h.tokens for h in hypotheses) for hypotheses in found] == [
+        [],
+        [[11, 12, 13, 70, 2]],
+        [[11, 12, 70, 2], [11, 12, 70, 80, 2]],
+    ]
+
+
+def test_a_search_is_over_when_all_answers_of_the_tree_are_found(model, batch, monkeypatch):
+    steps, step = [], StepDecoder.step
+    monkeypatch.setattr(StepDecoder, "step", lambda *arguments: steps.append(1) or step(*arguments))
+    found = generate(model, batch, GenerationOptions(beam_size=5, max_len=16, prefix_tree=PrefixTree([[70], [80]])))
+    assert [len(hypotheses) for hypotheses in found] == [2, 2, 2]
+    assert len(steps) == 2
+
+
 def test_an_ensemble_of_a_model_with_itself_is_the_model(model, batch):
     options = GenerationOptions(beam_size=3, max_len=4)
     for ours, theirs in zip(generate([model, model], batch, options), generate(model, batch, options), strict=True):
@@ -162,6 +196,7 @@ def test_a_model_in_training_mode_is_refused(batch):
         ({"min_len": 5, "max_len": 4}, "min_len=5 and max_len=4"),
         ({"temperature": 0.0}, "temperature=0"),
         ({"constraint_range": (2, 9)}, "constraint_range"),
+        ({"constraint_range": RANGE, "prefix_tree": TREE}, "constraint_range=.* and prefix_tree"),
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size=-1"),
     ],
 )

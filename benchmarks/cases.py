@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from benchmarks.candidates import Candidates
+from benchmarks.cider import CaptionScoring
 from benchmarks.compute import Decoding, Encoding, TrainingStep
 from benchmarks.loading import Indexing, Loading
+from benchmarks.losses import MaskedLoss, TreeLoss
 from benchmarks.measure import Case
 from ofa.vocabulary import BINS
 
@@ -11,5 +14,8 @@ CASES: dict[str, list[Case]] = {
     "training_step": [TrainingStep(384)],
     "encoder": [Encoding(384), Encoding(512)],
     "beam_search": [Decoding(384), Decoding(512, kind="bins", tokens=4, constraint_range=BINS)],
+    "constrained_loss": [TreeLoss(), MaskedLoss()],
+    "candidates": [Encoding(480), Candidates()],
+    "cider": [CaptionScoring()],
     "data_loading": [Loading(workers=0), Loading(workers=2), Indexing()],
 }

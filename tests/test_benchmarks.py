@@ -5,9 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.candidates import Candidates
 from benchmarks.cases import CASES
+from benchmarks.cider import CaptionScoring
 from benchmarks.compute import Decoding, Encoding, TrainingStep
 from benchmarks.loading import Indexing, Loading
+from benchmarks.losses import MaskedLoss, TreeLoss
 from benchmarks.machine import Machine, count_operations
 from benchmarks.measure import Workload, measure
 from benchmarks.rates import RateMeter, Rates
@@ -21,6 +24,10 @@ SMALL_CASES = [
     Encoding(**MICRO),
     Decoding(**MICRO, tokens=2, beams=2),
     Decoding(**MICRO, kind="bins", tokens=2, beams=2, constraint_range=BINS),
+    TreeLoss(model="micro", batch_size=2, answers=30),
+    MaskedLoss(model="micro", batch_size=2, answers=30),
+    Candidates(**MICRO, answers=12, prompt_tokens=2),
+    CaptionScoring(captions=3, references=2, vocabulary=20),
     Loading(workers=0, rows=3, image_size=32, batch_size=2),
     Indexing(rows=3),
 ]
@@ -56,6 +63,14 @@ def test_every_benchmark_runs_and_its_figures_are_json(case, tmp_path):
 
 def test_every_kind_of_benchmark_is_tested_small():
     assert {type(case) for cases in CASES.values() for case in cases} == {type(case) for case in SMALL_CASES}
+
+
+def test_the_loss_over_a_tree_and_over_the_masked_vocabulary_are_the_same_number(tmp_path):
+    ours, masked = (
+        case(model="micro", batch_size=8, answers=60).prepare(MACHINE, tmp_path).run()
+        for case in (TreeLoss, MaskedLoss)
+    )
+    torch.testing.assert_close(ours, masked)
 
 
 def test_a_linear_layer_counts_two_operations_a_weight_and_row_forward_and_for_its_gradient(tmp_path):

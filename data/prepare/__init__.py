@@ -1,0 +1,1 @@
+"""Published files converted to those this project reads, one command each."""

@@ -1,0 +1,111 @@
+"""Published pickles read without executing anything: `load_plain_pickle`.
+
+A pickle is a program: whatever function it names is called. Here only the few names that plain data needs mean
+anything, and each stands for a harmless function or type; any other name ends the reading.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ofa.errors import UserError
+
+_BUILTINS = ("builtins", "__builtin__")  # the second is Python 2's name
+_NUMPY_SCALARS = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
+# Built-in types cannot be changed by a pickle, and making one of plain values executes nothing else.
+_TYPES = {
+    **{(module, kind.__name__): kind for module in _BUILTINS for kind in (set, frozenset, bytes, complex)},
+    ("collections", "OrderedDict"): dict,
+    ("collections", "Counter"): dict,
+}
+# What a defaultdict makes missing values with; not needed, since it becomes a dict.
+_FACTORIES = {(m, name) for m in _BUILTINS for name in ("int", "long", "float", "bool", "str", "list", "dict", "tuple")}
+
+
+def load_plain_pickle(path: str | Path) -> Any:
+    """The value of a pickle of plain data, of any protocol, Python 2's included.
+
+    Plain are dicts, lists, tuples, sets, strings, bytes, numbers, bools and None. A defaultdict, OrderedDict or Counter
+    becomes a dict, a NumPy scalar a number. Byte strings that Python 2 wrote become text: all of them read as UTF-8, or
+    all as Latin-1 where one of them is no UTF-8.
+
+    Raises:
+        UserError: the file cannot be read, is not a whole pickle, or names anything else, which was not executed.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            try:
+                return _PlainUnpickler(file, path, "utf-8").load()
+            except UnicodeDecodeError:
+                file.seek(0)
+                return _PlainUnpickler(file, path, "latin-1").load()
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except Exception as error:  # a damaged pickle may raise anything, as pickle's documentation warns
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} is not a whole pickle of plain data ({reason}): is the file complete?") from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def __init__(self, file: BinaryIO, path: Path, encoding: str) -> None:
+        super().__init__(file, encoding=encoding)
+        self._path = path
+        self._functions = _harmless_functions(encoding)
+
+    def find_class(self, module: str, name: str) -> Any:
+        key = (module, name)
+        if key in _FACTORIES:
+            return None
+        if key in _TYPES:
+            return _TYPES[key]
+        if key in self._functions:
+            return self._functions[key]
+        raise UserError(
+            f"{self._path} was not read: it names {module}.{name}, which could execute code; "
+            "only dicts, lists, tuples, sets, strings, bytes, numbers, bools and None are read"
+        )
+
+
+def _harmless_functions(encoding: str) -> dict[tuple[str, str], Callable]:
+    """What stands for the functions plain data is pickled with; new ones, for a pickle may set a function's attributes.
+
+    Args:
+        encoding: in which Python 2's byte strings are read, among them the data of its NumPy scalars.
+    """
+
+    def scalar(number_type: _NumberType, data: bytes | str) -> Any:
+        data = data.encode(encoding) if isinstance(data, str) else data
+        return np.frombuffer(data, number_type.dtype(), count=1)[0].item()
+
+    return {
+        ("collections", "defaultdict"): lambda factory=None, *items: dict(*items),
+        ("_codecs", "encode"): lambda text, _: text.encode("latin-1"),  # how protocols 0 to 2 write bytes
+        ("numpy", "dtype"): lambda code, *_: _NumberType(code),
+        **{(module, "scalar"): scalar for module in _NUMPY_SCALARS},
+    }
+
+
+class _NumberType:
+    """A pickled NumPy dtype: the code, "f8", comes first, its byte order as state."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: str) -> None:
+        self.code, self.order = code, "|"
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = state[1]
+
+    def dtype(self) -> np.dtype:
+        dtype = np.dtype(self.code).newbyteorder(self.order)
+        if dtype.kind not in "biufc":
+            raise ValueError(f"a NumPy value of type {self.code} is no number")
+        return dtype

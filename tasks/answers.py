@@ -1,0 +1,67 @@
+"""The answers a task may give, read from its answer file: `read_answers`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ofa.errors import UserError
+
+CONVERTER = "python -m data.prepare.answers"
+
+
+def read_answers(path: str | Path) -> list[str]:
+    """The answers of a JSON file, {"answer": index} with the indices 0 .. n - 1 in any order, or a plain list.
+
+    Returns:
+        the answers in the order of their indices.
+
+    Raises:
+        UserError: the file cannot be read, is something else, or has no answers or one twice.
+    """
+    path = Path(path)
+    if path.suffix in (".pkl", ".pickle"):
+        raise UserError(
+            f"{path} is a pickle, which could execute code; convert it with `{CONVERTER} {path} "
+            f"{path.with_suffix('.json')}` and give that file"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)  # lists keep duplicates
+    except OSError as error:
+        raise UserError(f"the answer file {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"the answer file {path} is not JSON ({error})") from error
+    if isinstance(content, list) and all(isinstance(answer, str) for answer in content):
+        return order_answers([(answer, index) for index, answer in enumerate(content)], path)
+    return order_answers(content, path)
+
+
+def order_answers(pairs: Sequence[tuple[Any, Any]], path: Path) -> list[str]:
+    """The answers of (answer, index) pairs, by index.
+
+    Raises:
+        UserError: these are no such pairs, or an answer occurs twice, or the indices are not 0 .. n - 1.
+    """
+    if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
+        raise UserError(f'{path} holds no answers: expected {{"answer": index}} or a list of answers')
+    if not pairs:
+        raise UserError(f"{path} holds no answers: it is empty")
+    seen: set[str] = set()
+    for answer, _ in pairs:
+        if answer in seen:
+            raise UserError(f"{path} holds the answer {answer!r} twice")
+        seen.add(answer)
+    by_index = {index: answer for answer, index in pairs}
+    missing = next((index for index in range(len(pairs)) if index not in by_index), None)
+    if missing is not None:
+        raise UserError(
+            f"the {len(pairs)} answers of {path} should have the indices 0 to {len(pairs) - 1}, but none has {missing}"
+        )
+    return [by_index[index] for index in range(len(pairs))]
+
+
+def _is_pair(pair: Any) -> bool:
+    """An answer and its index; True and False are ints in Python, but no indices."""
+    return isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and type(pair[1]) is int

@@ -1,0 +1,233 @@
+"""How good captions are: `CaptionScores` while training, `CaptionReport` for the final test.
+
+The second adds the numbers of the coco-caption evaluation (https://github.com/tylin/coco-caption, here the package
+pycocoevalcap), of which the tokenizer, METEOR and SPICE are Java programs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.spice import spice
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from ofa.errors import UserError
+from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
+
+log = logging.getLogger(__name__)
+
+Texts = dict[str, list[str]]  # by image: one caption, or its references
+
+# Without both, pycocoevalcap would download them.
+SPICE_MODELS = [
+    Path(spice.__file__).parent / "lib" / f"stanford-corenlp-3.6.0{suffix}.jar" for suffix in ("", "-models")
+]
+_JAVA_TRIAL = 60  # seconds after which Java is taken not to work
+# What pycocoevalcap raises where a Java program ended early or wrote something unexpected.
+_FAILURES = (OSError, RuntimeError, ValueError, LookupError, subprocess.SubprocessError)
+
+
+class CaptionScores(Metric):
+    """CIDEr-D, the mean over images, computed as the published validation does (see `with_end`).
+
+    Rows of one image are united: its first caption is compared with all of their references. The state is the rows
+    themselves, as bytes, in the order of processes; evaluation shares rows out in that order, too, so the result over
+    several processes is exactly the one of a single process.
+
+    Args:
+        frequencies: how common n-grams are; None: as common as in the references that were collected.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = True
+
+    def __init__(self, frequencies: DocumentFrequencies | None = None) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.add_state("rows", [], dist_reduce_fx="cat")
+        self.set_dtype(torch.uint8)  # of what is gathered from a process without rows; must be that of the others
+
+    def update(self, image_id: str, caption: str, references: list[str]) -> None:
+        """Counts one sample.
+
+        Raises:
+            UserError: there are no references.
+        """
+        if not references:
+            raise UserError(f"image {image_id} has no references to compare its caption with")
+        line = json.dumps([image_id, caption, references]) + "\n"
+        self.rows.append(torch.frombuffer(bytearray(line, "ascii"), dtype=torch.uint8).to(self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """`cider_d`, from 0 to about 10; nothing where there are no rows."""
+        images = self._images()
+        return self._as_tensors({"cider_d": self._cider_d(images)}) if images else {}
+
+    def _images(self) -> list[_Image]:
+        """In the order of their first rows."""
+        if not len(self.rows):
+            return []
+        images: dict[str, _Image] = {}
+        for line in bytes(dim_zero_cat(self.rows).cpu().numpy()).splitlines():
+            image_id, caption, references = json.loads(line)
+            images.setdefault(image_id, _Image(image_id, caption)).references.extend(references)
+        return list(images.values())
+
+    def _cider_d(self, images: list[_Image]) -> float:
+        captions = [with_end(image.caption) for image in images]
+        references = [[with_end(text) for text in image.references] for image in images]
+        frequencies = self.frequencies or DocumentFrequencies.from_references(references)
+        return CiderD(frequencies).scores(captions, references).mean().item()
+
+    def _as_tensors(self, scores: dict[str, float]) -> dict[str, Tensor]:
+        return {name: torch.tensor(score, dtype=torch.float32, device=self.device) for name, score in scores.items()}
+
+
+class CaptionReport(CaptionScores):
+    """CIDEr-D and the numbers of the coco-caption evaluation.
+
+    These are BLEU-1 to 4, ROUGE-L, METEOR and CIDEr on captions that the Penn Treebank tokenizer split, and SPICE where
+    its models are installed with pycocoevalcap. What cannot be computed is left out, with a warning that says why.
+    """
+
+    def compute(self) -> dict[str, Tensor]:
+        """`cider_d`, `bleu_1` to `bleu_4`, `rouge_l`, `cider` and, where they can be had, `meteor` and `spice`."""
+        images = self._images()
+        return self._as_tensors({"cider_d": self._cider_d(images)} | _coco_scores(images)) if images else {}
+
+
+@dataclass
+class _Image:
+    id: str
+    caption: str
+    references: list[str] = field(default_factory=list)
+
+
+def _coco_scores(images: list[_Image]) -> dict[str, float]:
+    references: Texts = {image.id: [_one_line(text) for text in image.references] for image in images}
+    captions: Texts = {image.id: [_one_line(image.caption)] for image in images}
+    java = True
+    try:
+        _check_java()
+        references, captions = _split_as_treebank(references), _split_as_treebank(captions)
+    except _FAILURES as error:
+        java = False
+        references, captions = _split_plainly(references), _split_plainly(captions)
+        log.warning(
+            "%s: no METEOR and SPICE, and BLEU, ROUGE-L and CIDEr are of captions in lower case without punctuation, "
+            "split at spaces, so they differ a little from published numbers, which need a Java that works",
+            error,
+        )
+    bleu, _ = Bleu(4).compute_score(references, captions, verbose=0)
+    scores = {f"bleu_{n}": score for n, score in enumerate(bleu, start=1)}
+    scores["rouge_l"], _ = Rouge().compute_score(references, captions)
+    scorers = {"cider": _cider}
+    if java:
+        scorers["meteor"] = _meteor
+        if all(path.exists() for path in SPICE_MODELS):
+            scorers["spice"] = _spice
+    for name, compute in scorers.items():
+        try:
+            scores[name] = compute(references, captions)
+        except _FAILURES as error:
+            log.warning("%s is left out, for it could not be computed: %s", name.upper(), error)
+    return scores
+
+
+def _one_line(text: str) -> str:
+    """Single spaces only, for the Java programs take each line, Unicode's line separators included, for a text."""
+    return " ".join(text.split())
+
+
+def _check_java() -> None:
+    if shutil.which("java") is None:
+        raise RuntimeError("there is no java on the PATH")
+    done = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=_JAVA_TRIAL)
+    if done.returncode != 0:
+        raise RuntimeError(f"java does not run ({_last_line(done.stderr) or f'exit status {done.returncode}'})")
+
+
+def _split_as_treebank(texts: Texts) -> Texts:
+    with _quiet():
+        result = PTBTokenizer().tokenize({name: [{"caption": text} for text in own] for name, own in texts.items()})
+    if {name: len(own) for name, own in result.items()} != {name: len(own) for name, own in texts.items()}:
+        raise RuntimeError("the Penn Treebank tokenizer, a Java program, failed")
+    return result
+
+
+def _split_plainly(texts: Texts) -> Texts:
+    return {name: [" ".join(re.findall(r"[\w']+", text.lower())) for text in own] for name, own in texts.items()}
+
+
+def _cider(references: Texts, captions: Texts) -> float:
+    return Cider().compute_score(references, captions)[0]
+
+
+def _meteor(references: Texts, captions: Texts) -> float:
+    references, captions = _without_separators(references), _without_separators(captions)
+    meteor = Meteor()
+    try:
+        return meteor.compute_score(references, captions)[0]
+    except _FAILURES as error:
+        meteor.meteor_p.kill()
+        reason = _last_line(meteor.meteor_p.stderr.read().decode(errors="replace"))
+        raise RuntimeError(reason or str(error)) from error
+    finally:
+        # Its own clean-up runs some time later, and waits for ever for the lock that a failure leaves locked.
+        if meteor.lock.locked():
+            meteor.lock.release()
+        meteor.meteor_p.kill()
+        meteor.meteor_p.wait()
+        for pipe in (meteor.meteor_p.stdin, meteor.meteor_p.stdout, meteor.meteor_p.stderr):
+            with suppress(BrokenPipeError):
+                pipe.close()
+
+
+def _without_separators(texts: Texts) -> Texts:
+    """Without what separates texts in METEOR's input."""
+    return {name: [_one_line(text.replace("|||", " ")) for text in own] for name, own in texts.items()}
+
+
+def _spice(references: Texts, captions: Texts) -> float:
+    with _quiet():
+        return spice.Spice().compute_score(references, captions)[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what is printed here, and by the programs started here, away from the console."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    console = {stream: os.dup(stream) for stream in (1, 2)}
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            for stream in console:
+                os.dup2(nowhere.fileno(), stream)
+            yield
+    finally:
+        for stream, copy in console.items():
+            os.dup2(copy, stream)
+            os.close(copy)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1]

@@ -1,0 +1,54 @@
+import pytest
+
+from ofa.errors import UserError
+from tasks.answers import read_answers
+
+
+def write(tmp_path, text):
+    path = tmp_path / "answers.json"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("text", ['{"no": 1, "yes": 0, "café": 2}', '["yes", "no", "café"]'])
+def test_answers_come_in_the_order_of_their_indices(tmp_path, text):
+    assert read_answers(write(tmp_path, text)) == ["yes", "no", "café"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("yes, no", "is not JSON"),
+        ("{}", "is empty"),
+        ("[]", "is empty"),
+        ('"yes"', "expected"),
+        ('{"yes": "0"}', "expected"),
+        ('{"yes": true}', "expected"),
+        ('{"yes": 0.0}', "expected"),
+        ('["yes", 1]', "expected"),
+        ('[["yes", 0]]', "expected"),
+        ('{"yes": 0, "yes": 1}', "'yes' twice"),
+        ('["no", "yes", "yes"]', "'yes' twice"),
+        ('{"yes": 0, "no": 0}', "indices 0 to 1, but none has 1"),
+        ('{"yes": 1, "no": 2}', "indices 0 to 1, but none has 0"),
+    ],
+)
+def test_a_broken_file_is_an_error_with_its_name(tmp_path, text, complaint):
+    path = write(tmp_path, text)
+    with pytest.raises(UserError, match=complaint) as error:
+        read_answers(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_a_file_in_another_encoding_are_errors(tmp_path):
+    with pytest.raises(UserError, match="none.json cannot be read"):
+        read_answers(tmp_path / "none.json")
+    path = tmp_path / "answers.json"
+    path.write_bytes('["café"]'.encode("latin-1"))
+    with pytest.raises(UserError, match="is not JSON"):
+        read_answers(path)
+
+
+def test_for_a_pickle_the_converter_is_named(tmp_path):
+    with pytest.raises(UserError, match="python -m data.prepare.answers .*ans2label.pkl .*ans2label.json"):
+        read_answers(tmp_path / "ans2label.pkl")

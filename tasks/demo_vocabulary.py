@@ -38,7 +38,7 @@ PROMPTS = (
 ANSWERS = "yes no maybe positive negative object: objects"
 WORDS = (
     "a an and the there is are no not it on in of to with one two three four five left right top bottom side above "
-    "below beside next near picture image scene shape shapes shows see how many what which colour color where"
+    "below beside next near picture image scene shape shapes shows see how many what which colour color where something"
 )
 NUMBERS = range(17)  # as many objects as the densest scenes of usual settings have
 

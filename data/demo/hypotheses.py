@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.demo.language import pick, with_article
-from data.demo.scenes import Scene, SceneConfig, SceneObject
+from data.demo.scenes import Scene, SceneConfig
 from ofa.errors import UserError
 
 LABELS = ("entailment", "contradiction", "neutral")
@@ -22,16 +22,45 @@ class Claim:
     caption: str
 
 
-def hypothesis(scene: Scene, label: str, config: SceneConfig, rng: np.random.Generator) -> Claim | None:
-    """A claim of this label, or None where the scene allows none (all objects of one colour, all looks taken).
+@dataclass(frozen=True)
+class Subject:
+    """What a claim is to be about, chosen before a scene is: so it does not depend on the label.
 
-    The caption tells of one object, the hypothesis names another colour than that one's: the two texts alone tell
-    entailment from contradiction no better than a coin.
+    colour: that it names.
+    alone: whether, where a look decides, it names no shape beside the colour.
+    in_sight: whether, where it names a shape and is wrong, the colour is there nevertheless, on another shape.
+    """
+
+    colour: str
+    alone: bool
+    in_sight: bool
+
+
+def pick_subject(config: SceneConfig, rng: np.random.Generator) -> Subject:
+    """A colour, each half as common as the one before it; and two coins.
+
+    Words of real text differ in frequency, too, and it is what makes entailment learnable from nothing: were all
+    colours as common, a picture alone would say nothing about the answer, nor the words alone, so that neither would
+    have a slope for learning to start on. Claims about a colour alone are there for the same reason.
+    """
+    weights = 0.5 ** np.arange(len(config.colours))
+    colour = config.colours[rng.choice(len(weights), p=weights / weights.sum())]
+    return Subject(colour, bool(rng.random() < 0.5), bool(rng.random() < 0.5))
+
+
+def hypothesis(
+    scene: Scene, label: str, subject: Subject, config: SceneConfig, rng: np.random.Generator
+) -> Claim | None:
+    """A claim of this label about this subject, or None where the scene allows none.
+
+    The caption tells of an object of another colour: the two texts alone tell entailment from contradiction no better
+    than a coin.
 
     Args:
         scene: of at least two objects.
         label: one of LABELS.
-        config: whose colours and shapes a contradiction may name.
+        subject: what to talk about.
+        config: whose shapes a contradiction may name.
         rng: chooses the objects and the words.
 
     Raises:
@@ -42,42 +71,27 @@ def hypothesis(scene: Scene, label: str, config: SceneConfig, rng: np.random.Gen
             f"a hypothesis needs scenes of 2 objects or more, this one has {len(scene.objects)}; "
             "set data.scenes.min_objects=2"
         )
-    pairs = [(shown, other) for shown in scene.objects for other in scene.objects if shown.colour != other.colour]
-    for i in rng.permutation(len(pairs)):
-        shown, other = pairs[i]
-        text = _hypothesis_about(other, shown, scene, label, config, rng)
-        if text:
-            return Claim(text, f"a picture with {with_article(shown.colour, shown.shape)}")
-    return None
+    shown = [o for o in scene.objects if o.colour != subject.colour]
+    shapes = [o.shape for o in scene.objects if o.colour == subject.colour]
+    claim = _claim(label, subject, shapes, config, rng)
+    if not shown or claim is None:
+        return None
+    other = pick(rng, shown)
+    return Claim(claim, f"a picture with {with_article(other.colour, other.shape)}")
 
 
-def _hypothesis_about(
-    other: SceneObject, shown: SceneObject, scene: Scene, label: str, config: SceneConfig, rng: np.random.Generator
-) -> str:
-    """What the label allows to say of `other`; "" where that is nothing."""
+def _claim(
+    label: str, subject: Subject, shapes: list[str], config: SceneConfig, rng: np.random.Generator
+) -> str | None:
+    """A claim about a colour that is on these shapes of the scene; None where the label allows none."""
+    colour = subject.colour
     if label == "neutral":
-        return f"the {other.colour} {other.shape} is {pick(rng, PROPERTIES)}"
+        return f"the {colour} {pick(rng, shapes)} is {pick(rng, PROPERTIES)}" if shapes else None
+    if subject.alone:
+        return f"there is something {colour}" if bool(shapes) == (label == "entailment") else None
     if label == "entailment":
-        return f"there is {with_article(other.colour, other.shape)}"
-    looks = _absent_looks(other, shown, scene, config)
-    return f"there is {with_article(*pick(rng, pick(rng, looks)))}" if looks else ""
-
-
-def _absent_looks(
-    other: SceneObject, shown: SceneObject, scene: Scene, config: SceneConfig
-) -> list[list[tuple[str, str]]]:
-    """Lists, each as likely, of (colour, shape) that differ from `other` in one of the two and are not in the scene.
-
-    Half of them keep the colour; a quarter take a colour that another shape of the scene has, where there is one.
-    So neither the words nor the colours in the picture suffice: one must see which colour is on which shape.
-    """
-    present = {(o.colour, o.shape) for o in scene.objects}
-    in_sight = {o.colour for o in scene.objects}
-    reshaped = [(other.colour, shape) for shape in config.shapes if (other.colour, shape) not in present]
-    recoloured = [
-        (colour, other.shape)
-        for colour in config.colours
-        if colour != shown.colour and (colour, other.shape) not in present
-    ]
-    swapped = [(colour, shape) for colour, shape in recoloured if colour in in_sight]
-    return [looks for looks in (reshaped, reshaped, recoloured, swapped or recoloured) if looks]
+        return f"there is {with_article(colour, pick(rng, shapes))}" if shapes else None
+    absent = [shape for shape in config.shapes if shape not in shapes]
+    if not absent or bool(shapes) != subject.in_sight:
+        return None
+    return f"there is {with_article(colour, pick(rng, absent))}"

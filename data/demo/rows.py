@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from data.demo.captions import captions
-from data.demo.hypotheses import LABELS, hypothesis
+from data.demo.hypotheses import LABELS, hypothesis, pick_subject
 from data.demo.language import pick, referring_expressions
 from data.demo.questions import Question, possible_answers, questions
 from data.demo.scenes import Scene, SceneConfig, draw_scene
@@ -97,8 +97,9 @@ def _snli_ve_rows(split: Split) -> Iterator[Row]:
     """Columns uniq_id, image_id, image, hypothesis, caption, label: as many of each label, in random order."""
     labels = split.rng.permutation([LABELS[i % len(LABELS)] for i in range(split.n_rows)]).tolist()
     for i, label in enumerate(labels):
+        subject = pick_subject(split.config, split.rng)
         for scene in islice(split.scenes, TRIES):
-            claim = hypothesis(scene, label, split.config, split.rng)
+            claim = hypothesis(scene, label, subject, split.config, split.rng)
             if claim:
                 break
         else:

@@ -1,13 +1,14 @@
 """Truth of the demo's captions, hypotheses and questions, worked out from their words alone."""
 
 from collections import Counter
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
 
 from data.demo.captions import captions
-from data.demo.hypotheses import PROPERTIES, hypothesis
+from data.demo.files import write_demo
+from data.demo.hypotheses import PROPERTIES, Subject, hypothesis, pick_subject
 from data.demo.questions import KINDS, possible_answers, questions
 from data.demo.scenes import COLOURS, SHAPES, SceneConfig, make_scene
 from ofa.errors import UserError
@@ -61,50 +62,79 @@ def test_a_single_object_has_five_captions_too():
         assert len(set(captions(scene))) == 5
 
 
-def claims(config, label, count=100):
+SOMETHING = "there is something "
+
+
+def claims(config, label, count=200):
     rng = np.random.default_rng(1)
-    return [(s, claim) for s in scenes(config, count) if (claim := hypothesis(s, label, config, rng))]
+    subjects = [Subject(c, *coins) for c in config.colours for coins in product([False, True], repeat=2)]
+    made = [
+        (s, subject, hypothesis(s, label, subject, config, rng)) for s in scenes(config, count) for subject in subjects
+    ]
+    return [(scene, subject, claim) for scene, subject, claim in made if claim]
 
 
 @every_difficulty
 @pytest.mark.parametrize("label", ["entailment", "contradiction", "neutral"])
 def test_a_hypothesis_has_its_label_by_the_objects_of_the_scene(config, label):
     made = claims(config, label)
-    assert len(made) > 50
-    for scene, claim in made:
-        [shown], [named] = looks_named(claim.caption), looks_named(claim.hypothesis)
-        assert shown in looks(scene) and named[0] != shown[0]
+    assert len(made) > 100
+    for scene, subject, claim in made:
+        colour, in_sight = subject.colour, subject.colour in {o.colour for o in scene.objects}
+        [shown] = looks_named(claim.caption)
+        assert shown in looks(scene) and shown[0] != colour
+        if claim.hypothesis.startswith(SOMETHING):
+            assert claim.hypothesis == SOMETHING + colour
+            assert subject.alone and in_sight == (label == "entailment")
+            continue
+        [named] = looks_named(claim.hypothesis)
+        assert named[0] == colour
         assert (named in looks(scene)) == (label != "contradiction")
         assert (claim.hypothesis.split()[-1] in PROPERTIES) == (label == "neutral")
         assert claim.hypothesis.startswith("the " if label == "neutral" else "there is a")
+        assert label != "contradiction" or in_sight == subject.in_sight
 
 
-@pytest.mark.parametrize("feature", ["colour", "shape", "same shape as in the caption"])
-def test_the_texts_alone_do_not_tell_entailment_from_contradiction(feature):
-    shares = []
+def rows_of(label, tmp_path):
+    """(hypothesis, caption) of the rows of this label that name a colour and a shape to look for."""
+    files = write_demo("snli_ve", tmp_path, CONFIGS[0], {"train": 9000, "evaluation": 1}, seed=1)
+    rows = [line.rstrip("\n").split("\t")[3:] for line in files["train"].open()]
+    return [row[:2] for row in rows if row[2] == label]
+
+
+def test_the_texts_alone_do_not_tell_entailment_from_contradiction(tmp_path):
+    shares = {"colour alone": [], "colour": [], "shape": [], "same shape as in the caption": []}
     for label in ("entailment", "contradiction"):
-        texts = [(looks_named(c.hypothesis)[0], looks_named(c.caption)[0]) for _, c in claims(CONFIGS[0], label, 3000)]
+        rows = rows_of(label, tmp_path)
+        simple = [hypothesis.removeprefix(SOMETHING) for hypothesis, _ in rows if hypothesis.startswith(SOMETHING)]
+        texts = [(looks_named(h)[0], looks_named(c)[0]) for h, c in rows if not h.startswith(SOMETHING)]
         values = {
+            "colour alone": simple,
             "colour": [named[0] for named, _ in texts],
             "shape": [named[1] for named, _ in texts],
             "same shape as in the caption": [named[1] == shown[1] for named, shown in texts],
-        }[feature]
-        shares.append({value: count / len(values) for value, count in Counter(values).items()})
-    assert shares[0] == pytest.approx(shares[1], abs=0.05)  # five standard errors of a difference
+        }
+        assert len(simple) / len(rows) == pytest.approx(0.5, abs=0.03)
+        for name, found in values.items():
+            shares[name].append({value: count / len(found) for value, count in Counter(found).items()})
+    for entailed, contradicted in shares.values():
+        assert entailed == pytest.approx(contradicted, abs=0.06)
 
 
-def test_contradictions_often_name_a_colour_that_is_in_the_picture():
-    made = claims(CONFIGS[0], "contradiction", 1000)
-    seen = [looks_named(c.hypothesis)[0][0] in {o.colour for o in s.objects} for s, c in made]
-    assert 0.5 < np.mean(seen) < 0.75
+def test_colours_are_named_with_falling_frequency():
+    rng = np.random.default_rng(0)
+    named = Counter(pick_subject(CONFIGS[0], rng).colour for _ in range(4000))
+    counts = [named[colour] for colour in CONFIGS[0].colours]
+    assert counts == sorted(counts, reverse=True) and counts[0] / counts[1] == pytest.approx(2, abs=0.3)
 
 
 def test_scenes_that_allow_no_hypothesis_are_noticed():
+    red = Subject("red", alone=True, in_sight=False)
     lonely = SceneConfig(min_objects=1, max_objects=1)
     with pytest.raises(UserError, match=r"data\.scenes\.min_objects=2"):
-        hypothesis(scenes(lonely, 1)[0], "neutral", lonely, np.random.default_rng(0))
-    taken = SceneConfig(n_colours=2, n_shapes=1, max_objects=2)
-    assert hypothesis(scenes(taken, 1)[0], "contradiction", taken, np.random.default_rng(0)) is None
+        hypothesis(scenes(lonely, 1)[0], "neutral", red, lonely, np.random.default_rng(0))
+    both = SceneConfig(n_colours=2, n_shapes=1, max_objects=2)
+    assert hypothesis(scenes(both, 1)[0], "contradiction", red, both, np.random.default_rng(0)) is None
 
 
 def answer_by_looking(scene, question):

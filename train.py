@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 from ofa.checkpoint import load_weights
 from training import build, report
 from training.command_line import command
-from training.module import TrainingModule
 
 
 @command("train")
@@ -23,7 +22,6 @@ def train(config: DictConfig) -> float | None:
     tokenizer = build.build_tokenizer(config, config.tokenizer)
     task = build.build_task(config, tokenizer)
     generation = build.generation_options(config, task)
-    criterion, optim, freezing = build.make(config.criterion), build.make(config.optim), build.make(config.freezing)
     splits = dict.fromkeys(["train", "val", *build.splits_with_files(config, task)])
     data = build.build_data(config, task, list(splits))
     trainer = build.build_trainer(
@@ -36,7 +34,7 @@ def train(config: DictConfig) -> float | None:
     model = build.build_model(config)
     if config.init is not None:
         load_weights(model, config.init)
-    module = TrainingModule(model, task, generation, criterion, optim, freezing)
+    module = build.build_module(config, model, task, generation, data)
 
     tokenizer.save(folder / "tokenizer")
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
@@ -47,7 +45,7 @@ def train(config: DictConfig) -> float | None:
         load_weights(model, best)
     trainer.test(module, datamodule=data, verbose=False)
     report.say_scores(config, folder, task)
-    report.say_next(config, folder)
+    report.say_next(config, folder, task)
     return float(trainer.checkpoint_callback.best_model_score) if best else None
 
 

@@ -36,6 +36,12 @@ class EncoderOutput:
     hidden_states: list[Tensor] | None = None
     attentions: list[Tensor] | None = None
 
+    def repeat_interleave(self, times: int) -> EncoderOutput:
+        """The final states of each sample `times` times in a row, for as many targets of one source."""
+        return EncoderOutput(
+            self.last_hidden_state.repeat_interleave(times, 0), self.padding.repeat_interleave(times, 0), self.positions
+        )
+
 
 class EncoderLayer(TransformerLayer):
     """Pre-norm self-attention and feed-forward, with NormFormer's norm after attention."""

@@ -1,4 +1,4 @@
-"""What a task is: `Task`, the shape every task's file has, and `encode_prompt`, which they share.
+"""What a task is: `Task`, the shape every task's file has.
 
 A task knows one row of a TSV file and one model output, nothing of batches, training or processes. Truth and prediction
 are small frozen dataclasses of its own: the truth travels with the sample to `decode`, `score` and `draw`; the fields
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,9 +18,7 @@ from torchmetrics import Metric
 
 from data.batch import Sample
 from data.tsv import Row
-from ofa.generation import GenerationOptions, Hypothesis
-from ofa.tokenizer import Tokenizer
-from ofa.vocabulary import BOS, EOS
+from ofa.generation import GenerationOptions, Hypothesis, PrefixTree
 
 Truth = TypeVar("Truth")
 Prediction = TypeVar("Prediction")
@@ -41,8 +39,17 @@ class Task(ABC, Generic[Truth, Prediction]):
     splits: ClassVar[tuple[str, ...]]
     """The evaluation splits, beside "train"; the first is the one validation uses during training."""
 
+    files: ClassVar[Mapping[str, str]] = {}
+    """The published file of a split, where its name is not `<task>_<split>.tsv`."""
+
     best: ClassVar[str]
     """The name, among those `metric().compute()` returns, of the number to maximise."""
+
+    tree: PrefixTree | None = None
+    """The answers of a task that has a closed set of them: training and generation allow no other."""
+
+    scores_candidates: bool = False
+    """Whether an answer is found by scoring each one of `tree`, instead of by beam search."""
 
     @property
     @abstractmethod
@@ -50,8 +57,10 @@ class Task(ABC, Generic[Truth, Prediction]):
         """How the published evaluation generates an answer."""
 
     @abstractmethod
-    def encode(self, row: Row, rng: np.random.Generator) -> Sample:
+    def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
         """Turns a row into ids, image and truth; `rng` is for the tasks that draw captions or augmentations.
+
+        In evaluation a row need not have a truth: its answer is written and not scored.
 
         Raises:
             RowError: the row cannot be used.
@@ -65,6 +74,10 @@ class Task(ABC, Generic[Truth, Prediction]):
     def metric(self) -> Metric:
         """A new, empty metric, whose `compute` returns numbers by name."""
 
+    def test_metric(self) -> Metric:
+        """The metric of the final test, where it says more than that of the validations during training."""
+        return self.metric()
+
     @abstractmethod
     def score(self, metric: Metric, prediction: Prediction, truth: Truth) -> None:
         """Counts one sample in a metric made by `metric`."""
@@ -73,10 +86,10 @@ class Task(ABC, Generic[Truth, Prediction]):
     def draw(self, image: Tensor, prediction: Prediction, truth: Truth) -> Image.Image:
         """A picture of one answer for people to look at, of the same size for every sample; image [3, h, w]."""
 
+    def result(self, uniq_id: str, prediction: Prediction, truth: Truth) -> dict[str, Any] | None:
+        """An answer as the task's public evaluation server wants it; None where there is no such format."""
+        return None
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, max_tokens: int) -> tuple[list[int], tuple[str, ...]]:
-    """`<s>` + prompt + `</s>`, at most `max_tokens` ids in all, and a note where that cut the prompt."""
-    tokens = tokenizer.encode(prompt)
-    room = max_tokens - 2
-    notes = (f"prompt cut to {max_tokens} tokens",) if len(tokens) > room else ()
-    return [BOS, *tokens[:room], EOS], notes
+    def details(self, metric: Metric) -> dict[str, Any]:
+        """What a metric knows beside its numbers, such as a confusion matrix, as JSON can hold it."""
+        return {}

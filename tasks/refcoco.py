@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,21 +10,19 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from data.batch import Sample
-from data.images import ImageTransform, decode_image, resize_ratios
+from data.images import resize_ratios
 from data.tsv import Row
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
-from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BIN_OFFSET, BINS, EOS, N_BINS
-from tasks.base import Task, encode_prompt
 from tasks.boxes import Box, bins_to_boxes, boxes_to_bins, clip_box, parse_box
+from tasks.drawing import TILE, draw_tile
+from tasks.image_task import ImageTask
 from tasks.metrics.boxes import BoxAccuracy
 from tasks.text import clean_caption
 
 _PROMPT = 'which region does the text " {text} " describe?'
 _BOX_TOKENS = 4
-_TILE = 256  # pixels, side of the image in a drawn answer
-_CAPTION = 32  # pixels, height of the expression above it: two lines
 
 
 @dataclass(frozen=True)
@@ -47,29 +44,19 @@ class BoxPrediction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefCOCO(Task[Region, BoxPrediction]):
-    """RefCOCO and RefCOCO+; the image is resized to a square, its aspect not kept.
+class RefCOCO(ImageTask[Region, BoxPrediction]):
+    """RefCOCO and RefCOCO+.
 
     Args:
-        tokenizer: turns the prompt into ids.
-        image_size: side of the resized picture in pixels.
         max_image_size: pixels that bin 999 stands for. The published weights were trained with 512 for both; another
             image size moves both, or part of the bins could never be used.
-        max_words: words of an expression that are read, the "source length" of the published recipes.
-        max_source_tokens: ids of a source; the default is what the position table has room for.
-        mean, std: of each colour channel, for normalisation.
 
     Raises:
-        UserError: image_size and max_image_size differ, or a size no model can read.
+        UserError: image_size and max_image_size differ.
     """
 
-    tokenizer: Tokenizer
     image_size: int = 512
     max_image_size: int = 512
-    max_words: int = 80
-    max_source_tokens: int = 1024
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     columns = {"uniq_id": 0, "text": 2, "box": 3, "image": 4}  # column 1 is the image's id
     n_columns = 5
@@ -78,10 +65,7 @@ class RefCOCO(Task[Region, BoxPrediction]):
     fixed_generation = ("max_len", "min_len")  # a box is four bins
 
     def __post_init__(self) -> None:
-        if self.image_size < 16:
-            raise UserError(f"task.image_size={self.image_size} is less than one patch of 16 pixels")
-        if not 3 <= self.max_source_tokens <= 1024:
-            raise UserError(f"task.max_source_tokens={self.max_source_tokens} is not between 3 and the model's 1024")
+        super().__post_init__()
         if self.image_size != self.max_image_size:
             raise UserError(
                 f"task.image_size is {self.image_size} but task.max_image_size is {self.max_image_size}, "
@@ -93,25 +77,25 @@ class RefCOCO(Task[Region, BoxPrediction]):
         """Beam search for exactly four of the bins."""
         return GenerationOptions(beam_size=5, max_len=_BOX_TOKENS, min_len=_BOX_TOKENS, constraint_range=BINS)
 
-    def encode(self, row: Row, rng: np.random.Generator) -> Sample:
+    def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
         """The prompt around the expression, and the box as four bins; a box partly outside the image is clipped.
 
         Raises:
             RowError: the image does not decode, or the box is not four numbers with an area inside the image.
         """
         box = parse_box(row.values["box"], row)
-        image = decode_image(row.values["image"], row)
+        image, pixels = self.open_image(row)
         box, clipped = clip_box(box, *image.size, row)
         text = clean_caption(row.values["text"], self.max_words)
         cut = None if text == clean_caption(row.values["text"]) else f"expression cut to {self.max_words} words"
-        source, notes = encode_prompt(self.tokenizer, _PROMPT.format(text=text), self.max_source_tokens)
+        source, notes = self.encode_prompt(_PROMPT.format(text=text))
         truth = Region(box, *image.size, text)
         bins = boxes_to_bins(torch.tensor(box), self._resize_ratio(truth), self.max_image_size)
         return Sample(
             id=row.values["uniq_id"],
             source=source,
             target=[*(bins + BIN_OFFSET).tolist(), EOS],
-            image=ImageTransform(self.image_size, self.mean, self.std)(image),
+            image=pixels,
             truth=truth,
             notes=(*(note for note in (clipped, cut) if note), *notes),
         )
@@ -139,15 +123,11 @@ class RefCOCO(Task[Region, BoxPrediction]):
 
     def draw(self, image: Tensor, prediction: BoxPrediction, truth: Region) -> Image.Image:
         """The resized picture with the true box in green and the predicted one in red, the expression above it."""
-        colours = image.permute(1, 2, 0).cpu() * torch.tensor(self.std) + torch.tensor(self.mean)
-        pixels = (colours.clamp(0, 1) * 255).round().byte().numpy()
-        picture = Image.new("RGB", (_TILE, _CAPTION + _TILE), "white")
-        picture.paste(Image.fromarray(pixels).resize((_TILE, _TILE)), (0, _CAPTION))
+        picture, top = draw_tile(image, self.mean, self.std, [truth.text], lines=[2])
         pen = ImageDraw.Draw(picture)
-        pen.text((4, 2), textwrap.fill(truth.text, width=40, max_lines=2), fill="black")
         # The true box is the wider one, so that it is seen under a prediction that equals it.
         for box, colour, width in ((truth.box, "lime", 6), (prediction.box, "red", 2)):
-            pen.rectangle(_in_tile(box, truth), outline=colour, width=width)
+            pen.rectangle(_in_tile(box, truth, top), outline=colour, width=width)
         return picture
 
     def _resize_ratio(self, truth: Region) -> tuple[float, float]:
@@ -160,8 +140,8 @@ class RefCOCOg(RefCOCO):
     splits = ("val", "test")
 
 
-def _in_tile(box: Box, truth: Region) -> Box:
+def _in_tile(box: Box, truth: Region, top: int) -> Box:
     """The box in pixels of the drawn answer, its corners put in order (a model may write them swapped)."""
-    xs = sorted(x * _TILE / truth.width for x in box[0::2])
-    ys = sorted(_CAPTION + y * _TILE / truth.height for y in box[1::2])
+    xs = sorted(x * TILE / truth.width for x in box[0::2])
+    ys = sorted(top + y * TILE / truth.height for y in box[1::2])
     return xs[0], ys[0], xs[1], ys[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 
+from criterions.self_critical import SelfCritical
 from data.demo.files import write_demo
 from data.demo.scenes import SceneConfig
 from data.module import OFADataModule
@@ -23,7 +25,13 @@ from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 from tasks.base import Task
+from tasks.caption import SelfCriticalCaption, references_in
+from tasks.metrics.cider import CiderD, DocumentFrequencies
 from training.callbacks import ReportNotes, SaveAtEnd, WriteAnswers
+from training.module import TrainingModule
+from training.self_critical import SelfCriticalModule
+
+log = logging.getLogger(__name__)
 
 # The least value of settings that are numbers.
 AT_LEAST = {
@@ -55,6 +63,8 @@ def check(config: DictConfig) -> None:
     precision, on_cpu = str(config.trainer.precision), config.trainer.accelerator == "cpu"
     if precision.startswith("16") and (on_cpu or not torch.cuda.is_available()):
         raise UserError(f"trainer.precision={precision} needs a GPU; on a CPU use 32-true or bf16-mixed")
+    if config.task.name == "caption_scst" and "init" in config and config.init is None:
+        raise UserError("task=caption_scst goes on from a captioning model: set init=RUN, a run of task=caption")
     if config.trainer.get("max_steps") == 0:
         raise UserError("trainer.max_steps=0 is a run of no length; set at least 1, or -1 for no limit")
     devices = config.trainer.devices
@@ -87,7 +97,25 @@ def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:
 
 def build_task(config: DictConfig, tokenizer: Tokenizer) -> Task:
     settings = {key: value for key, value in plain(config.task).items() if key != "name"}
+    if settings.get("constrained") and settings["answer_list"] is None:
+        settings["answer_list"] = answer_list(config)
     return make(settings, tokenizer=tokenizer)
+
+
+def build_module(
+    config: DictConfig, model: OFAModel, task: Task, generation: GenerationOptions, data: OFADataModule
+) -> TrainingModule:
+    """What is trained: the model with the criterion's kind of training step."""
+    criterion, optim, freezing = make(config.criterion), make(config.optim), make(config.freezing)
+    if not isinstance(criterion, SelfCritical):
+        return TrainingModule(model, task, generation, criterion, optim, freezing)
+    if not isinstance(task, SelfCriticalCaption):
+        raise UserError(f"criterion=self_critical rewards captions, not task={config.task.name}; set task=caption_scst")
+    frequencies = task.frequencies
+    if frequencies is None:
+        log.info("counting the n-grams of all training references; task.document_frequencies=FILE saves this")
+        frequencies = DocumentFrequencies.from_references(list(references_in(data.rows("train"))))
+    return SelfCriticalModule(model, task, generation, criterion, optim, freezing, CiderD(frequencies))
 
 
 def build_model(config: DictConfig) -> OFAModel:
@@ -152,8 +180,17 @@ def demo_files(config: DictConfig) -> dict[str, Path]:
     return write_demo(config.task.name, root, scenes, data["rows"], data["seed"])
 
 
+def answer_list(config: DictConfig) -> Path:
+    """The file `answers.json` that lies with the data."""
+    if config.data.name == "demo":
+        return demo_files(config)["train"].with_name("answers.json")
+    if OmegaConf.is_missing(config.data, "root"):
+        raise UserError("task.answer_list=FILE has to be given, the JSON list of all answers, where data.root is not")
+    return Path(config.data.root) / "answers.json"
+
+
 def tsv_files(config: DictConfig, task: Task) -> dict[str, Path]:
-    """The configured file of each split, or `<task>_<split>.tsv` in the configured folder."""
+    """The configured file of each split, or that of the published name in the configured folder."""
     splits = ("train", *task.splits)
     if config.data.files is not None:
         for split in config.data.files:
@@ -167,7 +204,7 @@ def tsv_files(config: DictConfig, task: Task) -> dict[str, Path]:
     root = Path(config.data.root)
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder")
-    return {split: root / f"{config.task.name}_{split}.tsv" for split in splits}
+    return {split: root / task.files.get(split, f"{config.task.name}_{split}.tsv") for split in splits}
 
 
 def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
@@ -175,7 +212,12 @@ def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
     changes = {key: value for key, value in plain(config.generation).items() if value is not None}
     for key, value in changes.items():
         if key in task.fixed_generation:
-            raise UserError(f"generation.{key}={value}: {config.task.name} has answers of one length; leave it null")
+            raise UserError(f"generation.{key}={value}: task={config.task.name} decides this itself; leave it null")
+        if task.scores_candidates:
+            raise UserError(
+                f"generation.{key}={value} has no effect where every candidate answer is scored; "
+                "leave it null, or set task.inference=beam_search"
+            )
         if isinstance(value, str):
             raise UserError(f"generation.{key}={value} is not a number")
     return replace(task.generation, **changes)

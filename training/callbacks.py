@@ -9,8 +9,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import pytorch_lightning as pl
 from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from data.batch import Batch
 from tasks.base import Task
@@ -22,7 +24,8 @@ log = logging.getLogger(__name__)
 class WriteAnswers(pl.Callback):
     """Writes what a test generates: `predictions.jsonl`, `metrics.json` and, for each split, `pictures_<split>.png`.
 
-    Predictions are written as they come, so that an interrupted evaluation keeps what it has computed.
+    Predictions are written as they come, so that an interrupted evaluation keeps what it has computed. Tasks with a
+    public evaluation server also get `results_<split>.json` in its format. Pictures go to TensorBoard, too.
 
     Args:
         folder: where the files go.
@@ -36,18 +39,23 @@ class WriteAnswers(pl.Callback):
         self.n_pictures = n_pictures
         self.predictions: TextIO | None = None
         self.pictures: dict[str, list[Image.Image]] = {}
+        self.results: dict[str, dict[str, None]] = {}  # by split, each record once, in order
 
     def on_test_start(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
         self.predictions = (self.folder / "predictions.jsonl").open("w", encoding="utf-8")
-        self.pictures = {}
+        self.pictures, self.results = {}, {}
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, module: EvaluationModule, outputs: Answers, *args: Any, **kwargs: Any
     ) -> None:
         batch, pictures = outputs.batch, self.pictures.setdefault(outputs.split, [])
+        results = self.results.setdefault(outputs.split, {})
         for i, (name, prediction) in enumerate(zip(batch.ids, outputs.predictions, strict=True)):
             record = {"split": outputs.split, "uniq_id": name, **dataclasses.asdict(prediction)}
             self.predictions.write(json.dumps(record, ensure_ascii=False) + "\n")
+            result = self.task.result(name, prediction, batch.truths[i])
+            if result is not None:
+                results[json.dumps(result, ensure_ascii=False)] = None
             if len(pictures) < self.n_pictures:
                 image = None if batch.patch_images is None else batch.patch_images[i]
                 pictures.append(self.task.draw(image, prediction, batch.truths[i]))
@@ -55,13 +63,20 @@ class WriteAnswers(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
         metrics = {
-            split: {name: float(value) for name, value in metric.compute().items()}
+            split: {name: float(value) for name, value in metric.compute().items()} | self.task.details(metric)
             for split, metric in module.metrics.items()
         }
         (self.folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         for split, pictures in self.pictures.items():
             if pictures:
-                grid(pictures).save(self.folder / f"pictures_{split}.png")
+                sheet = grid(pictures)
+                sheet.save(self.folder / f"pictures_{split}.png")
+                for logger in trainer.loggers:
+                    if isinstance(logger, TensorBoardLogger):
+                        logger.experiment.add_image(f"answers/{split}", np.asarray(sheet), dataformats="HWC")
+        for split, results in self.results.items():
+            if results:
+                (self.folder / f"results_{split}.json").write_text(f"[{', '.join(results)}]\n", encoding="utf-8")
 
     def teardown(self, trainer: pl.Trainer, module: EvaluationModule, stage: str) -> None:
         if self.predictions is not None:

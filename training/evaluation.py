@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
 from torch import nn
+from torchmetrics import Metric
 
 from data.batch import Batch
-from ofa.generation import GenerationOptions, generate
+from ofa.errors import UserError
+from ofa.generation import GenerationOptions, Hypothesis, best_candidates, generate
 from ofa.model import OFAModel
+from ofa.vocabulary import PAD
 from tasks.base import Task
 
 
@@ -41,26 +44,45 @@ class EvaluationModule(pl.LightningModule):
 
     def answer(self, batch: Batch) -> list[Any]:
         """The task's prediction for each sample of a batch."""
+        hypotheses = self.generate(batch)
+        for name, found in zip(batch.ids, hypotheses, strict=True):
+            if not found:
+                raise UserError(f"no answer to {name} fits generation.max_len={self.generation.max_len}; raise it")
+        return [self.task.decode(found[0], truth) for found, truth in zip(hypotheses, batch.truths, strict=True)]
+
+    def generate(self, batch: Batch) -> list[list[Hypothesis]]:
+        """What the model says to each sample, best first, without the prompt that the decoder starts with."""
         inputs = {
             "input_ids": batch.input_ids,
             "patch_images": batch.patch_images,
             "patch_masks": batch.patch_masks,
         }
-        hypotheses = generate(self.model, inputs, self.generation)
-        return [self.task.decode(found[0], truth) for found, truth in zip(hypotheses, batch.truths, strict=True)]
+        prefix = batch.prefix_tokens
+        if self.task.scores_candidates:
+            return best_candidates(self.model, inputs, self.task.tree, prefix)
+        if prefix is None:
+            return generate(self.model, inputs, self.generation)
+        longest = prefix.shape[1]
+        options = replace(self.generation, max_len=self.generation.max_len + longest)
+        lengths = (prefix != PAD).sum(1).tolist()
+        hypotheses = generate(self.model, inputs, options, prefix)
+        return [[_without_prompt(h, n) for h in found] for found, n in zip(hypotheses, lengths, strict=True)]
 
     def on_validation_epoch_start(self) -> None:
-        self._start_metrics(["val"])
+        self._start_metrics({"val": self.task.metric()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._score("val", batch)
 
     def on_validation_epoch_end(self) -> None:
-        for name, value in self.metrics["val"].compute().items():
+        values = self.metrics["val"].compute()
+        if self.task.best not in values:
+            raise UserError("no row of the validation split has a truth to score; training needs one to choose by")
+        for name, value in values.items():
             self.log(f"val/{name}", value, prog_bar=name == self.task.best)
 
     def on_test_epoch_start(self) -> None:
-        self._start_metrics(self.trainer.datamodule.test_splits)
+        self._start_metrics({split: self.task.test_metric() for split in self.trainer.datamodule.test_splits})
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Answers:
         return self._score(self.trainer.datamodule.test_splits[dataloader_idx], batch)
@@ -70,11 +92,17 @@ class EvaluationModule(pl.LightningModule):
             for name, value in metric.compute().items():
                 self.log(f"{split}/{name}", value)
 
-    def _start_metrics(self, splits: list[str]) -> None:
-        self.metrics = nn.ModuleDict({split: self.task.metric() for split in splits}).to(self.device)
+    def _start_metrics(self, metrics: dict[str, Metric]) -> None:
+        self.metrics = nn.ModuleDict(metrics).to(self.device)
 
     def _score(self, split: str, batch: Batch) -> Answers:
         predictions = self.answer(batch)
         for prediction, truth in zip(predictions, batch.truths, strict=True):
             self.task.score(self.metrics[split], prediction, truth)
         return Answers(split, batch, predictions)
+
+
+def _without_prompt(hypothesis: Hypothesis, length: int) -> Hypothesis:
+    """What follows the first `length` tokens; its score is the sum of its own log-probabilities."""
+    token_scores = hypothesis.token_scores[length:]
+    return Hypothesis(hypothesis.tokens[length:], sum(token_scores), token_scores)

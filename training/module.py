@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from criterions.label_smoothing import LabelSmoothedCrossEntropy, Loss
+from criterions.self_critical import SelfCritical
 from data.batch import Batch
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
@@ -33,7 +34,7 @@ class TrainingModule(EvaluationModule):
         model: OFAModel,
         task: Task,
         generation: GenerationOptions,
-        criterion: LabelSmoothedCrossEntropy,
+        criterion: LabelSmoothedCrossEntropy | SelfCritical,
         optim: Optim,
         freezing: Freezing,
     ) -> None:
@@ -51,12 +52,20 @@ class TrainingModule(EvaluationModule):
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        encoded = self.model.encoder(batch.input_ids, batch.patch_images, batch.patch_masks)
-        decoded = self.model.decoder(batch.decoder_input_ids, encoded)
-        loss = self.criterion(self.model, decoded.last_hidden_state, batch.target, self.global_step)
+        loss = self.loss(batch)
         for name, term in loss.terms.items():
             self.log(f"train/{name}", term.detach() / loss.sample_size, batch_size=len(batch), prog_bar=name == "loss")
         return loss.sum / loss.sample_size
+
+    def loss(self, batch: Batch) -> Loss:
+        """The criterion's loss of a batch."""
+        if self.criterion.passes == 2:
+            batch = batch.twice()
+        encoded = self.model.encoder(batch.input_ids, batch.patch_images, batch.patch_masks)
+        hidden = self.model.decoder(batch.decoder_input_ids, encoded).last_hidden_state
+        return self.criterion(
+            self.model, hidden, batch.target, self.global_step, weights=batch.weights, tree=self.task.tree
+        )
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optim.optimizer(self.model, fused="mixed" not in self.trainer.precision)

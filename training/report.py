@@ -6,14 +6,16 @@ import json
 import logging
 import shlex
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ofa.model import OFAModel
 from tasks.base import Task
+from tasks.caption import Caption
 from tasks.demo_chance import chance_levels
 from training.build import demo_files
 
@@ -46,31 +48,60 @@ def say_scores(config: DictConfig, folder: Path, task: Task) -> None:
     chance = {}
     if config.data.name == "demo":
         files = demo_files(config)
-        chance = {split: chance_levels(files["train"], files[split]) for split in metrics}
-    table = Table(title=f"{config.task.name}: unseen data, best checkpoint")
-    table.add_column("split")
-    for name in next(iter(metrics.values())):
-        table.add_column(name, justify="right")
-    for name in next(iter(chance.values()), {}):
-        table.add_column(f"{task.best}, {name}", justify="right")
-    for split, values in metrics.items():
-        cells = [*values.values(), *chance.get(split, {}).values()]
-        table.add_row(split, *(f"{value:.3f}" for value in cells))
+        chance = {split: chance_levels(task, files["train"], files[split]) for split in metrics}
     console = Console()
-    console.print(table)
+    console.print(score_table(f"{config.task.name}: unseen data, best checkpoint", metrics))
+    for name, matrix in _matrices(metrics):
+        console.print(_matrix_table(name, matrix))
+    if chance:
+        console.print(score_table(f"{task.best} by guessing", chance))
+    unscored = [split for split, values in metrics.items() if task.best not in values]
+    if unscored:
+        console.print(f"Not scored, since their rows have no truth: {', '.join(unscored)}", soft_wrap=True)
     console.print(f"Metrics, predictions and pictures are in {folder}", soft_wrap=True)
 
 
-def say_next(config: DictConfig, folder: Path) -> None:
+def score_table(title: str, scores: dict[str, dict[str, Any]]) -> Table:
+    """One line for each number, one column for each split."""
+    table = Table("", *(Column(split, justify="right") for split in scores), title=title)
+    names = dict.fromkeys(name for values in scores.values() for name, v in values.items() if isinstance(v, float))
+    for name in names:
+        cells = (values.get(name) for values in scores.values())
+        table.add_row(name, *("" if cell is None else f"{cell:.3f}" for cell in cells))
+    return table
+
+
+def _matrices(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, dict[str, int]]]]:
+    return [
+        (f"{split}: {name}, true class by answer", value)
+        for split, values in metrics.items()
+        for name, value in values.items()
+        if isinstance(value, dict)
+    ]
+
+
+def _matrix_table(title: str, matrix: dict[str, dict[str, int]]) -> Table:
+    table = Table("", *(Column(name, justify="right") for name in matrix), title=title)
+    for name, row in matrix.items():
+        table.add_row(name, *map(str, row.values()))
+    return table
+
+
+def say_next(config: DictConfig, folder: Path, task: Task) -> None:
     """What to type after a training run; the choices that shaped its data, task and model are repeated."""
+    other_way = "task.inference=beam_search" if task.scores_candidates else "generation.beam_size=1"
     changed = [word for word in HydraConfig.get().overrides.task if word.split(".")[0] in ("data", "task", "model")]
     words = [f"task={config.task.name}", f"model={config.model.name}", f"data={config.data.name}", *changed]
     console = Console()
     console.print("Score the best checkpoint again, or with other options:", soft_wrap=True)
     console.print(
-        f"  python evaluate.py {shlex.join(words)} checkpoint={folder} generation.beam_size=1",
+        f"  python evaluate.py {shlex.join(words)} checkpoint={folder} {other_way}",
         soft_wrap=True,
         highlight=False,
     )
+    if type(task) is Caption:
+        console.print("Train on with CIDEr-D as the reward:", soft_wrap=True)
+        stage_2 = shlex.join(["task=caption_scst", *words[1:]])
+        console.print(f"  python train.py {stage_2} init={folder}", soft_wrap=True, highlight=False)
     console.print("Watch the curves:", soft_wrap=True)
     console.print(f"  tensorboard --logdir {folder}", soft_wrap=True, highlight=False)

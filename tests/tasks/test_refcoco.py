@@ -44,7 +44,7 @@ def test_recorded_examples_are_encoded_as_published(published_tokenizer, index):
     height, width = image["size_hw"]
     expression = published_tokenizer.decode(recorded["source"]).split('"')[1]
     row = make_row(expression.strip(), ",".join(map(str, image["box"])), width, height)
-    sample = RefCOCO(tokenizer=published_tokenizer, image_size=64, max_image_size=64).encode(row, RNG)
+    sample = RefCOCO(tokenizer=published_tokenizer, image_size=64, max_image_size=64).encode(row, RNG, True)
     assert sample.source == recorded["source"]
     assert sample.target == recorded["target"]
     assert sample.truth.box == pytest.approx(recorded["region_coord"], abs=1e-4)
@@ -54,7 +54,7 @@ def test_recorded_examples_are_encoded_as_published(published_tokenizer, index):
 
 
 def test_a_row_becomes_prompt_bins_image_and_truth(task):
-    sample = task.encode(make_row(), RNG)
+    sample = task.encode(make_row(), RNG, True)
     assert sample.id == "r7"
     assert task.tokenizer.decode(sample.source) == PROMPT.format("the red circle")
     assert task.tokenizer.decode(sample.target) == "<bin_111><bin_83><bin_333><bin_583>"
@@ -65,7 +65,7 @@ def test_a_row_becomes_prompt_bins_image_and_truth(task):
 
 
 def test_a_generated_box_comes_back_in_pixels_of_the_original_image(task):
-    sample = task.encode(make_row(), RNG)
+    sample = task.encode(make_row(), RNG, True)
     prediction = task.decode(hypothesis(111, 83, 333, 583), sample.truth)
     assert prediction.score == -0.25
     assert prediction.box == pytest.approx(sample.truth.box, abs=0.05)
@@ -80,7 +80,7 @@ def test_the_right_box_scores_one_and_a_wrong_one_zero(task):
 
 
 def test_tokens_that_are_no_box_are_refused_with_the_options_to_use(task):
-    truth = task.encode(make_row(), RNG).truth
+    truth = task.encode(make_row(), RNG, True).truth
     for tokens in ([EOS], [BIN_OFFSET] * 3 + [EOS], [BIN_OFFSET] * 3 + [5, EOS]):
         with pytest.raises(UserError, match="max_len and min_len 4"):
             task.decode(Hypothesis(tokens=tokens, score=0.0, token_scores=[0.0] * len(tokens)), truth)
@@ -92,7 +92,7 @@ def test_generation_writes_exactly_four_bins(task):
 
 
 def test_a_box_over_the_edge_is_clipped_and_noted(task):
-    sample = task.encode(make_row(box="-5,5,30,100"), RNG)
+    sample = task.encode(make_row(box="-5,5,30,100"), RNG, True)
     assert sample.truth.box == (0.0, 5.0, 30.0, 60.0)
     assert sample.notes == (CLIPPED,)
 
@@ -100,18 +100,18 @@ def test_a_box_over_the_edge_is_clipped_and_noted(task):
 @pytest.mark.parametrize("box", ["1,2,3", "10,5,10,35", "200,5,300,35"])
 def test_a_row_with_an_unusable_box_is_an_error(task, box):
     with pytest.raises(RowError, match=r"train\.tsv"):
-        task.encode(make_row(box=box), RNG)
+        task.encode(make_row(box=box), RNG, True)
 
 
 def test_an_expression_of_too_many_words_is_cut_and_noted(task):
-    sample = task.encode(make_row(text="very " * 100 + "red"), RNG)
+    sample = task.encode(make_row(text="very " * 100 + "red"), RNG, True)
     assert task.tokenizer.decode(sample.source) == PROMPT.format(" ".join(["very"] * 80))
     assert sample.notes == ("expression cut to 80 words",)
 
 
 def test_a_prompt_of_too_many_tokens_is_cut_and_noted():
     task = RefCOCO(tokenizer=Tokenizer.demo(), image_size=64, max_image_size=64, max_source_tokens=12)
-    sample = task.encode(make_row(), RNG)
+    sample = task.encode(make_row(), RNG, True)
     assert len(sample.source) == 12
     assert sample.source[0] == BOS and sample.source[-1] == EOS
     assert sample.notes == ("prompt cut to 12 tokens",)
@@ -123,7 +123,7 @@ def test_image_size_and_max_image_size_must_agree():
 
 
 def test_a_drawn_answer_shows_the_true_box_in_green_and_the_predicted_one_in_red(task):
-    sample = task.encode(make_row(), RNG)
+    sample = task.encode(make_row(), RNG, True)
     picture = task.draw(sample.image, BoxPrediction((60.0, 50.0, 40.0, 20.0), 0.0), sample.truth)
     colours = {colour for _, colour in picture.getcolors(maxcolors=1 << 16)}
     assert {(0, 255, 0), (255, 0, 0), (255, 165, 0)} <= colours

@@ -1,17 +1,13 @@
 """Whole runs, started as a user starts them."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from runs import predictions_of, run
 
-ROOT = Path(__file__).parents[2]
 SMALL_DEMO = [
     "model=micro",
     "data.rows.train=64",
@@ -19,27 +15,6 @@ SMALL_DEMO = [
     "task.image_size=32",
     "data.scenes.grid=2",
 ]
-
-
-def run(script, *words, folder, check=True):
-    """Run train.py or evaluate.py in `folder`; its process, with stdout and stderr as text."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OFA_CACHE": str(folder / "cache"), "COLUMNS": "200"}
-    process = subprocess.run(
-        [sys.executable, ROOT / script, *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    if check:
-        assert process.returncode == 0, process.stdout + process.stderr
-    return process
-
-
-def predictions_of(run_folder, split):
-    records = map(json.loads, (run_folder / "predictions.jsonl").read_text().splitlines())
-    return [record for record in records if record["split"] == split]
 
 
 @pytest.fixture(scope="module")

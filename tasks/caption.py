@@ -1,0 +1,165 @@
+"""Image captioning: stage 1 learns one caption a row, stage 2 is rewarded for what all references of an image say."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from data.batch import Sample
+from data.tsv import Row, TSVFile
+from ofa.errors import UserError
+from ofa.generation import GenerationOptions, Hypothesis
+from ofa.vocabulary import EOS
+from tasks.drawing import draw_tile
+from tasks.image_task import ImageTask
+from tasks.metrics.captions import CaptionReport, CaptionScores
+from tasks.metrics.cider import DocumentFrequencies
+
+_PROMPT = "what does the image describe?"
+_JOINT = "&&"  # between the references of one image
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True)
+class References:
+    """The image's id, and what people wrote about it, without punctuation; nothing where that is not known."""
+
+    image_id: str
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """What the model wrote, and the score of its hypothesis."""
+
+    caption: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption(ImageTask[References, Captioned]):
+    """Captions of COCO, stage 1. Letters keep their case, as in the published data, which is in lower case.
+
+    Args:
+        max_target_words: words of a caption that are learnt.
+        document_frequencies: the published pickle of n-gram counts for CIDEr-D; null counts them in the references of
+            the split that is scored.
+    """
+
+    max_target_words: int = 20
+    document_frequencies: str | Path | None = None
+
+    columns = {"uniq_id": 0, "image_id": 1, "caption": 2, "image": 4}  # column 3 names objects
+    n_columns = 5
+    splits = ("val", "test")
+    files = {"train": "caption_stage1_train.tsv"}
+    best = "cider_d"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_target_words < 1:
+            raise UserError(f"task.max_target_words={self.max_target_words} leaves nothing to learn")
+        _ = self.frequencies  # reads the file now, before any work starts
+
+    @cached_property
+    def frequencies(self) -> DocumentFrequencies | None:
+        return None if self.document_frequencies is None else DocumentFrequencies.from_file(self.document_frequencies)
+
+    @property
+    def generation(self) -> GenerationOptions:
+        return GenerationOptions(beam_size=5, max_len=16, no_repeat_ngram_size=3)
+
+    def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
+        """The prompt and, in training, the row's one caption; in evaluation all references that the row holds.
+
+        Raises:
+            RowError: the image does not decode, or the caption to learn is empty.
+        """
+        if not train:
+            return self.with_references(row)
+        caption = row.values["caption"].translate(_WITHOUT_PUNCTUATION)
+        words = caption.split()
+        if not words:
+            raise row.error("the caption is empty")
+        cut = (f"caption cut to {self.max_target_words} words",) if len(words) > self.max_target_words else ()
+        return self._sample(row, " ".join(words[: self.max_target_words]), (), cut)
+
+    def with_references(self, row: Row) -> Sample:
+        """A sample whose truth is all references of the row; its target, to look at, are they in a row."""
+        captions = references(row)
+        notes = () if captions else ("no reference captions: not scored",)
+        return self._sample(row, _JOINT.join(captions), captions, notes)
+
+    def _sample(self, row: Row, target: str, captions: tuple[str, ...], notes: tuple[str, ...]) -> Sample:
+        source, prompt_notes = self.encode_prompt(_PROMPT)
+        return Sample(
+            id=row.values["uniq_id"],
+            source=source,
+            target=[*self.tokenizer.encode(target), EOS] if target else [],
+            image=self.open_image(row)[1],
+            truth=References(row.values["image_id"], captions),
+            notes=(*notes, *prompt_notes),
+        )
+
+    def decode(self, hypothesis: Hypothesis, truth: References) -> Captioned:
+        text = self.tokenizer.decode(hypothesis.tokens)
+        return Captioned(text.translate(_WITHOUT_PUNCTUATION).strip(), hypothesis.score)
+
+    def metric(self) -> CaptionScores:
+        return CaptionScores(self.frequencies)
+
+    def test_metric(self) -> CaptionReport:
+        return CaptionReport(self.frequencies)
+
+    def score(self, metric: CaptionScores, prediction: Captioned, truth: References) -> None:
+        if truth.captions:
+            metric.update(truth.image_id, prediction.caption, list(truth.captions))
+
+    def result(self, uniq_id: str, prediction: Captioned, truth: References) -> dict[str, Any]:
+        """The format of COCO's caption evaluation; image ids that are numbers are written as numbers."""
+        image_id = int(truth.image_id) if truth.image_id.isdecimal() else truth.image_id
+        return {"image_id": image_id, "caption": prediction.caption}
+
+    def draw(self, image: Tensor | None, prediction: Captioned, truth: References) -> Image.Image:
+        texts = [f"answer: {prediction.caption}", f"true: {next(iter(truth.captions), 'unknown')}"]
+        return draw_tile(image, self.mean, self.std, texts, lines=[2, 2])[0]
+
+
+class SelfCriticalCaption(Caption):
+    """Stage 2: rows of training hold all references of an image, too, which reward what the model writes."""
+
+    files = {
+        "train": "caption_stage2_train.tsv",
+        "val": "caption_val.tsv",
+        "test": "caption_test.tsv",
+    }
+
+    def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
+        """The prompt, and all references of the row as its truth.
+
+        Raises:
+            RowError: the image does not decode, or in training a row has no reference.
+        """
+        sample = self.with_references(row)
+        if train and not sample.truth.captions:
+            raise row.error("there is no reference caption to be rewarded by")
+        return sample
+
+
+def references(row: Row) -> tuple[str, ...]:
+    """The captions of a row, joined by `&&` in its column, without punctuation; empty ones are left out."""
+    captions = (c.translate(_WITHOUT_PUNCTUATION).strip() for c in row.values["caption"].strip().split(_JOINT))
+    return tuple(caption for caption in captions if caption)
+
+
+def references_in(file: TSVFile) -> Iterator[tuple[str, ...]]:
+    """The references of each row of a file, without decoding a picture."""
+    return (references(row) for row in file)

@@ -1,0 +1,91 @@
+"""Visual entailment: does an image, with or without its caption, imply a sentence?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from data.batch import Sample
+from data.tsv import Row
+from tasks.closed import Answer, ClosedAnswerTask
+from tasks.drawing import draw_tile
+from tasks.metrics.entailment import EntailmentAccuracy
+from tasks.text import clean_caption
+
+_WITH_CAPTION = 'can image and text1 " {caption} " imply text2 " {hypothesis} "?'
+_WITHOUT_CAPTION = 'does the image describe " {hypothesis} "?'
+ANSWERS = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
+
+
+@dataclass(frozen=True)
+class Entailment:
+    """The true answer, as its word, None where the row has no label; and the cleaned sentences."""
+
+    answer: str | None
+    hypothesis: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SNLIVE(ClosedAnswerTask[Entailment]):
+    """SNLI-VE (arXiv 1901.06706), three answers.
+
+    Args:
+        use_caption: ask about image and caption together, as the published models were trained.
+    """
+
+    use_caption: bool = True
+
+    columns = {"uniq_id": 0, "image": 2, "hypothesis": 3, "caption": 4, "label": 5}  # column 1 is the image's id
+    n_columns = 6
+    splits = ("val", "test")
+    files = {"val": "snli_ve_dev.tsv"}
+    best = "accuracy"
+    answers: ClassVar[tuple[str, ...]] = tuple(ANSWERS.values())
+
+    def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
+        """The prompt around hypothesis and caption, and the label's word.
+
+        Raises:
+            RowError: the image does not decode, the hypothesis is empty, the label is unknown, or missing in training.
+        """
+        label = row.values["label"].strip()
+        if label not in ANSWERS and (label or train):
+            raise row.error(f"the label {label!r} is not one of {', '.join(ANSWERS)}")
+        hypothesis = clean_caption(row.values["hypothesis"], self.max_words)
+        caption = clean_caption(row.values["caption"], self.max_words)
+        if not hypothesis:
+            raise row.error("the hypothesis is empty")
+        prompt = _WITH_CAPTION if self.use_caption else _WITHOUT_CAPTION
+        source, notes = self.encode_prompt(prompt.format(hypothesis=hypothesis, caption=caption))
+        truth = Entailment(ANSWERS.get(label), hypothesis, caption)
+        return Sample(
+            id=row.values["uniq_id"],
+            source=source,
+            target=[] if truth.answer is None else self.encode_answer(truth.answer, row),
+            image=self.open_image(row)[1],
+            truth=truth,
+            prefix=self.decoder_prompt(source),
+            notes=notes if label else (*notes, "no label: not scored"),
+        )
+
+    def metric(self) -> EntailmentAccuracy:
+        return EntailmentAccuracy(tuple(ANSWERS))
+
+    def score(self, metric: EntailmentAccuracy, prediction: Answer, truth: Entailment) -> None:
+        metric.update(
+            self.answers.index(prediction.answer), None if truth.answer is None else self.answers.index(truth.answer)
+        )
+
+    def details(self, metric: EntailmentAccuracy) -> dict[str, Any]:
+        """The confusion matrix, `{true class: {answered class: samples}}`."""
+        return {"confusion": metric.confusion_by_name()}
+
+    def draw(self, image: Tensor | None, prediction: Answer, truth: Entailment) -> Image.Image:
+        texts = [truth.caption if self.use_caption else "", truth.hypothesis]
+        answer = f"answer: {prediction.answer}, true: {truth.answer or 'unknown'}"
+        return draw_tile(image, self.mean, self.std, [*texts, answer], lines=[2, 2, 1])[0]

@@ -1,0 +1,136 @@
+"""Captioning, entailment and question answering as a user starts them, on published columns and on the demo."""
+
+import base64
+import json
+
+import pytest
+from PIL import Image
+from rows import picture
+from runs import predictions_of, run
+
+SMALL = ["model=micro", "data.num_workers=0", "task.image_size=32", "data.eval_batch_size=3"]
+SHORT = ["trainer.max_epochs=1", "trainer.accumulate_grad_batches=1", "validate_every=2", "data.batch_size=2"]
+SMALL_DEMO = ["model=micro", "data.rows.train=40", "data.rows.evaluation=6", "task.image_size=32",
+              "data.scenes.grid=2", "trainer.max_steps=2", "validate_every=2", "data.batch_size=4"]  # fmt: skip
+COLOURS = ["red", "green", "blue", "yellow", "white", "purple"]
+
+
+def jpeg(i):
+    """JPEG files, since the published ones are; both alphabets of base64 occur in them."""
+    return picture("JPEG", (80, 50), COLOURS[i], base64.urlsafe_b64encode if i % 2 else base64.b64encode)
+
+
+def write(path, rows):
+    path.write_text("\n".join("\t".join(row) for row in rows) + "\n")
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    """A folder of the published files of all three tasks, in their columns."""
+    folder = tmp_path_factory.mktemp("published")
+    names = {"caption": ("caption_stage1_train", "caption_val", "caption_test")}
+    for split in names["caption"]:
+        joint = "" if "train" in split else "&&the picture of a {0} wall."
+        rows = [[f"{split}{i}", str(100 + i), ("A {0} wall." + joint).format(c), "wall&&sky", jpeg(i)]
+                for i, c in enumerate(COLOURS)]  # fmt: skip
+        write(folder / f"{split}.tsv", rows)
+    (folder / "caption_stage2_train.tsv").write_text((folder / "caption_val.tsv").read_text())
+    labels = ["entailment", "neutral", "contradiction"] * 2
+    for split in ("train", "dev", "test"):
+        rows = [[f"{split}{i}", "17", jpeg(i), f"The wall is {c}.", "a wall", label]
+                for i, (c, label) in enumerate(zip(COLOURS, labels, strict=True))]  # fmt: skip
+        write(folder / f"snli_ve_{split}.tsv", rows)
+    for split in ("train", "val", "test"):
+        answers = "" if split == "test" else "0.9|!+{0}&&0.3|!+dark {0}"
+        rows = [[str(900 + i), "17", "What color is it", answers.format(c), "wall&&sky", jpeg(i)]
+                for i, c in enumerate(COLOURS)]  # fmt: skip
+        write(folder / f"vqa_{split}.tsv", rows)
+    listed = [*COLOURS, *(f"dark {c}" for c in COLOURS)]
+    (folder / "answers.json").write_text(json.dumps({answer: i for i, answer in enumerate(listed)}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(data_root, vocabulary):
+    return ["data=tsv", f"data.root={data_root}", f"tokenizer={vocabulary}", *SMALL]
+
+
+def test_both_stages_of_captioning_train_and_report(published, tmp_path):
+    run("train.py", "task=caption", *published, *SHORT, "hydra.run.dir=run", folder=tmp_path)
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics.keys() == {"val", "test"}
+    assert {"cider_d", "bleu_1", "bleu_4", "rouge_l", "cider"} <= metrics["test"].keys()
+    results = json.loads((tmp_path / "run/results_test.json").read_text())
+    assert [r["image_id"] for r in results] == [100, 101, 102, 103, 104, 105]
+    assert all(isinstance(r["caption"], str) for r in results)
+    process = run(
+        "train.py", "task=caption_scst", *published, *SHORT, "init=run", "hydra.run.dir=scst", folder=tmp_path
+    )
+    assert "counting the n-grams of all training references" in process.stdout
+    assert "cider_d" in json.loads((tmp_path / "scst/metrics.json").read_text())["test"]
+    words = ["task=caption", *published, "checkpoint=scst", "split=test", "hydra.run.dir=evaluation"]
+    run("evaluate.py", *words, folder=tmp_path)
+    assert predictions_of(tmp_path / "evaluation", "test") == predictions_of(tmp_path / "scst", "test")
+
+
+def test_self_critical_training_needs_a_model_to_start_from(published, tmp_path):
+    process = run("train.py", "task=caption_scst", *published, *SHORT, folder=tmp_path, check=False)
+    assert process.stderr.splitlines()[-1].startswith("error: task=caption_scst goes on from a captioning model")
+
+
+def test_entailment_trains_and_is_scored_by_class(published, tmp_path):
+    run(
+        "train.py",
+        "task=snli_ve",
+        *published,
+        *SHORT,
+        "criterion.rdrop_alpha=1.0",
+        "hydra.run.dir=run",
+        folder=tmp_path,
+    )
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics.keys() == {"val", "test"}
+    assert {"accuracy", "accuracy_neutral"} <= metrics["test"].keys()
+    assert sum(sum(row.values()) for row in metrics["test"]["confusion"].values()) == 6
+    assert {p["answer"] for p in predictions_of(tmp_path / "run", "test")} <= {"yes", "no", "maybe"}
+
+
+def test_questions_are_answered_by_candidates_by_beams_and_openly(published, tmp_path):
+    process = run("train.py", "task=vqa", *published, *SHORT, "hydra.run.dir=run", folder=tmp_path)
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert 0 <= metrics["val"]["vqa_score"] <= 1
+    assert metrics["test"] == {} and "Not scored, since their rows have no truth: test" in process.stdout
+    results = json.loads((tmp_path / "run/results_test.json").read_text())
+    assert [r["question_id"] for r in results] == [900, 901, 902, 903, 904, 905]
+    assert Image.open(tmp_path / "run/pictures_val.png").width > 500
+
+    by_beams = ["task.inference=beam_search", "generation.beam_size=12", "hydra.run.dir=beams"]
+    run("evaluate.py", "task=vqa", *published, "checkpoint=run", "split=val", *by_beams, folder=tmp_path)
+    answers = [[p["answer"] for p in predictions_of(tmp_path / name, "val")] for name in ("run", "beams")]
+    assert answers[0] == answers[1]  # a beam as wide as the list finds the best candidate
+
+    openly = ["task.constrained=false", "task.inference=beam_search", "hydra.run.dir=open"]
+    run("train.py", "task=vqa", *published, *SHORT, *openly, "data.train_limit=2", folder=tmp_path)
+    assert len(predictions_of(tmp_path / "open", "val")) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["task.answer_list=nowhere.json"], "nowhere.json"),
+        (["generation.beam_size=3"], "generation.beam_size=3 has no effect where every candidate answer is scored"),
+        (["task.prompt_type=both"], "task.prompt_type=both is not one of none, src, prev_output"),
+        (["criterion=self_critical"], "criterion=self_critical rewards captions, not task=vqa"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(published, tmp_path, words, message):
+    process = run("train.py", "task=vqa", *published, *words, folder=tmp_path, check=False)
+    assert process.stderr.splitlines()[-1].startswith("error: ") and message in process.stderr.splitlines()[-1]
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("task", ["caption", "snli_ve", "vqa"])
+def test_the_demo_of_each_task_ends_with_scores_beside_chance(task, tmp_path):
+    process = run("train.py", f"task={task}", *SMALL_DEMO, "hydra.run.dir=run", folder=tmp_path)
+    assert "commonest" in process.stdout
+    assert Image.open(tmp_path / "run/pictures_test.png").width > 500

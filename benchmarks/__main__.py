@@ -18,7 +18,7 @@ from benchmarks.cases import CASES
 from benchmarks.machine import PRECISIONS, Machine
 from benchmarks.measure import Case, Measurement, measure
 from benchmarks.rates import RateMeter
-from benchmarks.report import figures, table
+from benchmarks.report import compare, figures, table
 
 WIDTH = 150  # columns of the table, where it goes to a file
 
@@ -36,6 +36,7 @@ def main() -> None:
     for case in track(cases, "measuring", console=progress, transient=True):
         measurement = measure_apart(case, machine, arguments.threads, arguments.repetitions)
         rows.append(figures(measurement, machine))
+    compare(rows)
     console.print(table(rows, machine))
     if arguments.json:
         report = {**asdict(machine), "threads": arguments.threads, "torch": torch.__version__, "cases": rows}

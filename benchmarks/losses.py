@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.candidates import short_answers
 from benchmarks.machine import Machine
 from benchmarks.measure import Workload
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.config import OFAConfig
 from ofa.generation.prefix_tree import PrefixTree
 from ofa.model import OFAModel
-from ofa.vocabulary import CODE_OFFSET, EOS, PAD, UNK
+from ofa.vocabulary import EOS, PAD
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,6 @@ class ConstrainedLoss:
         torch.manual_seed(0)
         return OFAModel(OFAConfig.from_name(self.model)).to(machine.device)
 
-    def build_answers(self) -> list[list[int]]:
-        """Two thirds are one token each, the others one of 300 first tokens of these and up to three more."""
-        rng = random.Random(0)
-        words = rng.sample(range(UNK + 1, CODE_OFFSET), 2 * self.answers // 3)
-        answers = {(word,) for word in words}
-        while len(answers) < self.answers:
-            answers.add((rng.choice(words[:300]), *rng.choices(words, k=rng.randint(1, 3))))
-        return [list(answer) for answer in sorted(answers)]
-
     def build_target(self, answers: list[list[int]], machine: Machine) -> Tensor:
         """[B, T], a batch of the answers."""
         chosen = random.Random(1).sample(answers, self.batch_size)
@@ -69,7 +61,7 @@ class TreeLoss(ConstrainedLoss):
         return f"loss over {self.answers} answers, tree"
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
-        model, answers = self.build_model(machine), self.build_answers()
+        model, answers = self.build_model(machine), short_answers(self.answers)
         target, hidden = self.build_target(answers, machine), self.build_states(model, machine)
         tree, criterion = PrefixTree(answers), LabelSmoothedCrossEntropy()
 
@@ -93,7 +85,7 @@ class MaskedLoss(ConstrainedLoss):
         return f"loss over {self.answers} answers, masked vocabulary"
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
-        model, answers = self.build_model(machine), self.build_answers()
+        model, answers = self.build_model(machine), short_answers(self.answers)
         target, hidden = self.build_target(answers, machine), self.build_states(model, machine)
         tree = PrefixTree(answers).to(target.device)
         allowed = torch.zeros(*target.shape, model.config.vocab_size, dtype=torch.bool, device=machine.device)

@@ -30,6 +30,12 @@ PUBLISHED = {
     "decoding, 512 px, 5 beams x 4 bins": Published(5.3, target=0.15),
 }
 
+# Cases that are compared with another one of the same run: its name, and the share of its time to stay under.
+COMPARED = {
+    "scoring, 480 px, 3129 answers": ("encoder, 480 px", 3.0),
+    "loss over 3129 answers, tree": ("loss over 3129 answers, masked vocabulary", 1.0),
+}
+
 
 def figures(measurement: Measurement, machine: Machine) -> dict[str, Any]:
     """Everything the table shows and what it was computed from; None where there is nothing to compare with."""
@@ -50,11 +56,21 @@ def figures(measurement: Measurement, machine: Machine) -> dict[str, Any]:
     }
 
 
+def compare(rows: Sequence[dict[str, Any]]) -> None:
+    """Adds `compared_with`, `ratio` and `target` to the figures of cases that have their measure in the same run."""
+    by_case = {row["case"]: row for row in rows}
+    for name, (other, target) in COMPARED.items():
+        if name in by_case and other in by_case:
+            ratio = by_case[name]["median_seconds"] / by_case[other]["median_seconds"]
+            by_case[name] |= {"compared_with": other, "ratio": ratio, "target": target}
+
+
 def table(rows: Sequence[dict[str, Any]], machine: Machine) -> Table:
     """`figures` of each case, one a line."""
     result = Table(
         title=f"{machine.device}, {machine.precision}",
-        caption="matrix, conv: GFLOP/s as a share of the machine's rate then; published: its seconds at that rate",
+        caption="matrix, conv: GFLOP/s as a share of the machine's rate then; published: its seconds at that rate; "
+        "ratio: to these or, where there are none, to " + "; ".join(f"{o} ({n})" for n, (o, _) in COMPARED.items()),
     )
     result.add_column("case")
     columns = ("items/s", "seconds (min..max)", "GFLOP/s", "matrix", "conv", "published", "ratio", "target", "GB")

@@ -14,7 +14,7 @@ from benchmarks.losses import MaskedLoss, TreeLoss
 from benchmarks.machine import Machine, count_operations
 from benchmarks.measure import Workload, measure
 from benchmarks.rates import RateMeter, Rates
-from benchmarks.report import PUBLISHED, figures
+from benchmarks.report import COMPARED, PUBLISHED, compare, figures
 from ofa.vocabulary import BINS
 
 MACHINE = Machine("cpu", "float32")
@@ -83,8 +83,9 @@ def test_a_convolution_counts_two_operations_a_weight_and_pixel():
     assert count_operations(lambda: layer(torch.randn(2, 4, 5, 5))) == 2 * 2 * 5 * 5 * 6 * 4 * 3 * 3
 
 
-def test_every_published_figure_has_its_case():
-    assert set(PUBLISHED) <= {case.name for cases in CASES.values() for case in cases}
+def test_every_published_figure_and_every_comparison_has_its_case():
+    compared = {name for name, (other, _) in COMPARED.items() for name in (name, other)}
+    assert set(PUBLISHED) | compared <= {case.name for cases in CASES.values() for case in cases}
 
 
 def test_the_ratio_scales_the_published_time_by_the_matrix_rate(tmp_path):
@@ -94,6 +95,16 @@ def test_the_ratio_scales_the_published_time_by_the_matrix_rate(tmp_path):
     assert (shown["median_seconds"], shown["published_seconds_scaled"], shown["ratio"]) == (4.0, 5.0, 0.8)
     assert shown["rates"]["convolution"] == pytest.approx(80.0)
     assert figures(slow, Machine("cpu", "bf16"))["ratio"] is None
+
+
+def test_a_case_is_compared_with_the_other_of_the_same_run_where_there_is_one():
+    rows = [
+        {"case": name, "median_seconds": seconds, "ratio": None, "target": None}
+        for name, seconds in (("encoder, 480 px", 4.0), ("scoring, 480 px, 3129 answers", 2.0), ("other", 1.0))
+    ]
+    compare(rows)
+    assert [(row["ratio"], row["target"]) for row in rows] == [(None, None), (0.5, 3.0), (None, None)]
+    compare(rows[1:2])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -77,7 +77,8 @@ class EvaluationModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         values = self.metrics["val"].compute()
         if self.task.best not in values:
-            raise UserError("no row of the validation split has a truth to score; training needs one to choose by")
+            which = "the first rows" if self.trainer.sanity_checking else "the rows"
+            raise UserError(f"{which} of the validation split have no truth to score, by which to choose a checkpoint")
         for name, value in values.items():
             self.log(f"val/{name}", value, prog_bar=name == self.task.best)
 

@@ -78,6 +78,12 @@ def test_self_critical_training_needs_a_model_to_start_from(published, tmp_path)
     assert process.stderr.splitlines()[-1].startswith("error: task=caption_scst goes on from a captioning model")
 
 
+def test_a_validation_split_without_truths_is_refused_before_training(published, data_root, tmp_path):
+    files = f"data.files={{train: {data_root}/vqa_train.tsv, val: {data_root}/vqa_test.tsv}}"
+    process = run("train.py", "task=vqa", *published, *SHORT, files, folder=tmp_path, check=False)
+    assert "the first rows of the validation split have no truth to score" in process.stderr.splitlines()[-1]
+
+
 def test_entailment_trains_and_is_scored_by_class(published, tmp_path):
     run(
         "train.py",

@@ -192,11 +192,22 @@ class LabelSmoothedCrossEntropy:
 
 
 def columns_of_range(target: Tensor, constraint_range: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The ids a target may be, [A]: 0..3 and the range; and target [N] as indices into them."""
+    """The ids a target may be, [A]: 0..3 and the range; and target [N] as indices into them.
+
+    Raises:
+        UserError: a target is neither.
+    """
     first, end = constraint_range
     special = torch.arange(4, device=target.device)
     ids = torch.cat([special, torch.arange(first, end, device=target.device)])
-    return ids, torch.where(target < 4, target, target - first + 4)
+    columns = torch.where(target < 4, target, target - first + 4)
+    outside = (target >= 4) & ((target < first) | (target >= end))
+    if outside.any():  # else a gather out of bounds, which ends a CUDA context without a readable message
+        raise UserError(
+            f"the target {int(target[outside][0])} is outside criterion.constraint_range=[{first}, {end}]; "
+            "null allows the whole vocabulary"
+        )
+    return ids, columns
 
 
 def columns_of_tree(target: Tensor, valid: Tensor, tree: PrefixTree) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +68,16 @@ class OFADataModule(pl.LightningDataModule):
         for split in self.files:
             self.rows(split)
 
-    def rows(self, split: str) -> TSVFile:
-        """The file of `split`, opened.
+    def rows(self, split: str, names: Sequence[str] | None = None) -> TSVFile:
+        """The file of `split`, opened; `names` are the columns wanted of it, all that `encode` reads by default.
 
         Raises:
             UserError: where there is no such split.
         """
         if split not in self.files:
             raise UserError(f"split {split!r} is not one of {', '.join(self.files)}")
-        return TSVFile(self.files[split], self.columns, self.n_columns)
+        columns = self.columns if names is None else {name: self.columns[name] for name in names}
+        return TSVFile(self.files[split], columns, self.n_columns)
 
     def train_dataloader(self) -> TrainLoader:
         if self.trainer is not None and self.trainer.overfit_batches:

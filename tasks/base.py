@@ -45,6 +45,9 @@ class Task(ABC, Generic[Truth, Prediction]):
     best: ClassVar[str]
     """The name, among those `metric().compute()` returns, of the number to maximise."""
 
+    unread_columns: tuple[str, ...] = ()
+    """Those of `columns` that its settings leave unread, so that a file need not have them."""
+
     tree: PrefixTree | None = None
     """The answers of a task that has a closed set of them: training and generation allow no other."""
 
@@ -83,11 +86,11 @@ class Task(ABC, Generic[Truth, Prediction]):
         """Counts one sample in a metric made by `metric`."""
 
     @abstractmethod
-    def draw(self, image: Tensor, prediction: Prediction, truth: Truth) -> Image.Image:
-        """A picture of one answer for people to look at, of the same size for every sample; image [3, h, w]."""
+    def draw(self, image: Tensor | None, prediction: Prediction, truth: Truth) -> Image.Image:
+        """A picture of one answer for people to look at, of the same size for every sample; image [3, h, w] or None."""
 
     def result(self, uniq_id: str, prediction: Prediction, truth: Truth) -> dict[str, Any] | None:
-        """An answer as the task's public evaluation server wants it; None where there is no such format."""
+        """An answer as the task's public evaluation server wants it, its id first; None where there is no such."""
         return None
 
     def details(self, metric: Metric) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.batch import Sample
-from data.tsv import Row, TSVFile
+from data.tsv import Row
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
 from ofa.vocabulary import EOS
@@ -85,15 +84,19 @@ class Caption(ImageTask[References, Captioned]):
         """
         if not train:
             return self.with_references(row)
-        caption = row.values["caption"].translate(_WITHOUT_PUNCTUATION)
-        words = caption.split()
+        caption = row.values["caption"]
+        words = caption.translate(_WITHOUT_PUNCTUATION).split()
         if not words:
             raise row.error("the caption is empty")
-        cut = (f"caption cut to {self.max_target_words} words",) if len(words) > self.max_target_words else ()
-        return self._sample(row, " ".join(words[: self.max_target_words]), (), cut)
+        notes = []
+        if len(words) > self.max_target_words:
+            notes.append(f"caption cut to {self.max_target_words} words")
+        if _JOINT in caption:
+            notes.append(f"several captions joined by {_JOINT}, learnt as one")
+        return self._sample(row, " ".join(words[: self.max_target_words]), (), tuple(notes))
 
     def with_references(self, row: Row) -> Sample:
-        """A sample whose truth is all references of the row; its target, to look at, are they in a row."""
+        """A sample whose truth is all references of the row; its target is them joined, as in published batches."""
         captions = references(row)
         notes = () if captions else ("no reference captions: not scored",)
         return self._sample(row, _JOINT.join(captions), captions, notes)
@@ -133,14 +136,18 @@ class Caption(ImageTask[References, Captioned]):
         return draw_tile(image, self.mean, self.std, texts, lines=[2, 2])[0]
 
 
+@dataclass(frozen=True, kw_only=True)
 class SelfCriticalCaption(Caption):
-    """Stage 2: rows of training hold all references of an image, too, which reward what the model writes."""
+    """Stage 2: rows of training hold all references of an image, too, which reward what the model writes.
 
-    files = {
-        "train": "caption_stage2_train.tsv",
-        "val": "caption_val.tsv",
-        "test": "caption_test.tsv",
-    }
+    Args:
+        reward_document_frequencies: the published pickle of n-gram counts for the reward; null counts them in the
+            training references.
+    """
+
+    reward_document_frequencies: str | Path | None = None
+
+    files = {"train": "caption_stage2_train.tsv"}
 
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
         """The prompt, and all references of the row as its truth.
@@ -148,18 +155,23 @@ class SelfCriticalCaption(Caption):
         Raises:
             RowError: the image does not decode, or in training a row has no reference.
         """
-        sample = self.with_references(row)
-        if train and not sample.truth.captions:
+        if train:
+            self.required_references(row)
+        return self.with_references(row)
+
+    def required_references(self, row: Row) -> tuple[str, ...]:
+        """The references of a row of training.
+
+        Raises:
+            RowError: there are none.
+        """
+        captions = references(row)
+        if not captions:
             raise row.error("there is no reference caption to be rewarded by")
-        return sample
+        return captions
 
 
 def references(row: Row) -> tuple[str, ...]:
     """The captions of a row, joined by `&&` in its column, without punctuation; empty ones are left out."""
     captions = (c.translate(_WITHOUT_PUNCTUATION).strip() for c in row.values["caption"].strip().split(_JOINT))
     return tuple(caption for caption in captions if caption)
-
-
-def references_in(file: TSVFile) -> Iterator[tuple[str, ...]]:
-    """The references of each row of a file, without decoding a picture."""
-    return (references(row) for row in file)

@@ -31,6 +31,8 @@ class ClosedAnswerTask(ImageTask[Truth, Answer]):
     """A task whose answers are known beforehand.
 
     Args:
+        max_words: words of a text from the file that are read, the "source length" of the published recipes.
+        max_source_tokens: ids of a source; less than the position table has room for, as an answer may follow it.
         prompt_type: what the decoder reads in front of the answer: nothing ("none"), the source ("src"), or the source
             without its `</s>` ("prev_output").
         inference: score every answer of the set ("all_candidates"), or search among them ("beam_search").
@@ -39,13 +41,18 @@ class ClosedAnswerTask(ImageTask[Truth, Answer]):
         UserError: an unknown choice, or a search behind a prompt that ends in `</s>`.
     """
 
-    fixed_generation = ("min_len",)  # it would count the prompt, too
+    # They would count the decoder's prompt, too.
+    fixed_generation = ("min_len", "no_repeat_ngram_size", "length_penalty", "normalize_scores")
 
+    max_words: int = 80
+    max_source_tokens: int = 992
     prompt_type: str = "prev_output"
     inference: str = "all_candidates"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.max_words < 1:
+            raise UserError(f"task.max_words={self.max_words} leaves no text to read")
         if self.prompt_type not in PROMPT_TYPES:
             raise UserError(f"task.prompt_type={self.prompt_type} is not one of {', '.join(PROMPT_TYPES)}")
         if self.inference not in INFERENCES:
@@ -72,8 +79,14 @@ class ClosedAnswerTask(ImageTask[Truth, Answer]):
     @property
     def generation(self) -> GenerationOptions:
         """Beam search among the answers, by the sum of log-probabilities, which long answers must not win by length."""
-        depth = len(self.tree.levels) - 2  # without the root and the last `</s>`
-        return GenerationOptions(beam_size=5, max_len=depth, normalize_scores=False, prefix_tree=self.tree)
+        longest = len(self.tree.levels) - 3  # levels are the root, the answers' tokens, the last `</s>`, and an end
+        return GenerationOptions(
+            beam_size=5,
+            max_len=longest,
+            max_len_behind_prefix=True,
+            normalize_scores=False,
+            prefix_tree=self.tree,
+        )
 
     def decoder_prompt(self, source: list[int]) -> list[int]:
         """What stands between `<s>` and the answer in the decoder's input."""

@@ -14,7 +14,7 @@ from data.tsv import TSVFile
 from tasks.base import Task
 from tasks.boxes import Box, box_iou
 from tasks.caption import Caption, SelfCriticalCaption, references
-from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
+from tasks.metrics.cider import CiderD, DocumentFrequencies
 from tasks.refcoco import RefCOCO, RefCOCOg
 from tasks.snli_ve import SNLIVE
 from tasks.vqa import VQA, parse_answers
@@ -49,10 +49,10 @@ def _captions(train: Path, test: Path) -> dict[str, float]:
     """Blind, and a true caption of another picture, that of the next row."""
     columns = {"caption": Caption.columns["caption"]}
     commonest, _ = Counter(references(row)[0] for row in TSVFile(train, columns, Caption.n_columns)).most_common(1)[0]
-    truths = [[with_end(c) for c in references(row)] for row in TSVFile(test, columns, Caption.n_columns)]
+    truths = [list(references(row)) for row in TSVFile(test, columns, Caption.n_columns)]
     scorer = CiderD(DocumentFrequencies.from_references(truths))
     return {
-        "commonest caption": float(scorer.scores([with_end(commonest)] * len(truths), truths).mean()),
+        "commonest caption": float(scorer.scores([commonest] * len(truths), truths).mean()),
         "caption of another picture": float(scorer.scores([t[0] for t in truths[1:] + truths[:1]], truths).mean()),
     }
 

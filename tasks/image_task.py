@@ -22,7 +22,6 @@ class ImageTask(Task[Truth, Prediction]):
     Args:
         tokenizer: turns prompts and answers into ids.
         image_size: side of the resized picture in pixels.
-        max_words: words of a text from the file that are read, the "source length" of the published recipes.
         max_source_tokens: ids of a source; the default is what the position table has room for.
         mean, std: of each colour channel, for normalisation.
 
@@ -32,7 +31,6 @@ class ImageTask(Task[Truth, Prediction]):
 
     tokenizer: Tokenizer
     image_size: int = 480
-    max_words: int = 80
     max_source_tokens: int = 1024
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -40,8 +38,6 @@ class ImageTask(Task[Truth, Prediction]):
     def __post_init__(self) -> None:
         if self.image_size < 16:
             raise UserError(f"task.image_size={self.image_size} is less than one patch of 16 pixels")
-        if self.max_words < 1:
-            raise UserError(f"task.max_words={self.max_words} leaves no text to read")
         if not 3 <= self.max_source_tokens <= 1024:
             raise UserError(f"task.max_source_tokens={self.max_source_tokens} is not between 3 and the model's 1024")
 

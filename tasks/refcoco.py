@@ -19,7 +19,7 @@ from tasks.boxes import Box, bins_to_boxes, boxes_to_bins, clip_box, parse_box
 from tasks.drawing import TILE, draw_tile
 from tasks.image_task import ImageTask
 from tasks.metrics.boxes import BoxAccuracy
-from tasks.text import clean_caption
+from tasks.text import clean_caption, cut_words
 
 _PROMPT = 'which region does the text " {text} " describe?'
 _BOX_TOKENS = 4
@@ -50,6 +50,7 @@ class RefCOCO(ImageTask[Region, BoxPrediction]):
     Args:
         max_image_size: pixels that bin 999 stands for. The published weights were trained with 512 for both; another
             image size moves both, or part of the bins could never be used.
+        max_words: words of an expression that are read, the "source length" of the published recipes.
 
     Raises:
         UserError: image_size and max_image_size differ.
@@ -57,6 +58,7 @@ class RefCOCO(ImageTask[Region, BoxPrediction]):
 
     image_size: int = 512
     max_image_size: int = 512
+    max_words: int = 80
 
     columns = {"uniq_id": 0, "text": 2, "box": 3, "image": 4}  # column 1 is the image's id
     n_columns = 5
@@ -86,8 +88,7 @@ class RefCOCO(ImageTask[Region, BoxPrediction]):
         box = parse_box(row.values["box"], row)
         image, pixels = self.open_image(row)
         box, clipped = clip_box(box, *image.size, row)
-        text = clean_caption(row.values["text"], self.max_words)
-        cut = None if text == clean_caption(row.values["text"]) else f"expression cut to {self.max_words} words"
+        text, cut = cut_words(clean_caption, row.values["text"], self.max_words)
         source, notes = self.encode_prompt(_PROMPT.format(text=text))
         truth = Region(box, *image.size, text)
         bins = boxes_to_bins(torch.tensor(box), self._resize_ratio(truth), self.max_image_size)
@@ -97,7 +98,7 @@ class RefCOCO(ImageTask[Region, BoxPrediction]):
             target=[*(bins + BIN_OFFSET).tolist(), EOS],
             image=pixels,
             truth=truth,
-            notes=(*(note for note in (clipped, cut) if note), *notes),
+            notes=(*((clipped,) if clipped else ()), *cut, *notes),
         )
 
     def decode(self, hypothesis: Hypothesis, truth: Region) -> BoxPrediction:
@@ -121,7 +122,7 @@ class RefCOCO(ImageTask[Region, BoxPrediction]):
     def score(self, metric: BoxAccuracy, prediction: BoxPrediction, truth: Region) -> None:
         metric.update(torch.tensor([prediction.box]), torch.tensor([truth.box]))
 
-    def draw(self, image: Tensor, prediction: BoxPrediction, truth: Region) -> Image.Image:
+    def draw(self, image: Tensor | None, prediction: BoxPrediction, truth: Region) -> Image.Image:
         """The resized picture with the true box in green and the predicted one in red, the expression above it."""
         picture, top = draw_tile(image, self.mean, self.std, [truth.text], lines=[2])
         pen = ImageDraw.Draw(picture)

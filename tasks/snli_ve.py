@@ -14,7 +14,7 @@ from data.tsv import Row
 from tasks.closed import Answer, ClosedAnswerTask
 from tasks.drawing import draw_tile
 from tasks.metrics.entailment import EntailmentAccuracy
-from tasks.text import clean_caption
+from tasks.text import clean_caption, cut_words
 
 _WITH_CAPTION = 'can image and text1 " {caption} " imply text2 " {hypothesis} "?'
 _WITHOUT_CAPTION = 'does the image describe " {hypothesis} "?'
@@ -51,17 +51,24 @@ class SNLIVE(ClosedAnswerTask[Entailment]):
         """The prompt around hypothesis and caption, and the label's word.
 
         Raises:
-            RowError: the image does not decode, the hypothesis is empty, the label is unknown, or missing in training.
+            RowError: the image does not decode, the hypothesis or a caption that is asked about is empty, the label is
+                unknown, or missing in training.
         """
         label = row.values["label"].strip()
         if label not in ANSWERS and (label or train):
             raise row.error(f"the label {label!r} is not one of {', '.join(ANSWERS)}")
-        hypothesis = clean_caption(row.values["hypothesis"], self.max_words)
-        caption = clean_caption(row.values["caption"], self.max_words)
+        hypothesis, notes = cut_words(clean_caption, row.values["hypothesis"], self.max_words)
         if not hypothesis:
             raise row.error("the hypothesis is empty")
+        caption = ""
+        if self.use_caption:
+            caption, caption_notes = cut_words(clean_caption, row.values["caption"], self.max_words)
+            notes += caption_notes
+            if not caption:
+                raise row.error("the caption is empty, and task.use_caption=true asks about it")
         prompt = _WITH_CAPTION if self.use_caption else _WITHOUT_CAPTION
-        source, notes = self.encode_prompt(prompt.format(hypothesis=hypothesis, caption=caption))
+        source, prompt_notes = self.encode_prompt(prompt.format(hypothesis=hypothesis, caption=caption))
+        notes += prompt_notes
         truth = Entailment(ANSWERS.get(label), hypothesis, caption)
         return Sample(
             id=row.values["uniq_id"],
@@ -73,6 +80,10 @@ class SNLIVE(ClosedAnswerTask[Entailment]):
             notes=notes if label else (*notes, "no label: not scored"),
         )
 
+    @property
+    def unread_columns(self) -> tuple[str, ...]:
+        return () if self.use_caption else ("caption",)
+
     def metric(self) -> EntailmentAccuracy:
         return EntailmentAccuracy(tuple(ANSWERS))
 
@@ -82,10 +93,10 @@ class SNLIVE(ClosedAnswerTask[Entailment]):
         )
 
     def details(self, metric: EntailmentAccuracy) -> dict[str, Any]:
-        """The confusion matrix, `{true class: {answered class: samples}}`."""
-        return {"confusion": metric.confusion_by_name()}
+        """The confusion matrix, `{true class: {answered class: samples}}`, where anything was scored."""
+        return {"confusion": metric.confusion_by_name()} if metric.confusion.any() else {}
 
     def draw(self, image: Tensor | None, prediction: Answer, truth: Entailment) -> Image.Image:
-        texts = [truth.caption if self.use_caption else "", truth.hypothesis]
+        texts = [truth.caption, truth.hypothesis]
         answer = f"answer: {prediction.answer}, true: {truth.answer or 'unknown'}"
         return draw_tile(image, self.mean, self.std, [*texts, answer], lines=[2, 2, 1])[0]

@@ -1,6 +1,7 @@
 """How raw text is cleaned before it is tokenized: `clean_caption` and `clean_question`, as the published data was."""
 
 import re
+from collections.abc import Callable
 
 _STRIPPED_IN_FRONT = ",.!?*#:;~"
 
@@ -22,6 +23,12 @@ def clean_question(text: str, max_words: int | None = None) -> str:
     """
     question = _clean(text, max_words, {"-": " ", "/": " "})
     return question if question.endswith("?") else question + "?"
+
+
+def cut_words(clean: Callable[[str, int | None], str], text: str, max_words: int) -> tuple[str, tuple[str, ...]]:
+    """The cleaned text of at most `max_words` words, and a note where that cut it; `clean` is one of the above."""
+    cut = clean(text, max_words)
+    return cut, () if cut == clean(text, None) else (f"text cut to {max_words} words",)
 
 
 def _clean(text: str, max_words: int | None, replacements: dict[str, str]) -> str:

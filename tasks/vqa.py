@@ -13,15 +13,15 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from data.answers import read_answers
 from data.batch import Sample
 from data.tsv import Row
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree
-from tasks.answers import read_answers
 from tasks.closed import Answer, ClosedAnswerTask
 from tasks.drawing import draw_tile
 from tasks.metrics.vqa import VQAScore
-from tasks.text import clean_question
+from tasks.text import clean_question, cut_words
 
 _MAX_OPEN_ANSWER = 10  # tokens of an answer that is in no list
 
@@ -77,7 +77,9 @@ class VQA(ClosedAnswerTask[Question]):
     @property
     def generation(self) -> GenerationOptions:
         if self.tree is None:
-            return GenerationOptions(beam_size=5, max_len=_MAX_OPEN_ANSWER, normalize_scores=False)
+            return GenerationOptions(
+                beam_size=5, max_len=_MAX_OPEN_ANSWER, max_len_behind_prefix=True, normalize_scores=False
+            )
         return super().generation
 
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
@@ -87,12 +89,12 @@ class VQA(ClosedAnswerTask[Question]):
             RowError: the image does not decode, the question is empty, an answer is malformed; in training also a
                 question without answer, or one whose answer is not in the list.
         """
-        if not row.values["question"].strip():
+        text, cut = cut_words(clean_question, row.values["question"], self.max_words)
+        if not text.rstrip("?"):
             raise row.error("the question is empty")
-        text = clean_question(row.values["question"], self.max_words)
-        objects = [name for name in row.values["objects"].strip().split("&&") if name][: self.max_objects]
-        prompt = f"{text} object: {' '.join(objects)}" if self.use_objects and objects else text
-        source, notes = self.encode_prompt(prompt)
+        objects = self._objects(row)
+        source, notes = self.encode_prompt(f"{text} object: {' '.join(objects)}" if objects else text)
+        notes = (*cut, *notes)
         confidences = parse_answers(row)
         if train and not confidences:
             raise row.error("the question has no answer to learn from")
@@ -107,6 +109,16 @@ class VQA(ClosedAnswerTask[Question]):
             weight=confidences[answer] if train else 1.0,
             notes=notes if confidences else (*notes, "no answer: not scored"),
         )
+
+    def _objects(self, row: Row) -> list[str]:
+        if not self.use_objects:
+            return []
+        names = (name.strip() for name in row.values["objects"].split("&&"))
+        return [name for name in names if name][: self.max_objects]
+
+    @property
+    def unread_columns(self) -> tuple[str, ...]:
+        return () if self.use_objects else ("objects",)
 
     def metric(self) -> VQAScore:
         return VQAScore()

@@ -15,18 +15,20 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from criterions.self_critical import SelfCritical
 from data.demo.files import write_demo
 from data.demo.scenes import SceneConfig
 from data.module import OFADataModule
+from data.tsv import RowError
 from ofa.config import OFAConfig, did_you_mean
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 from tasks.base import Task
-from tasks.caption import SelfCriticalCaption, references_in
-from tasks.metrics.cider import CiderD, DocumentFrequencies
+from tasks.caption import SelfCriticalCaption
+from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
 from training.callbacks import ReportNotes, SaveAtEnd, WriteAnswers
 from training.module import TrainingModule
 from training.self_critical import SelfCriticalModule
@@ -106,16 +108,48 @@ def build_module(
     config: DictConfig, model: OFAModel, task: Task, generation: GenerationOptions, data: OFADataModule
 ) -> TrainingModule:
     """What is trained: the model with the criterion's kind of training step."""
-    criterion, optim, freezing = make(config.criterion), make(config.optim), make(config.freezing)
-    if not isinstance(criterion, SelfCritical):
-        return TrainingModule(model, task, generation, criterion, optim, freezing)
-    if not isinstance(task, SelfCriticalCaption):
-        raise UserError(f"criterion=self_critical rewards captions, not task={config.task.name}; set task=caption_scst")
-    frequencies = task.frequencies
-    if frequencies is None:
-        log.info("counting the n-grams of all training references; task.document_frequencies=FILE saves this")
-        frequencies = DocumentFrequencies.from_references(list(references_in(data.rows("train"))))
-    return SelfCriticalModule(model, task, generation, criterion, optim, freezing, CiderD(frequencies))
+    criterion, optim, freezing = build_criterion(config, task), make(config.optim), make(config.freezing)
+    if isinstance(criterion, SelfCritical):
+        reward = CiderD(reward_frequencies(config, task, data))
+        return SelfCriticalModule(model, task, generation, criterion, optim, freezing, reward)
+    return TrainingModule(model, task, generation, criterion, optim, freezing)
+
+
+def build_criterion(config: DictConfig, task: Task) -> LabelSmoothedCrossEntropy | SelfCritical:
+    """The configured loss, which has to fit the task."""
+    target = config.criterion["_target_"].rsplit(".", 1)[-1]
+    if (target == "SelfCritical") != isinstance(task, SelfCriticalCaption):
+        raise UserError(
+            f"criterion={target} and task={config.task.name} do not fit: task=caption_scst is trained with "
+            "criterion=self_critical, which is taken by itself, and no other task is"
+        )
+    settings = [key for key in config.criterion if key != "_target_"]
+    if target == "SelfCritical" and settings:
+        raise UserError(f"criterion.{settings[0]} has no meaning for criterion=self_critical; remove it")
+    criterion = make(config.criterion)
+    if task.tree is not None and criterion.constraint_range is not None:
+        raise UserError(
+            f"criterion.constraint_range={criterion.constraint_range}: task={config.task.name} allows its listed "
+            "answers alone; leave it null"
+        )
+    return criterion
+
+
+def reward_frequencies(config: DictConfig, task: SelfCriticalCaption, data: OFADataModule) -> DocumentFrequencies:
+    """Those of the configured file, else of the training references; broken rows are treated as in training."""
+    if task.reward_document_frequencies is not None:
+        return DocumentFrequencies.from_file(task.reward_document_frequencies)
+    log.info("counting the n-grams of all training references; task.reward_document_frequencies=FILE saves this")
+    rows = data.rows("train", ["caption"])
+    found = []
+    for i in range(len(rows)):
+        try:
+            row = rows[i]
+            found.append(task.required_references(row))
+        except RowError:
+            if config.data.on_error == "stop":
+                raise
+    return DocumentFrequencies.from_references([[with_end(text) for text in texts] for texts in found])
 
 
 def build_model(config: DictConfig) -> OFAModel:
@@ -143,13 +177,14 @@ def build_data(config: DictConfig, task: Task, splits: list[str]) -> OFADataModu
     for split in splits:
         if split not in files:
             raise UserError(f"data.files names no file for split {split}; it has {', '.join(files)}")
+    read = {name: place for name, place in task.columns.items() if name not in task.unread_columns}
     columns = settings.get("columns")
-    if columns and columns.keys() != task.columns.keys():
-        raise UserError(f"data.columns names {', '.join(columns)}; the task reads {', '.join(task.columns)}")
+    if columns and columns.keys() not in (read.keys(), task.columns.keys()):
+        raise UserError(f"data.columns names {', '.join(columns)}; the task reads {', '.join(read)}")
     loading = ("batch_size", "eval_batch_size", "num_workers", "on_error", "train_limit")
     return OFADataModule(
         {split: files[split] for split in splits},
-        columns or task.columns,
+        columns or read,
         task.encode,
         n_columns=None if columns else task.n_columns,
         seed=config.seed,
@@ -213,6 +248,8 @@ def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
     for key, value in changes.items():
         if key in task.fixed_generation:
             raise UserError(f"generation.{key}={value}: task={config.task.name} decides this itself; leave it null")
+        if key == "softmax_over_tree" and task.tree is None:
+            raise UserError(f"generation.{key}={value} has no effect: task={config.task.name} has no list of answers")
         if task.scores_candidates:
             raise UserError(
                 f"generation.{key}={value} has no effect where every candidate answer is scored; "

@@ -39,7 +39,7 @@ class WriteAnswers(pl.Callback):
         self.n_pictures = n_pictures
         self.predictions: TextIO | None = None
         self.pictures: dict[str, list[Image.Image]] = {}
-        self.results: dict[str, dict[str, None]] = {}  # by split, each record once, in order
+        self.results: dict[str, dict[Any, dict[str, Any]]] = {}  # by split and id; the first of several is kept
 
     def on_test_start(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
         self.predictions = (self.folder / "predictions.jsonl").open("w", encoding="utf-8")
@@ -55,7 +55,7 @@ class WriteAnswers(pl.Callback):
             self.predictions.write(json.dumps(record, ensure_ascii=False) + "\n")
             result = self.task.result(name, prediction, batch.truths[i])
             if result is not None:
-                results[json.dumps(result, ensure_ascii=False)] = None
+                results.setdefault(next(iter(result.values())), result)
             if len(pictures) < self.n_pictures:
                 image = None if batch.patch_images is None else batch.patch_images[i]
                 pictures.append(self.task.draw(image, prediction, batch.truths[i]))
@@ -76,7 +76,8 @@ class WriteAnswers(pl.Callback):
                         logger.experiment.add_image(f"answers/{split}", np.asarray(sheet), dataformats="HWC")
         for split, results in self.results.items():
             if results:
-                (self.folder / f"results_{split}.json").write_text(f"[{', '.join(results)}]\n", encoding="utf-8")
+                content = json.dumps(list(results.values()), ensure_ascii=False)
+                (self.folder / f"results_{split}.json").write_text(content + "\n", encoding="utf-8")
 
     def teardown(self, trainer: pl.Trainer, module: EvaluationModule, stage: str) -> None:
         if self.predictions is not None:

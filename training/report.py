@@ -89,19 +89,24 @@ def _matrix_table(title: str, matrix: dict[str, dict[str, int]]) -> Table:
 
 def say_next(config: DictConfig, folder: Path, task: Task) -> None:
     """What to type after a training run; the choices that shaped its data, task and model are repeated."""
-    other_way = "task.inference=beam_search" if task.scores_candidates else "generation.beam_size=1"
+    other_way = "" if task.scores_candidates else " generation.beam_size=1"
     changed = [word for word in HydraConfig.get().overrides.task if word.split(".")[0] in ("data", "task", "model")]
     words = [f"task={config.task.name}", f"model={config.model.name}", f"data={config.data.name}", *changed]
     console = Console()
     console.print("Score the best checkpoint again, or with other options:", soft_wrap=True)
     console.print(
-        f"  python evaluate.py {shlex.join(words)} checkpoint={folder} {other_way}",
+        f"  python evaluate.py {shlex.join(words)} checkpoint={folder}{other_way}",
         soft_wrap=True,
         highlight=False,
     )
     if type(task) is Caption:
         console.print("Train on with CIDEr-D as the reward:", soft_wrap=True)
-        stage_2 = shlex.join(["task=caption_scst", *words[1:]])
-        console.print(f"  python train.py {stage_2} init={folder}", soft_wrap=True, highlight=False)
+        same = [word for word in words[1:] if not word.startswith("data.files")]  # stage 2 has a file of its own
+        stage_2 = shlex.join(["task=caption_scst", *same])
+        console.print(
+            f"  python train.py {stage_2} init={folder} tokenizer={folder / 'tokenizer'}",
+            soft_wrap=True,
+            highlight=False,
+        )
     console.print("Watch the curves:", soft_wrap=True)
     console.print(f"  tensorboard --logdir {folder}", soft_wrap=True, highlight=False)

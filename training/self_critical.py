@@ -52,6 +52,7 @@ class SelfCriticalModule(TrainingModule):
         self.model.eval()
         hypotheses = self.generate(batch)
         self.train()
+        torch.clear_autocast_cache()  # else the forward pass may find half-precision weights made without a graph
         rewards = torch.stack([self._rewards(*pair) for pair in zip(hypotheses, batch.truths, strict=True)])
         rows = [h.tokens for found in hypotheses for h in found]
         target, previous = pad(rows), pad([[BOS, *tokens[:-1]] for tokens in rows])
@@ -65,4 +66,4 @@ class SelfCriticalModule(TrainingModule):
         """[K], of the hypotheses for one image."""
         captions = [with_end(self.task.decode(h, truth).caption) for h in found]
         references = [with_end(caption) for caption in truth.captions]
-        return torch.from_numpy(self.reward.scores(captions, [references] * len(captions)))
+        return torch.from_numpy(self.reward.scores(captions, [references] * len(captions))).float()

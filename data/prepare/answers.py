@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.answers import order_answers
 from ofa.errors import UserError
 from ofa.plain_pickle import load_plain_pickle
-from tasks.answers import order_answers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

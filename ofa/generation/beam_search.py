@@ -53,10 +53,10 @@ def generate(
     models = models_of(model)
     device = batch["input_ids"].device
     allowed_ids = _allowed_ids(options, prefix_tokens, device)
-    decoders = [
-        StepDecoder(m, encode(m, batch), options.max_len + 1, allowed_ids, batch.get("code_masks")) for m in models
-    ]
     search = _Search(len(batch["input_ids"]), options, allowed_ids, prefix_tokens, device)
+    decoders = [
+        StepDecoder(m, encode(m, batch), max(search.limits) + 1, allowed_ids, batch.get("code_masks")) for m in models
+    ]
     while search.unfinished:
         probabilities = [search.log_softmax(decoder.step(search.newest)) for decoder in decoders]
         samples, beams = search.advance(average(probabilities))
@@ -93,12 +93,19 @@ class _Search:
         self.options = options
         self.allowed_ids = allowed_ids
         self.prefix = None if prefix_tokens is None else self._columns_of(prefix_tokens)
+        self.limits = self._limits(n_samples, prefix_tokens)
         self.samples = torch.arange(n_samples, device=device)  # [B], which samples are unfinished
         self.columns = torch.full((n_samples, 1, 1), BOS, device=device)  # [B, K, 1 + t], `<s>` first
         self.scores = torch.zeros(n_samples, 1, 0, device=device)  # [B, K, t], sums up to each token
         self.tree = None if options.prefix_tree is None else options.prefix_tree.to(device)
         self.nodes = torch.zeros(n_samples, 1, dtype=torch.long, device=device)  # [B, K], places in the tree
         self.finished: list[list[Hypothesis]] = [[] for _ in range(n_samples)]
+
+    def _limits(self, n_samples: int, prefix_tokens: Tensor | None) -> list[int]:
+        """The length at which `</s>` is forced, of each sample."""
+        if prefix_tokens is None or not self.options.max_len_behind_prefix:
+            return [self.options.max_len] * n_samples
+        return [self.options.max_len + length for length in (prefix_tokens != PAD).sum(1).tolist()]
 
     @property
     def unfinished(self) -> bool:
@@ -144,7 +151,7 @@ class _Search:
         self.columns = torch.cat([self.columns[rows, beams], columns[..., None]], -1)
         self.scores = torch.cat([self.scores[rows, beams], ranked[..., None]], -1)
         done = [
-            length >= self.options.max_len or len(self.finished[sample]) >= width or not goes_on
+            length >= self.limits[sample] or len(self.finished[sample]) >= width or not goes_on
             for sample, goes_on in zip(self.samples.tolist(), ranked.isfinite().any(1).tolist(), strict=True)
         ]
         if not any(done):
@@ -163,10 +170,8 @@ class _Search:
         allowed[..., NEVER_CHOSEN] = -torch.inf
         if self.tree is not None:
             allowed.masked_fill_(self._outside_tree(allowed.shape[-1]), -torch.inf)
-        if length >= self.options.max_len:
-            allowed[..., :EOS] = -torch.inf
-            allowed[..., EOS + 1 :] = -torch.inf
-            return allowed
+        ends = [i for i, sample in enumerate(self.samples.tolist()) if length >= self.limits[sample]]
+        at_end = allowed[ends, :, EOS]
         if length < self.options.min_len:
             allowed[..., EOS] = -torch.inf
         if 0 < self.options.no_repeat_ngram_size <= length + 1:
@@ -177,6 +182,8 @@ class _Search:
             index = forced.expand(*allowed.shape[:2], 1)
             only.scatter_(-1, index, log_probabilities.gather(-1, index))
             allowed = torch.where(forced != PAD, only, allowed)
+        allowed[ends] = -torch.inf
+        allowed[ends, :, EOS] = at_end
         return allowed
 
     def _forced(self) -> Tensor:

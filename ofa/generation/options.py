@@ -17,6 +17,8 @@ class GenerationOptions:
     Attributes:
         beam_size: hypotheses kept for each sample; 1 is greedy.
         max_len: at this length `</s>` is forced.
+        max_len_behind_prefix: count `max_len` from the end of each sample's prefix tokens, which are a prompt then;
+            else from the start, as the recorded searches do.
         min_len: before this length `</s>` is forbidden.
         no_repeat_ngram_size: no n-gram of this length occurs twice in a hypothesis; 0 allows all.
         length_penalty: final score = sum of log-probabilities / length ** length_penalty.
@@ -33,6 +35,7 @@ class GenerationOptions:
 
     beam_size: int = 5
     max_len: int = 16
+    max_len_behind_prefix: bool = False
     min_len: int = 0
     no_repeat_ngram_size: int = 0
     length_penalty: float = 1.0
@@ -43,6 +46,9 @@ class GenerationOptions:
     softmax_over_tree: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("beam_size", "max_len", "min_len", "no_repeat_ngram_size"):
+            if not isinstance(getattr(self, name), int):
+                raise UserError(f"{name}={getattr(self, name)} is not a whole number")
         if self.beam_size < 1:
             raise UserError(f"beam_size={self.beam_size}: a search keeps at least 1 hypothesis")
         if not 0 <= self.min_len <= self.max_len or self.max_len < 1:

@@ -30,7 +30,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from ofa.errors import UserError
-from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
+from tasks.metrics.cider import CiderD, DocumentFrequencies
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _FAILURES = (OSError, RuntimeError, ValueError, LookupError, subprocess.Subproce
 
 
 class CaptionScores(Metric):
-    """CIDEr-D, the mean over images, computed as the published validation does (see `with_end`).
+    """CIDEr-D, the mean over images, of captions as they are.
 
     Rows of one image are united: its first caption is compared with all of their references. The state is the rows
     themselves, as bytes, in the order of processes; evaluation shares rows out in that order, too, so the result over
@@ -93,8 +93,7 @@ class CaptionScores(Metric):
         return list(images.values())
 
     def _cider_d(self, images: list[_Image]) -> float:
-        captions = [with_end(image.caption) for image in images]
-        references = [[with_end(text) for text in image.references] for image in images]
+        captions, references = [image.caption for image in images], [image.references for image in images]
         frequencies = self.frequencies or DocumentFrequencies.from_references(references)
         return CiderD(frequencies).scores(captions, references).mean().item()
 

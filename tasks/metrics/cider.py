@@ -26,7 +26,9 @@ END = "<eos>"
 
 
 def with_end(text: str) -> str:
-    """A sentence as the published validation compares it: without a full stop at its end, where `<eos>` is added.
+    """A sentence as self-critical training compares it: without a full stop at its end, where `<eos>` is added.
+
+    So a caption that stops in the middle of a sentence is not rewarded as if it had ended well.
 
     >>> with_end("a dog runs.")
     'a dog runs <eos>'

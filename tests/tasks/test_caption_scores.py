@@ -13,7 +13,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 from ofa.errors import UserError
 from tasks.metrics import captions as module
 from tasks.metrics.captions import CaptionReport, CaptionScores
-from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
+from tasks.metrics.cider import CiderD, DocumentFrequencies
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no java on the PATH")
 SAMPLES = [
@@ -32,8 +32,8 @@ def fill(metric, samples):
 
 
 def cider_d(samples, frequencies=None):
-    captions = [with_end(caption) for _, caption, _ in samples]
-    references = [[with_end(text) for text in texts] for *_, texts in samples]
+    captions = [caption for _, caption, _ in samples]
+    references = [[text for text in texts] for *_, texts in samples]
     return CiderD(frequencies or DocumentFrequencies.from_references(references)).scores(captions, references).mean()
 
 

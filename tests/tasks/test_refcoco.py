@@ -106,7 +106,7 @@ def test_a_row_with_an_unusable_box_is_an_error(task, box):
 def test_an_expression_of_too_many_words_is_cut_and_noted(task):
     sample = task.encode(make_row(text="very " * 100 + "red"), RNG, True)
     assert task.tokenizer.decode(sample.source) == PROMPT.format(" ".join(["very"] * 80))
-    assert sample.notes == ("expression cut to 80 words",)
+    assert sample.notes == ("text cut to 80 words",)
 
 
 def test_a_prompt_of_too_many_tokens_is_cut_and_noted():

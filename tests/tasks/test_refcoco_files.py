@@ -66,7 +66,7 @@ def test_repairs_are_noted_and_the_row_is_kept(write):
     batches = list(loader(write(lambda c: [*c[:2], "one two three four", "5,5,5000,50", c[4]])))
     assert sorted(note for batch in batches for note in batch.notes) == [
         "box clipped to the image",
-        "expression cut to 3 words",
+        "text cut to 3 words",
     ]
 
 

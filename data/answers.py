@@ -30,7 +30,10 @@ def read_answers(path: str | Path) -> list[str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)  # lists keep duplicates
     except OSError as error:
-        raise UserError(f"the answer file {path} cannot be read ({error.strerror})") from error
+        raise UserError(
+            f"the answer file {path} cannot be read ({error.strerror}); `{CONVERTER} OLD.pkl {path}` makes it of the "
+            "published pickle, task.answer_list=FILE names another"
+        ) from error
     except ValueError as error:
         raise UserError(f"the answer file {path} is not JSON ({error})") from error
     if isinstance(content, list) and all(isinstance(answer, str) for answer in content):

@@ -1,7 +1,7 @@
 import pytest
 
+from data.answers import read_answers
 from ofa.errors import UserError
-from tasks.answers import read_answers
 
 
 def write(tmp_path, text):

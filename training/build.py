@@ -65,7 +65,7 @@ def check(config: DictConfig) -> None:
     precision, on_cpu = str(config.trainer.precision), config.trainer.accelerator == "cpu"
     if precision.startswith("16") and (on_cpu or not torch.cuda.is_available()):
         raise UserError(f"trainer.precision={precision} needs a GPU; on a CPU use 32-true or bf16-mixed")
-    if config.task.name == "caption_scst" and "init" in config and config.init is None:
+    if OmegaConf.select(config, "task.name") == "caption_scst" and config.get("init", "") is None:
         raise UserError("task=caption_scst goes on from a captioning model: set init=RUN, a run of task=caption")
     if config.trainer.get("max_steps") == 0:
         raise UserError("trainer.max_steps=0 is a run of no length; set at least 1, or -1 for no limit")

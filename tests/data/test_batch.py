@@ -67,3 +67,20 @@ def test_moving_a_batch_moves_its_tensors_and_keeps_the_rest():
 
 def test_no_samples_make_a_batch_of_length_zero():
     assert len(collate([])) == 0
+
+
+def test_a_decoder_prompt_stands_before_the_answer_and_has_no_target():
+    prompted = Sample("a", [0, 5, 2], [7, 2], None, truth=None, prefix=[5, 6], weight=0.5)
+    batch = collate([prompted, sample("b", target=(8, 9, 2))])
+    assert batch.decoder_input_ids.tolist() == [[0, 5, 6, 7], [0, 8, 9, 1]]
+    assert batch.target.tolist() == [[1, 1, 7, 2], [8, 9, 2, 1]]
+    assert batch.prefix_tokens.tolist() == [[5, 6], [1, 1]]
+    assert batch.weights.tolist() == [0.5, 1.0]
+    assert collate([sample()]).prefix_tokens is None
+
+
+def test_a_batch_taken_twice_has_each_sample_in_both_halves():
+    batch = collate([sample("a", notes=["cut"]), sample("b", source=(0, 6, 7, 2))]).twice()
+    assert batch.ids == ["a", "b", "a", "b"] and len(batch.truths) == len(batch.weights) == 4
+    assert torch.equal(batch.input_ids[:2], batch.input_ids[2:]) and torch.equal(batch.target[:2], batch.target[2:])
+    assert batch.notes == ["cut"]

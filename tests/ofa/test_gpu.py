@@ -5,7 +5,7 @@ import torch
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.config import OFAConfig
-from ofa.generation import GenerationOptions, generate
+from ofa.generation import GenerationOptions, PrefixTree, generate, score_candidates
 from ofa.model import OFAModel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -41,6 +41,26 @@ def test_logits_and_answers_equal_those_of_the_cpu(model, batch):
     assert [h.tokens for hypotheses in found for h in hypotheses] == [
         h.tokens for hypotheses in answers for h in hypotheses
     ]
+
+
+def test_answers_of_a_closed_set_equal_those_of_the_cpu(model, batch):
+    tree = PrefixTree([[7], [8, 9], [8, 10, 11]])
+    prompt = torch.tensor([[12, 13], [14, 1]])
+    options = GenerationOptions(beam_size=3, max_len=3, max_len_behind_prefix=True, prefix_tree=tree)
+    expected, answers = score_candidates(model, batch, tree, prompt), generate(model, batch, options, prompt)
+    model.cuda()
+    scores = score_candidates(model, on_gpu(batch), tree, prompt.cuda())
+    torch.testing.assert_close(scores.cpu(), expected, rtol=1e-3, atol=1e-3)
+    found = generate(model, on_gpu(batch), options, prompt.cuda())
+    assert [[h.tokens for h in sample] for sample in found] == [[h.tokens for h in sample] for sample in answers]
+
+
+def test_the_loss_over_a_closed_set_equals_that_of_the_cpu(model, batch):
+    tree, target = PrefixTree([[7], [8, 9]]), torch.tensor([[8, 9, 2], [7, 2, 1]])
+    criterion, hidden = LabelSmoothedCrossEntropy(), torch.randn(2, 3, model.config.d_model)
+    expected = criterion(model, hidden, target, 0, tree=tree).sum
+    loss = criterion(model.cuda(), hidden.cuda(), target.cuda(), 0, tree=tree).sum
+    torch.testing.assert_close(loss.cpu(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])

@@ -2,11 +2,22 @@
 
 import base64
 import json
+import shlex
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 from rows import picture
 from runs import predictions_of, run
+
+from data.module import OFADataModule
+from data.tsv import RowError
+from ofa.errors import UserError
+from ofa.tokenizer import Tokenizer
+from tasks.caption import SelfCriticalCaption
+from training.build import build_criterion, make, reward_frequencies
+from training.command_line import CONFIGS
 
 SMALL = ["model=micro", "data.num_workers=0", "task.image_size=32", "data.eval_batch_size=3"]
 SHORT = ["trainer.max_epochs=1", "trainer.accumulate_grad_batches=1", "validate_every=2", "data.batch_size=2"]
@@ -78,10 +89,10 @@ def test_self_critical_training_needs_a_model_to_start_from(published, tmp_path)
     assert process.stderr.splitlines()[-1].startswith("error: task=caption_scst goes on from a captioning model")
 
 
-def test_a_validation_split_without_truths_is_refused_before_training(published, data_root, tmp_path):
+def test_a_validation_split_without_truths_is_refused(published, data_root, tmp_path):
     files = f"data.files={{train: {data_root}/vqa_train.tsv, val: {data_root}/vqa_test.tsv}}"
     process = run("train.py", "task=vqa", *published, *SHORT, files, folder=tmp_path, check=False)
-    assert "the first rows of the validation split have no truth to score" in process.stderr.splitlines()[-1]
+    assert "the rows of the validation split have no truth to score" in process.stderr.splitlines()[-1]
 
 
 def test_entailment_trains_and_is_scored_by_class(published, tmp_path):
@@ -94,6 +105,7 @@ def test_entailment_trains_and_is_scored_by_class(published, tmp_path):
         "hydra.run.dir=run",
         folder=tmp_path,
     )
+    assert "train/rdrop" in (tmp_path / "run/metrics.csv").read_text().splitlines()[0]
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics.keys() == {"val", "test"}
     assert {"accuracy", "accuracy_neutral"} <= metrics["test"].keys()
@@ -102,7 +114,8 @@ def test_entailment_trains_and_is_scored_by_class(published, tmp_path):
 
 
 def test_questions_are_answered_by_candidates_by_beams_and_openly(published, tmp_path):
-    process = run("train.py", "task=vqa", *published, *SHORT, "hydra.run.dir=run", folder=tmp_path)
+    with_worker = [*SHORT, "data.num_workers=1", "hydra.run.dir=run"]
+    process = run("train.py", "task=vqa", *published, *with_worker, folder=tmp_path)
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert 0 <= metrics["val"]["vqa_score"] <= 1
     assert metrics["test"] == {} and "Not scored, since their rows have no truth: test" in process.stdout
@@ -126,7 +139,8 @@ def test_questions_are_answered_by_candidates_by_beams_and_openly(published, tmp
         (["task.answer_list=nowhere.json"], "nowhere.json"),
         (["generation.beam_size=3"], "generation.beam_size=3 has no effect where every candidate answer is scored"),
         (["task.prompt_type=both"], "task.prompt_type=both is not one of none, src, prev_output"),
-        (["criterion=self_critical"], "criterion=self_critical rewards captions, not task=vqa"),
+        (["criterion=self_critical"], "criterion=SelfCritical and task=vqa do not fit"),
+        (["criterion.constraint_range=[10,20]"], "task=vqa allows its listed answers alone"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(published, tmp_path, words, message):
@@ -135,8 +149,46 @@ def test_what_cannot_work_is_refused_in_one_line(published, tmp_path, words, mes
     assert "Traceback" not in process.stderr
 
 
-@pytest.mark.parametrize("task", ["caption", "snli_ve", "vqa"])
+@pytest.mark.parametrize("task", ["snli_ve", "vqa"])
 def test_the_demo_of_each_task_ends_with_scores_beside_chance(task, tmp_path):
     process = run("train.py", f"task={task}", *SMALL_DEMO, "hydra.run.dir=run", folder=tmp_path)
-    assert "commonest" in process.stdout
+    assert "commonest by the words" in process.stdout
     assert Image.open(tmp_path / "run/pictures_test.png").width > 500
+
+
+def test_the_caption_demo_names_the_second_stage_and_that_one_runs(tmp_path):
+    process = run("train.py", "task=caption", *SMALL_DEMO, "hydra.run.dir=run", folder=tmp_path)
+    assert "caption of another picture" in process.stdout
+    (command,) = (line for line in process.stdout.splitlines() if "task=caption_scst" in line)
+    words = shlex.split(command)[2:]
+    process = run("train.py", *words, "trainer.max_steps=2", "validate_every=2", folder=tmp_path)
+    assert "cider_d" in process.stdout and "caption of another picture" in process.stdout
+
+
+@pytest.mark.parametrize("task", ["caption", "snli_ve", "vqa"])
+def test_one_batch_can_be_learnt_by_heart_in_every_task(task):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", [f"task={task}", "data=tsv", "debug=overfit"])
+    make(config.optim), make(config.criterion)
+    assert config.ema.decay is None and not config.freezing.embeddings
+
+
+def test_overfitting_a_batch_makes_no_sense_for_a_reward_and_is_refused():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", ["task=caption_scst", "debug=overfit"])
+    task = SelfCriticalCaption(tokenizer=Tokenizer.demo(), image_size=32)
+    with pytest.raises(UserError, match="criterion.label_smoothing has no meaning for criterion=self_critical"):
+        build_criterion(config, task)
+
+
+def test_a_row_without_references_is_named_by_the_count_of_n_grams_or_left_out(data_root, tmp_path):
+    lines = (data_root / "caption_stage2_train.tsv").read_text().splitlines()
+    cells = lines[3].split("\t")
+    lines[3] = "\t".join([*cells[:2], " && ", *cells[3:]])
+    write(tmp_path / "train.tsv", [line.split("\t") for line in lines])
+    task = SelfCriticalCaption(tokenizer=Tokenizer.demo(), image_size=32)
+    sizes = {"batch_size": 2, "eval_batch_size": 2}
+    data = OFADataModule({"train": tmp_path / "train.tsv"}, task.columns, task.encode, n_columns=5, **sizes)
+    with pytest.raises(RowError, match=r"line 4 of .*train.tsv: there is no reference caption"):
+        reward_frequencies(OmegaConf.create({"data": {"on_error": "stop"}}), task, data)
+    assert reward_frequencies(OmegaConf.create({"data": {"on_error": "skip"}}), task, data).images == 5

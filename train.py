@@ -22,6 +22,8 @@ def train(config: DictConfig) -> float | None:
     tokenizer = build.build_tokenizer(config, config.tokenizer)
     task = build.build_task(config, tokenizer)
     generation = build.generation_options(config, task)
+    criterion = build.build_criterion(config, task)
+    optim, freezing = build.make(config.optim), build.make(config.freezing)
     splits = dict.fromkeys(["train", "val", *build.splits_with_files(config, task)])
     data = build.build_data(config, task, list(splits))
     trainer = build.build_trainer(
@@ -34,7 +36,7 @@ def train(config: DictConfig) -> float | None:
     model = build.build_model(config)
     if config.init is not None:
         load_weights(model, config.init)
-    module = build.build_module(config, model, task, generation, data)
+    module = build.build_module(config, data, model, task, generation, criterion, optim, freezing)
 
     tokenizer.save(folder / "tokenizer")
     OmegaConf.save(config, folder / "config.yaml", resolve=True)

@@ -14,6 +14,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from tqdm import tqdm
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from criterions.self_critical import SelfCritical
@@ -30,7 +31,9 @@ from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
 from training.callbacks import ReportNotes, SaveAtEnd, WriteAnswers
+from training.freezing import Freezing
 from training.module import TrainingModule
+from training.optim import Optim
 from training.self_critical import SelfCriticalModule
 
 log = logging.getLogger(__name__)
@@ -105,14 +108,20 @@ def build_task(config: DictConfig, tokenizer: Tokenizer) -> Task:
 
 
 def build_module(
-    config: DictConfig, model: OFAModel, task: Task, generation: GenerationOptions, data: OFADataModule
+    config: DictConfig,
+    data: OFADataModule,
+    model: OFAModel,
+    task: Task,
+    generation: GenerationOptions,
+    criterion: LabelSmoothedCrossEntropy | SelfCritical,
+    optim: Optim,
+    freezing: Freezing,
 ) -> TrainingModule:
     """What is trained: the model with the criterion's kind of training step."""
-    criterion, optim, freezing = build_criterion(config, task), make(config.optim), make(config.freezing)
+    parts = (model, task, generation, criterion, optim, freezing)
     if isinstance(criterion, SelfCritical):
-        reward = CiderD(reward_frequencies(config, task, data))
-        return SelfCriticalModule(model, task, generation, criterion, optim, freezing, reward)
-    return TrainingModule(model, task, generation, criterion, optim, freezing)
+        return SelfCriticalModule(*parts, reward=CiderD(reward_frequencies(config, task, data)))
+    return TrainingModule(*parts)
 
 
 def build_criterion(config: DictConfig, task: Task) -> LabelSmoothedCrossEntropy | SelfCritical:
@@ -142,10 +151,9 @@ def reward_frequencies(config: DictConfig, task: SelfCriticalCaption, data: OFAD
     log.info("counting the n-grams of all training references; task.reward_document_frequencies=FILE saves this")
     rows = data.rows("train", ["caption"])
     found = []
-    for i in range(len(rows)):
+    for i in tqdm(range(len(rows)), "reading references", leave=False):
         try:
-            row = rows[i]
-            found.append(task.required_references(row))
+            found.append(task.required_references(rows[i]))
         except RowError:
             if config.data.on_error == "stop":
                 raise

@@ -147,7 +147,7 @@ class SelfCriticalCaption(Caption):
 
     reward_document_frequencies: str | Path | None = None
 
-    files = {"train": "caption_stage2_train.tsv"}
+    files = {"train": "caption_stage2_train.tsv", "val": "caption_val.tsv", "test": "caption_test.tsv"}
 
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
         """The prompt, and all references of the row as its truth.

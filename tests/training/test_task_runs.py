@@ -104,6 +104,7 @@ def test_entailment_trains_and_is_scored_by_class(published, tmp_path):
         *published,
         *SHORT,
         "criterion.rdrop_alpha=1.0",
+        "trainer.log_every_n_steps=1",
         "hydra.run.dir=run",
         folder=tmp_path,
     )

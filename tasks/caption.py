@@ -83,7 +83,7 @@ class Caption(ImageTask[References, Captioned]):
             RowError: the image does not decode, or the caption to learn is empty.
         """
         if not train:
-            return self.with_references(row)
+            return self.with_references(row, references(row))
         caption = row.values["caption"]
         words = caption.translate(_WITHOUT_PUNCTUATION).split()
         if not words:
@@ -95,9 +95,8 @@ class Caption(ImageTask[References, Captioned]):
             notes.append(f"several captions joined by {_JOINT}, learnt as one")
         return self._sample(row, " ".join(words[: self.max_target_words]), (), tuple(notes))
 
-    def with_references(self, row: Row) -> Sample:
-        """A sample whose truth is all references of the row; its target is them joined, as in published batches."""
-        captions = references(row)
+    def with_references(self, row: Row, captions: tuple[str, ...]) -> Sample:
+        """A sample whose truth is all captions of the row; its target is them joined, as in published batches."""
         notes = () if captions else ("no reference captions: not scored",)
         return self._sample(row, _JOINT.join(captions), captions, notes)
 
@@ -155,9 +154,7 @@ class SelfCriticalCaption(Caption):
         Raises:
             RowError: the image does not decode, or in training a row has no reference.
         """
-        if train:
-            self.required_references(row)
-        return self.with_references(row)
+        return self.with_references(row, self.required_references(row) if train else references(row))
 
     def required_references(self, row: Row) -> tuple[str, ...]:
         """The references of a row of training.

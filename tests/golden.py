@@ -27,6 +27,10 @@ def load_arrays(name):
     return np.load(FOLDER / name)
 
 
+def load_tensors(name):
+    return {key: torch.from_numpy(array) for key, array in load_arrays(name).items()}
+
+
 def generator(key, seed=0):
     return np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()) + seed))
 

@@ -1,0 +1,87 @@
+"""Losses on logits, temperatures and the probability shift equal the recorded ones."""
+
+import pytest
+import torch
+from golden import load_json, load_tensors
+
+from criterions.distillation.logits import ce, ce_with_mask, mse, shift_probability
+from criterions.distillation.temperature import cwsm, flsw
+from ofa.vocabulary import PAD
+
+RECORDED = load_json("kd.json")
+INPUTS = load_tensors("kd.npz")
+STUDENT, TEACHER, TARGET = INPUTS["logits_student"], INPUTS["logits_teacher"], INPUTS["target"]
+VALID = TARGET != PAD
+VOCABULARY_SIZE = STUDENT.shape[-1]
+
+
+@pytest.mark.parametrize("temperature", [1, 4])
+def test_ce_and_mse_equal_the_recorded_ones(temperature):
+    losses = ce(STUDENT, TEACHER, temperature), mse(STUDENT, TEACHER, temperature)
+    assert losses[0].mean().item() == pytest.approx(RECORDED[f"kd_ce_T{temperature}"], abs=1e-5)
+    assert losses[1].mean().item() == pytest.approx(RECORDED[f"kd_mse_T{temperature}"], abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1, 4])
+@pytest.mark.parametrize("case", ["pad1", "range_20_36", "constraint_mask"])
+def test_ce_with_mask_equals_the_recorded_ones(case, temperature):
+    student, teacher = STUDENT[VALID], TEACHER[VALID]  # [N, V]
+    allowed = INPUTS["constraint_mask"][VALID] if case == "constraint_mask" else torch.ones_like(student).bool()
+    if case == "range_20_36":
+        allowed[:, 4:20] = allowed[:, 36:] = False
+    if case == "constraint_mask":
+        loss = ce_with_mask(student, teacher, temperature, allowed)
+    else:
+        ids = allowed[0].nonzero()[:, 0]
+        loss = ce_with_mask(student[:, ids], teacher[:, ids], temperature)
+    # The published loss keeps what the softmax over the whole vocabulary leaves to the allowed ids: with this share
+    # m of student and teacher, and p over the allowed ids, a term of its sum is m_T p_T * (log m_S + log p_S).
+    log_share = [log_share_of(allowed, logits / temperature) for logits in (student, teacher)]
+    published = log_share[1].exp() * (loss - log_share[0]) / VOCABULARY_SIZE
+    recorded = RECORDED[f"kd_ce_with_mask_{case}_T{temperature}"]
+    assert published.mean().item() == pytest.approx(recorded, abs=1e-5, rel=1e-5)
+
+
+def log_share_of(allowed, logits):
+    return logits.masked_fill(~allowed, -torch.inf).logsumexp(-1) - logits.logsumexp(-1)
+
+
+def test_what_is_not_allowed_has_no_influence_and_no_gradient():
+    allowed = INPUTS["constraint_mask"][VALID]
+    student = STUDENT[VALID].requires_grad_()
+    loss = ce_with_mask(student, TEACHER[VALID], 2.0, allowed)
+    loss.sum().backward()
+    assert not student.grad[~allowed].any()
+    one = allowed[0].nonzero()[:, 0]
+    torch.testing.assert_close(loss[0], ce(student[0, one], TEACHER[VALID][0, one], 2.0))
+
+
+def test_a_student_that_equals_its_teacher_has_no_gradient():
+    student = TEACHER[VALID].clone().requires_grad_()
+    (ce(student, TEACHER[VALID], 3.0).sum() + mse(student, TEACHER[VALID]).sum()).backward()
+    torch.testing.assert_close(student.grad, torch.zeros_like(student), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_compared_in_float32(dtype):
+    loss = ce(STUDENT.to(dtype), TEACHER.to(dtype))
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, ce(STUDENT.to(dtype).float(), TEACHER.to(dtype).float()))
+
+
+@pytest.mark.parametrize(
+    ("name", "temperature"), [("flsw", flsw(STUDENT, TEACHER, 4.0, 1.0, 2.0)), ("cwsm", cwsm(STUDENT, 4.0, 1.0))]
+)
+def test_ce_with_a_temperature_for_each_token_equals_the_recorded_one(name, temperature):
+    assert ce(STUDENT, TEACHER, temperature).mean().item() == pytest.approx(RECORDED[f"kd_ce_{name}"], abs=1e-5)
+
+
+def test_the_shifted_logits_equal_the_recorded_ones():
+    torch.testing.assert_close(shift_probability(TEACHER, TARGET), INPUTS["probability_shift"], atol=0, rtol=0)
+
+
+def test_an_id_that_is_not_allowed_is_no_rival_of_the_target():
+    teacher = torch.tensor([[9.0, 1.0, 3.0]])
+    allowed = torch.tensor([[False, True, True]])
+    assert shift_probability(teacher, torch.tensor([2]), allowed).tolist() == teacher.tolist()
+    assert shift_probability(teacher, torch.tensor([1]), allowed).tolist() == [[9.0, 3.0, 1.0]]

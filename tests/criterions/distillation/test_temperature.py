@@ -1,0 +1,56 @@
+"""The temperature schedules equal the recorded ones."""
+
+import pytest
+import torch
+from golden import load_tensors
+
+from criterions.distillation.temperature import Temperature, cwsm, flsw
+from ofa.errors import UserError
+
+INPUTS = load_tensors("kd.npz")
+STUDENT, TEACHER = INPUTS["logits_student"], INPUTS["logits_teacher"]
+
+
+def test_the_temperatures_equal_the_recorded_ones():
+    temperature = flsw(STUDENT, TEACHER, base=4.0, beta=1.0, gamma=2.0)
+    torch.testing.assert_close(temperature, INPUTS["flsw_beta1_gamma2_T4"], atol=1e-5, rtol=0)
+    temperature = cwsm(STUDENT, base=4.0, beta=1.0)
+    torch.testing.assert_close(temperature, INPUTS["cwsm_beta1_T4"], atol=1e-5, rtol=0)
+
+
+def test_tokens_that_differ_have_a_sharper_teacher():
+    agreed, opposed = flsw(torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, -1.0]]), base=4.0, beta=0.5, gamma=1.0)
+    assert (agreed.item(), opposed.item()) == (4.5, 3.5)
+
+
+def test_tokens_the_student_is_sure_of_have_a_softer_teacher():
+    sure, unsure = cwsm(torch.tensor([[9.0, 0.0], [0.0, 0.0]]), base=4.0, beta=1.0)
+    assert sure > 4 > unsure
+
+
+@pytest.mark.parametrize("schedule", ["flsw", "cwsm"])
+def test_ids_that_are_not_allowed_do_not_count(schedule):
+    temperature = Temperature(schedule, base=4.0, beta=0.5)
+    allowed = torch.ones_like(STUDENT).bool()
+    allowed[..., 10:] = False
+    restricted = temperature.of_tokens(STUDENT[..., :10], TEACHER[..., :10])
+    torch.testing.assert_close(temperature.of_tokens(STUDENT, TEACHER, allowed), restricted)
+
+
+@pytest.mark.parametrize("schedule", ["flsw", "cwsm"])
+def test_no_gradient_passes_a_temperature(schedule):
+    student = STUDENT.clone().requires_grad_()
+    assert not Temperature(schedule).of_tokens(student, TEACHER).requires_grad
+
+
+def test_a_constant_temperature_is_a_number():
+    assert Temperature(base=2.0).of_tokens(STUDENT, TEACHER) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(dict(schedule="fslw"), "schedule=fslw .* did you mean 'flsw'"), (dict(base=0.0), "base=0.0 is not above 0")],
+)
+def test_impossible_options_are_refused_by_name(options, message):
+    with pytest.raises(UserError, match=message):
+        Temperature(**options)

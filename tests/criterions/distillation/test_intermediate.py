@@ -1,0 +1,101 @@
+"""The losses on intermediate states equal the recorded ones, by way of the names in the configuration."""
+
+import pytest
+import torch
+from golden import load_json, load_tensors
+
+from criterions.distillation.attention import valid_cells
+from criterions.distillation.intermediate import INTERMEDIATE_LOSSES
+
+RECORDED = load_json("kd.json")
+INPUTS = load_tensors("kd.npz")
+MASKS = {"nomask": torch.ones(3, 6, dtype=torch.bool), "mask": INPUTS["mask"].bool()}
+RELATIONS = ["query_relation", "key_relation", "value_relation"]
+
+
+def features_of(name, heads=""):
+    """Features of student and teacher, of two layers where the loss needs them."""
+    feature = {"attention": "attention", "hidden": "hidden"}.get(INTERMEDIATE_LOSSES[name].feature, "values")
+    student = [INPUTS[f"{feature}_student"]]
+    teacher = [INPUTS[f"{feature}_teacher{heads}"]]
+    if INTERMEDIATE_LOSSES[name].of_two_layers:
+        student, teacher = [*student, INPUTS["hidden_student_2"]], [*teacher, INPUTS["hidden_teacher_2"]]
+    return student, teacher
+
+
+def loss_of(name, student, teacher, mask):
+    if INTERMEDIATE_LOSSES[name].feature == "attention":
+        mask = valid_cells(mask, mask)
+    return INTERMEDIATE_LOSSES[name](student, teacher, mask)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("name", [name for name in INTERMEDIATE_LOSSES if name not in RELATIONS])
+def test_the_loss_equals_the_recorded_one(name, mask):
+    loss = loss_of(name, *features_of(name), MASKS[mask])
+    assert loss.item() == pytest.approx(RECORDED[f"{name}/{mask}"], abs=1e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("name", ["attention_mse_sum", "attention_ce_mean"])
+def test_maps_of_other_numbers_of_heads_have_the_recorded_loss(name, mask):
+    loss = loss_of(name, *features_of(name, "_8heads"), MASKS[mask])
+    assert loss.item() == pytest.approx(RECORDED[f"{name}_4vs8heads/{mask}"], abs=1e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize(("heads", "case"), [("", "same_heads"), ("_8heads", "4vs8heads")])
+@pytest.mark.parametrize("name", RELATIONS)
+def test_relations_have_the_recorded_loss(name, heads, case):
+    # Queries are not among the recorded ones; they are compared as keys and values are.
+    recorded = RECORDED[f"{name.replace('query', 'key')}/{case}"]
+    loss = loss_of(name, *features_of(name, heads), MASKS["nomask"])
+    assert loss.item() == pytest.approx(recorded, abs=1e-7, rel=1e-5)
+
+
+def garbled(features, length):
+    """The features with other numbers at the positions from `length` on, which are padding."""
+    changed = []
+    for feature in features:
+        feature = feature.clone()
+        feature[..., length:, :] = torch.randn_like(feature[..., length:, :])
+        changed.append(feature)
+    return changed
+
+
+@pytest.mark.parametrize("name", INTERMEDIATE_LOSSES)
+def test_what_stands_at_padding_has_no_influence_and_no_gradient(name):
+    mask = torch.arange(6).expand(3, 6) < 4
+    student, teacher = features_of(name)
+    student = [x.clone().requires_grad_() for x in student]
+    loss = loss_of(name, student, teacher, mask)
+    loss.backward()
+    for x in student:
+        assert x.grad.isfinite().all()
+        assert x.grad[..., :4, :].any()
+        assert not x.grad[..., 4:, :].any()
+    torch.testing.assert_close(loss_of(name, garbled(student, 4), garbled(teacher, 4), mask), loss)
+
+
+@pytest.mark.parametrize("name", [name for name in INTERMEDIATE_LOSSES if not name.startswith("attention_ce")])
+def test_a_padded_sample_has_the_same_loss_as_when_it_is_cut(name):
+    student, teacher = features_of(name)
+    padded = loss_of(name, student, teacher, torch.arange(6).expand(3, 6) < 4)
+    columns = 4 if INTERMEDIATE_LOSSES[name].feature == "attention" else None
+    student, teacher = ([x[..., :4, :columns] for x in xs] for xs in (student, teacher))
+    torch.testing.assert_close(loss_of(name, student, teacher, torch.ones(3, 4).bool()), padded)
+
+
+@pytest.mark.parametrize("name", [name for name in INTERMEDIATE_LOSSES if not name.startswith("attention_ce")])
+def test_a_student_that_equals_its_teacher_has_no_loss(name):
+    student, _ = features_of(name)
+    torch.testing.assert_close(loss_of(name, student, student, MASKS["mask"]), torch.tensor(0.0), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", INTERMEDIATE_LOSSES)
+def test_half_precision_is_compared_in_float32(name):
+    student, teacher = ([x.bfloat16() for x in xs] for xs in features_of(name))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_of(name, student, teacher, MASKS["mask"])
+    assert loss.dtype == torch.float32
+    exact = loss_of(name, [x.float() for x in student], [x.float() for x in teacher], MASKS["mask"])
+    torch.testing.assert_close(loss, exact)

@@ -1,0 +1,146 @@
+"""Matches are composed from two configurations, and impossible ones are refused."""
+
+import pytest
+from rich.console import Console
+
+from criterions.distillation.intermediate import INTERMEDIATE_LOSSES
+from criterions.distillation.matching import STACKS, Match, MatchRule, compose, match_table, parse_rules
+from ofa.config import OFAConfig
+from ofa.errors import UserError
+
+TINY, BASE, LARGE, HUGE = (OFAConfig.from_name(name) for name in ("tiny", "base", "large", "huge"))
+
+
+def layers_of(rule, loss="attention_mse_sum", stack="encoder", student=TINY, teacher=LARGE, projection=None):
+    """Pairs of student layer and teacher layer of one rule."""
+    matches = MatchRule(rule, loss, stack, projection=projection).matches(student, teacher)
+    return [(*match.student_layers, *match.teacher_layers) for match in matches]
+
+
+@pytest.mark.parametrize(
+    ("rule", "pairs"),
+    [
+        ("first", [(0, 0), (1, 1), (2, 2), (3, 3)]),
+        ("last", [(0, 8), (1, 9), (2, 10), (3, 11)]),
+        ("gap", [(0, 2), (1, 5), (2, 8), (3, 11)]),
+        ("first2", [(0, 0), (1, 1)]),
+        ("last1", [(3, 11)]),
+        ([[0, 5], [3, 2]], [(0, 5), (3, 2)]),
+    ],
+)
+def test_a_rule_pairs_the_students_layers_with_the_teachers(rule, pairs):
+    assert layers_of(rule) == pairs
+
+
+def test_a_gap_that_is_not_whole_is_rounded_down():
+    assert layers_of("gap", teacher=BASE) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+
+
+def test_encoder_and_decoder_have_layers_of_their_own():
+    assert layers_of("last1", stack="encoder", teacher=HUGE) == [(3, 23)]
+    assert layers_of("last1", stack="decoder", teacher=HUGE) == [(3, 11)]
+    assert layers_of("last1", stack="cross", teacher=HUGE) == [(3, 11)]
+
+
+def test_hidden_states_are_matched_at_the_embeddings_too():
+    assert layers_of("gap", "hidden_mse", projection="linear") == [(0, 0), (1, 3), (2, 6), (3, 9), (4, 12)]
+    assert layers_of("last1", "cos", projection="linear") == [(0, 0), (4, 12)]
+
+
+def test_a_loss_of_two_layers_takes_the_states_of_neighbouring_matches():
+    assert layers_of("gap", "nst") == [(0, 1, 0, 3), (1, 2, 3, 6), (2, 3, 6, 9), (3, 4, 9, 12)]
+
+
+@pytest.mark.parametrize("loss", INTERMEDIATE_LOSSES)
+@pytest.mark.parametrize("stack", STACKS)
+def test_every_loss_matches_two_models_of_one_shape(loss, stack):
+    if stack == "cross" and INTERMEDIATE_LOSSES[loss].feature == "hidden":
+        return
+    assert compose([MatchRule("first", loss, stack)], TINY, TINY)
+
+
+def test_the_compact_form_is_a_list_of_rules():
+    text = "first:attention_mse_sum:encoder, gap:hidden_mse:decoder,last2:value_relation:cross"
+    assert parse_rules(text, weight=0.5, projection="tanh") == [
+        MatchRule("first", "attention_mse_sum", "encoder", weight=0.5),
+        MatchRule("gap", "hidden_mse", "decoder", weight=0.5, projection="tanh"),
+        MatchRule("last2", "value_relation", "cross", weight=0.5),
+    ]
+
+
+def test_a_match_says_all_that_is_needed_to_compute_it():
+    rule = MatchRule([[0, 11]], "query_relation", "cross", weight=3.0)
+    assert compose([rule], TINY, LARGE) == [Match("cross", "query", "query_relation", (0,), (11,), 3.0, None)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(rule="middle"), "there is no layer rule 'middle'; take first, last, gap"),
+        (dict(rule="first0"), "there is no layer rule 'first0'"),
+        (dict(rule="gap2"), "there is no layer rule 'gap2'"),
+        (dict(rule=[[0, 1, 2]]), "neither a rule's name nor pairs of numbers"),
+        (dict(rule=[0, 1]), "neither a rule's name nor pairs of numbers"),
+        (dict(rule=[]), "neither a rule's name nor pairs of numbers"),
+        (dict(rule=3), "neither a rule's name nor pairs of numbers"),
+        (dict(loss="hiden_mse"), "'hiden_mse' is not a loss; .* did you mean 'hidden_mse'"),
+        (dict(stack="coder"), "'coder' is not a stack"),
+        (dict(projection="gelu"), "'gelu' is not a projection; take one of linear, relu, tanh"),
+        (dict(weight=-1.0), "the weight -1.0 is negative"),
+        (dict(stack="cross"), "cross-attention has no hidden states"),
+        (dict(loss="attention_mse", projection="linear"), "needs no equal widths; leave the projection out"),
+    ],
+)
+def test_a_rule_that_fits_no_models_is_refused(options, message):
+    with pytest.raises(UserError, match=f"distill.matches, .*{message}"):
+        MatchRule(**(dict(rule="first", loss="hidden_mse", stack="encoder") | options))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("first:hidden_mse", "'first:hidden_mse', which is not rule:loss:stack"),
+        ("", "'', which is not rule:loss:stack"),
+        ("first:hidden:encoder", "'hidden' is not a loss"),
+    ],
+)
+def test_a_text_that_is_not_the_compact_form_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        parse_rules(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "student", "teacher", "message"),
+    [
+        ("first:attention_mse:encoder", TINY, LARGE, "4 heads and the teacher 16.*; take attention_mse_sum"),
+        ("first:attention_ce:cross", TINY, LARGE, "4 heads and the teacher 16.*; take attention_ce_mean"),
+        ("first:hidden_mse:encoder", TINY, LARGE, "256 wide and the teacher 1024; set the projection"),
+        ("first:fsp:decoder", TINY, LARGE, "256 wide and the teacher 1024; set the projection"),
+        ("first:nst:encoder", LARGE, TINY, "student layer 4 .* teacher layer 4, and the teacher has layers 0 to 3"),
+        ("last:nst:encoder", LARGE, TINY, "student layer 0 .* teacher layer -8, and the teacher has layers 0 to 3"),
+        ("gap:nst:encoder", LARGE, TINY, "student layer 0 .* teacher layer -1, and the teacher has layers 0 to 3"),
+        ("first5:nst:encoder", TINY, LARGE, "student layer 4 .* and the student has layers 0 to 3"),
+        ("last5:nst:encoder", TINY, LARGE, "student layer -1 .* and the student has layers 0 to 3"),
+    ],
+)
+def test_an_impossible_match_is_refused_from_the_configurations(text, student, teacher, message):
+    with pytest.raises(UserError, match=f"distill.matches, {text}: .*{message}"):
+        compose(parse_rules(text), student, teacher)
+
+
+def test_an_explicit_layer_that_is_missing_is_refused():
+    with pytest.raises(UserError, match="teacher layer 12, and the teacher has layers 0 to 11"):
+        layers_of([[0, 0], [1, 12]])
+
+
+def test_the_table_counts_layers_alike_for_all_losses():
+    rules = parse_rules("last1:hidden_mse:encoder,last1:nst:decoder,last1:attention_mse_sum:cross", 0.5, "relu")
+    console = Console(width=120, record=True)
+    console.print(match_table(compose(rules, TINY, LARGE)))
+    lines = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in console.export_text().splitlines()]
+    assert [line for line in lines if len(line) == 6] == [
+        ["encoder", "hidden_mse", "embeddings", "embeddings", "0.5", "relu"],
+        ["encoder", "hidden_mse", "3", "11", "0.5", "relu"],
+        ["decoder", "nst", "embeddings to 3", "embeddings to 11", "0.5", ""],
+        ["cross", "attention_mse_sum", "3", "11", "0.5", ""],
+    ]

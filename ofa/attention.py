@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,32 +32,33 @@ class Attention(nn.Module):
         return split_heads(self.k_proj(source), self.heads), split_heads(self.v_proj(source), self.heads)
 
     def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, output_attentions: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, wanted: Collection[str] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Attend from x [B, T, D] to keys and values [B, H, L, d].
 
         Args:
             bias: added to the scores, broadcastable to [B, H, T, L]; minus infinity forbids. None adds nothing.
-            output_attentions: also return the probabilities [B, H, T, L] (materialises them).
+            wanted: kinds of features to return, see `Feature`; "attention" materialises the probabilities.
 
         Returns:
-            The attended values [B, T, D], and the probabilities or None.
+            The attended values [B, T, D], and the wanted features by kind.
         """
         queries = split_heads(self.q_proj(x), self.heads)
         bias = None if bias is None else bias.to(queries.dtype)
         dropout = self.dropout if self.training else 0.0
-        if output_attentions:
+        features = {"query": queries, "key": keys, "value": values}
+        if "attention" in wanted:
             scores = (queries * self.scale) @ keys.transpose(-1, -2)
             scores = scores if bias is None else scores + bias
             attentions = scores.softmax(-1, dtype=torch.float32).to(values.dtype)
             attended = F.dropout(attentions, dropout) @ values
+            features["attention"] = attentions
         else:
-            attentions = None
             attended = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=bias, dropout_p=dropout, scale=self.scale
             )
         attended = attended * self.c_attn[:, None, None]
-        return self.out_proj(attended.transpose(1, 2).flatten(2)), attentions
+        return self.out_proj(attended.transpose(1, 2).flatten(2)), {kind: features[kind] for kind in wanted}
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

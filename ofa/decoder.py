@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from ofa.attention import Attention, blocking_bias, position_scores, relative_sc
 from ofa.config import OFAConfig
 from ofa.encoder import EncoderOutput
 from ofa.errors import UserError
+from ofa.features import Feature, Recorder
 from ofa.layers import TransformerLayer, drop_path_rates, relative_tables
 from ofa.positions import patch_offset_buckets, patch_position_ids, token_offset_buckets
 from ofa.vocabulary import PAD
@@ -23,14 +25,11 @@ class DecoderOutput:
     """What callers read of the decoder.
 
     last_hidden_state: [B, T, D], after the final norm; `OFAModel.logits` turns it into logits.
-    hidden_states: the embeddings and each layer's output before the final norm, [B, T, D] each; None if not asked for.
-    attentions, cross_attentions: each layer's probabilities [B, H, T, T] and [B, H, T, L]; None if not asked for.
+    features: the intermediate states that were wanted.
     """
 
     last_hidden_state: Tensor
-    hidden_states: list[Tensor] | None = None
-    attentions: list[Tensor] | None = None
-    cross_attentions: list[Tensor] | None = None
+    features: dict[Feature, Tensor] = field(default_factory=dict)
 
 
 class DecoderLayer(TransformerLayer):
@@ -47,22 +46,29 @@ class DecoderLayer(TransformerLayer):
         self.cross_attn_mid_layer_norm = nn.LayerNorm(config.d_model)
 
     def forward(
-        self, x: Tensor, source: Tensor, self_bias: Tensor, cross_bias: Tensor, output_attentions: bool = False
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """x [B, T, D], source [B, L, D] -> the new x, and self and cross probabilities or None."""
+        self,
+        x: Tensor,
+        source: Tensor,
+        self_bias: Tensor,
+        cross_bias: Tensor,
+        wanted: Collection[str] = (),
+        wanted_of_cross: Collection[str] = (),
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """x [B, T, D], source [B, L, D] -> the new x, and the wanted features of self- and of cross-attention."""
         normed = self.self_attn_layer_norm(x)
         keys, values = self.self_attn.keys_values(normed)
-        attended, self_attentions = self.self_attn(normed, keys, values, self_bias, output_attentions)
+        attended, features = self.self_attn(normed, keys, values, self_bias, wanted)
         x = self.residual(x, self.self_attn_mid_layer_norm(attended))
-        x, cross_attentions = self.attend_source(x, *self.cross_attn.keys_values(source), cross_bias, output_attentions)
-        return self.feed_forward(x), self_attentions, cross_attentions
+        source_keys_values = self.cross_attn.keys_values(source)
+        x, features_of_cross = self.attend_source(x, *source_keys_values, cross_bias, wanted_of_cross)
+        return self.feed_forward(x), features, features_of_cross
 
     def attend_source(
-        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, output_attentions: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, wanted: Collection[str] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The cross-attention block: x [B, T, D] reads the source's keys and values [B, H, L, d]."""
-        attended, attentions = self.cross_attn(self.cross_attn_layer_norm(x), keys, values, bias, output_attentions)
-        return self.residual(x, self.cross_attn_mid_layer_norm(attended)), attentions
+        attended, features = self.cross_attn(self.cross_attn_layer_norm(x), keys, values, bias, wanted)
+        return self.residual(x, self.cross_attn_mid_layer_norm(attended)), features
 
 
 class Decoder(nn.Module):
@@ -99,8 +105,7 @@ class Decoder(nn.Module):
         decoder_input_ids: Tensor,
         encoder_output: EncoderOutput,
         code_masks: Tensor | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        wanted: Collection[Feature] = (),
     ) -> DecoderOutput:
         """Decode whole sequences with a causal mask.
 
@@ -108,25 +113,23 @@ class Decoder(nn.Module):
             decoder_input_ids: [B, T], `<s>` first, right-padded.
             encoder_output: of the same batch.
             code_masks: [B] booleans, True where the sample's target is a sequence of image codes; None where none is.
+            wanted: the intermediate states to return; those of the encoder are no matter here.
         """
         x = self.embed(decoder_input_ids, code_masks)
         self_biases, cross_bias = self.position_biases(decoder_input_ids.shape[1], encoder_output, code_masks)
-        states, self_attentions, cross_attentions = [x], [], []
-        for layer, self_bias in zip(self.layers, self_biases, strict=True):
-            arguments = (x, encoder_output.last_hidden_state, self_bias, cross_bias, output_attentions)
+        recorder = Recorder(wanted)
+        recorder.keep("decoder", 0, {"hidden": x})
+        for i, (layer, self_bias) in enumerate(zip(self.layers, self_biases, strict=True)):
+            kinds = (recorder.kinds("decoder", i), recorder.kinds("cross", i))
+            arguments = (x, encoder_output.last_hidden_state, self_bias, cross_bias, *kinds)
             if self.gradient_checkpointing and self.training:
-                x, self_attention, cross_attention = checkpoint(layer, *arguments, use_reentrant=False)
+                x, states, cross_states = checkpoint(layer, *arguments, use_reentrant=False)
             else:
-                x, self_attention, cross_attention = layer(*arguments)
-            states.append(x)
-            self_attentions.append(self_attention)
-            cross_attentions.append(cross_attention)
-        return DecoderOutput(
-            self.layer_norm(x),
-            states if output_hidden_states else None,
-            self_attentions if output_attentions else None,
-            cross_attentions if output_attentions else None,
-        )
+                x, states, cross_states = layer(*arguments)
+            recorder.keep("decoder", i, states)
+            recorder.keep("cross", i, cross_states)
+            recorder.keep("decoder", i + 1, {"hidden": x})
+        return DecoderOutput(self.layer_norm(x), recorder.features)
 
     def embed(self, ids: Tensor, code_masks: Tensor | None) -> Tensor:
         """Embeddings [B, T, D] of ids [B, T], with a norm of their own for image codes."""

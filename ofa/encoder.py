@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from ofa.attention import Attention, blocking_bias, position_scores, relative_sc
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.evaluation_cache import EvaluationCache
+from ofa.features import Feature, Recorder
 from ofa.layers import TransformerLayer, drop_path_rates, relative_tables
 from ofa.positions import patch_offset_buckets, patch_position_ids, token_offset_buckets
 from ofa.vision import PATCH_WIDTH, build_backbone, fold_batch_norms
@@ -26,15 +27,13 @@ class EncoderOutput:
     last_hidden_state: [B, L, D], after the final norm.
     padding: [B, L] booleans, True where there is nothing to attend to.
     positions: [1, L, D], the normalised position vectors of the source.
-    hidden_states: the embeddings and each layer's output before the final norm, [B, L, D] each; None if not asked for.
-    attentions: each layer's probabilities [B, H, L, L]; None if not asked for.
+    features: the intermediate states that were wanted.
     """
 
     last_hidden_state: Tensor
     padding: Tensor
     positions: Tensor
-    hidden_states: list[Tensor] | None = None
-    attentions: list[Tensor] | None = None
+    features: dict[Feature, Tensor] = field(default_factory=dict)
 
     def repeat_interleave(self, times: int) -> EncoderOutput:
         """The final states of each sample `times` times in a row, for as many targets of one source."""
@@ -54,12 +53,12 @@ class EncoderLayer(TransformerLayer):
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
         self.self_attn_mid_layer_norm = nn.LayerNorm(config.d_model)
 
-    def forward(self, x: Tensor, bias: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
-        """x [B, L, D], bias broadcastable to [B, H, L, L] -> the new x, and probabilities [B, H, L, L] or None."""
+    def forward(self, x: Tensor, bias: Tensor, wanted: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """x [B, L, D], bias broadcastable to [B, H, L, L] -> the new x, and the wanted features of the attention."""
         normed = self.self_attn_layer_norm(x)
-        attended, attentions = self.self_attn(normed, *self.self_attn.keys_values(normed), bias, output_attentions)
+        attended, features = self.self_attn(normed, *self.self_attn.keys_values(normed), bias, wanted)
         x = self.residual(x, self.self_attn_mid_layer_norm(attended))
-        return self.feed_forward(x), attentions
+        return self.feed_forward(x), features
 
 
 class Encoder(nn.Module):
@@ -102,8 +101,7 @@ class Encoder(nn.Module):
         input_ids: Tensor,
         patch_images: Tensor | None = None,
         patch_masks: Tensor | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        wanted: Collection[Feature] = (),
     ) -> EncoderOutput:
         """Encode a batch.
 
@@ -111,6 +109,7 @@ class Encoder(nn.Module):
             input_ids: [B, L_text], right-padded with 1.
             patch_images: [B, 3, h, w], normalised; None where no sample has an image.
             patch_masks: [B] booleans, False where a sample has no image; None where all have.
+            wanted: the intermediate states to return; those of the decoder are no matter here.
 
         Raises:
             UserError: where an image side is longer than the position table allows (672 px) or a text too long.
@@ -120,22 +119,17 @@ class Encoder(nn.Module):
             positions = self.positions(input_ids.shape[1], grid)
             biases = self.position_biases(positions, grid)
             blocked = blocking_bias(padding) if padding.any() else None
-        states, attentions = [x], []
-        for layer, bias in zip(self.layers, biases, strict=True):
-            arguments = (x, bias if blocked is None else bias + blocked, output_attentions)
+        recorder = Recorder(wanted)
+        recorder.keep("encoder", 0, {"hidden": x})
+        for i, (layer, bias) in enumerate(zip(self.layers, biases, strict=True)):
+            arguments = (x, bias if blocked is None else bias + blocked, recorder.kinds("encoder", i))
             if self.gradient_checkpointing and self.training:
-                x, attention = checkpoint(layer, *arguments, use_reentrant=False)
+                x, states = checkpoint(layer, *arguments, use_reentrant=False)
             else:
-                x, attention = layer(*arguments)
-            states.append(x)
-            attentions.append(attention)
-        return EncoderOutput(
-            self.layer_norm(x),
-            padding,
-            positions,
-            states if output_hidden_states else None,
-            attentions if output_attentions else None,
-        )
+                x, states = layer(*arguments)
+            recorder.keep("encoder", i, states)
+            recorder.keep("encoder", i + 1, {"hidden": x})
+        return EncoderOutput(self.layer_norm(x), padding, positions, recorder.features)
 
     def embed(
         self, input_ids: Tensor, patch_images: Tensor | None, patch_masks: Tensor | None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ofa.config import OFAConfig
 from ofa.decoder import Decoder
 from ofa.encoder import Encoder
+from ofa.features import features_of_layers
 
 
 @dataclass
@@ -70,16 +71,24 @@ class OFAModel(nn.Module):
         """
         if decoder_input_ids is None:
             decoder_input_ids = torch.zeros_like(input_ids[:, :1])
-        encoded = self.encoder(input_ids, patch_images, patch_masks, output_hidden_states, output_attentions)
-        decoded = self.decoder(decoder_input_ids, encoded, code_masks, output_hidden_states, output_attentions)
+        n_encoder, n_decoder = self.config.encoder_layers, self.config.decoder_layers
+        hidden = [
+            features_of_layers("encoder", "hidden", n_encoder),
+            features_of_layers("decoder", "hidden", n_decoder),
+        ]
+        maps = [
+            features_of_layers(stack, "attention", n)
+            for stack, n in (("encoder", n_encoder), ("decoder", n_decoder), ("cross", n_decoder))
+        ]
+        asked = (hidden if output_hidden_states else []) + (maps if output_attentions else [])
+        wanted = {feature for features in asked for feature in features}
+        encoded = self.encoder(input_ids, patch_images, patch_masks, wanted)
+        decoded = self.decoder(decoder_input_ids, encoded, code_masks, wanted)
+        found = encoded.features | decoded.features
         return OFAOutput(
             self.logits(decoded.last_hidden_state),
             encoded.last_hidden_state,
-            encoded.hidden_states,
-            decoded.hidden_states,
-            encoded.attentions,
-            decoded.attentions,
-            decoded.cross_attentions,
+            *([found[f] for f in features] if features in asked else None for features in (*hidden, *maps)),
         )
 
     def logits(self, hidden: Tensor, allowed_ids: Tensor | None = None) -> Tensor:

@@ -25,6 +25,28 @@ class Loss:
     terms: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Targets:
+    """The N target tokens of a batch that are not padding, and what each may be.
+
+    Attributes:
+        valid: [B, T] booleans, where they stand.
+        columns: [N], the tokens as indices into the A ids whose logits are computed.
+        ids: [A], these ids; None: the whole vocabulary.
+        allowed: [N, A], which of the ids each token may be; None: all.
+    """
+
+    valid: Tensor
+    columns: Tensor
+    ids: Tensor | None = None
+    allowed: Tensor | None = None
+
+    def twice(self) -> Targets:
+        """Those of the batch stacked on itself."""
+        allowed = None if self.allowed is None else torch.cat([self.allowed] * 2)
+        return Targets(torch.cat([self.valid] * 2), torch.cat([self.columns] * 2), self.ids, allowed)
+
+
 class LabelSmoothedCrossEntropy:
     """Cross entropy with a share of the probability spread over all allowed ids (arXiv 1512.00567, section 7).
 
@@ -107,32 +129,49 @@ class LabelSmoothedCrossEntropy:
             tree: the softmax at each token is taken over the next tokens of these answers.
 
         Raises:
-            UserError: a target is not in the tree; or there is a constraint range too; or R-Drop's rows are odd.
+            UserError: as `targets`; or R-Drop's rows are odd.
         """
-        if tree is not None and self.constraint_range is not None:
-            raise UserError(
-                f"criterion.constraint_range={self.constraint_range} and an answer tree exclude each other; remove one"
-            )
         if len(target) % self.passes:
             raise UserError(
                 f"criterion.rdrop_alpha={self.rdrop_alpha} needs two passes of each sample, stacked, and the batch has "
                 f"{len(target)} rows"
             )
-        valid = target != PAD  # [B, T], of which N are true: no logits are computed for padding
-        ids, columns, allowed = None, target[valid], None
-        if self.constraint_range is not None:
-            ids, columns = columns_of_range(columns, self.constraint_range)
+        targets = self.targets(target, tree)
+        logits = model.logits(hidden[targets.valid], targets.ids)  # none are computed for padding
+        return self.of_targets(logits, targets, update, model.config.vocab_size, weights)
+
+    def targets(self, target: Tensor, tree: PrefixTree | None = None) -> Targets:
+        """Which tokens of target [B, T] have a loss, and what they may be.
+
+        Raises:
+            UserError: a target is not among the allowed; or there are a tree and a constraint range.
+        """
+        if tree is not None and self.constraint_range is not None:
+            raise UserError(
+                f"criterion.constraint_range={self.constraint_range} and an answer tree exclude each other; remove one"
+            )
+        valid = target != PAD
         if tree is not None:
             tree = tree.to(target.device)
-            ids, columns, allowed = tree.tokens, *columns_of_tree(target, valid, tree)
+            columns, allowed = columns_of_tree(target, valid, tree)
+            return Targets(valid, columns, tree.tokens, allowed)
+        if self.constraint_range is not None:
+            ids, columns = columns_of_range(target[valid], self.constraint_range)
+            return Targets(valid, columns, ids)
+        return Targets(valid, target[valid])
+
+    def of_targets(
+        self, logits: Tensor, targets: Targets, update: int, vocabulary_size: int, weights: Tensor | None = None
+    ) -> Loss:
+        """The loss of logits [N, A], with weights [B] of the samples."""
         return self.of_logits(
-            model.logits(hidden[valid], ids),
-            columns,
-            n_samples=len(target),
+            logits,
+            targets.columns,
+            n_samples=len(targets.valid),
             update=update,
-            vocabulary_size=model.config.vocab_size,
-            weights=None if weights is None else weights[:, None].expand_as(target)[valid],
-            allowed=allowed,
+            vocabulary_size=vocabulary_size,
+            weights=None if weights is None else weights[:, None].expand_as(targets.valid)[targets.valid],
+            allowed=targets.allowed,
         )
 
     def of_logits(

@@ -30,15 +30,30 @@ def load(path: str | Path) -> tuple[OFAModel, Tokenizer]:
     Raises:
         UserError: where there is no checkpoint, it is damaged, or holds what could execute.
     """
+    return load_model(path), Tokenizer.from_pretrained(tokenizer_folder(path))
+
+
+def load_model(path: str | Path) -> OFAModel:
+    """The model of a run folder or .ckpt file, in evaluation mode.
+
+    Raises:
+        UserError: as `load`.
+    """
     file = find(path)
     checkpoint = _read(file)
-    try:
-        config = OFAConfig.from_dict(checkpoint["hyper_parameters"]["model"])
-    except KeyError as error:
-        raise UserError(f"{file} does not say what model it holds: it was not written by train.py") from error
-    model = OFAModel(config)
+    model = OFAModel(_config(checkpoint, file))
     _copy_weights(model, _weights(checkpoint, file), file)
-    return model.eval(), Tokenizer.from_pretrained(tokenizer_folder(path))
+    return model.eval()
+
+
+def read_config(path: str | Path) -> OFAConfig:
+    """The shape of the model of a run folder or .ckpt file; its weights stay on disk.
+
+    Raises:
+        UserError: as `load`.
+    """
+    file = find(path)
+    return _config(_read(file), file)
 
 
 def load_weights(model: OFAModel, path: str | Path) -> None:
@@ -86,6 +101,13 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise UserError(f"{file} holds a {type(checkpoint).__name__}, not a checkpoint")
     return checkpoint
+
+
+def _config(checkpoint: dict[str, Any], file: Path) -> OFAConfig:
+    try:
+        return OFAConfig.from_dict(checkpoint["hyper_parameters"]["model"])
+    except KeyError as error:
+        raise UserError(f"{file} does not say what model it holds: it was not written by train.py") from error
 
 
 def _weights(checkpoint: dict[str, Any], file: Path) -> dict[str, Tensor]:

@@ -75,6 +75,10 @@ class Tokenizer:
         """Whether this is the demo's vocabulary, wherever it was loaded from: real data needs a published one."""
         return self._merges == _read(DEMO_FOLDER / MERGES_FILE)
 
+    def has_pieces_of(self, other: Tokenizer) -> bool:
+        """Whether the same ids mean the same text in both."""
+        return self._pieces.get_vocab() == other._pieces.get_vocab()
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text with a space in front, as every prompt and answer is written; no special tokens around it."""
         return self.encode_verbatim(" " + text)

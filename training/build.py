@@ -31,6 +31,8 @@ from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
 from training.callbacks import ReportNotes, SaveAtEnd, WriteAnswers
+from training.distillation import DistillationModule
+from training.distillation_plan import DistillationPlan, plan_distillation
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
@@ -49,6 +51,7 @@ AT_LEAST = {
     "trainer.max_epochs": 1,
     "validate_every": 1,
     "pictures": 0,
+    "distill.teacher_image_size": 16,
 }
 
 
@@ -70,6 +73,8 @@ def check(config: DictConfig) -> None:
         raise UserError(f"trainer.precision={precision} needs a GPU; on a CPU use 32-true or bf16-mixed")
     if OmegaConf.select(config, "task.name") == "caption_scst" and config.get("init", "") is None:
         raise UserError("task=caption_scst goes on from a captioning model: set init=RUN, a run of task=caption")
+    if str(OmegaConf.select(config, "distill.teacher_precision")).startswith("16") and on_cpu:
+        raise UserError("distill.teacher_precision=16-true needs a GPU; on a CPU use 32-true or bf16-true")
     if config.trainer.get("max_steps") == 0:
         raise UserError("trainer.max_steps=0 is a run of no length; set at least 1, or -1 for no limit")
     devices = config.trainer.devices
@@ -116,8 +121,13 @@ def build_module(
     criterion: LabelSmoothedCrossEntropy | SelfCritical,
     optim: Optim,
     freezing: Freezing,
+    distillation: DistillationPlan | None,
 ) -> TrainingModule:
     """What is trained: the model with the criterion's kind of training step."""
+    if distillation is not None:
+        models = distillation.load_models()
+        criterion, teacher = distillation.criterion, distillation.teacher(models)
+        return DistillationModule(model, task, generation, criterion, optim, freezing, teacher)
     parts = (model, task, generation, criterion, optim, freezing)
     if isinstance(criterion, SelfCritical):
         return SelfCriticalModule(*parts, reward=CiderD(reward_frequencies(config, task, data)))
@@ -144,6 +154,19 @@ def build_criterion(config: DictConfig, task: Task) -> LabelSmoothedCrossEntropy
     return criterion
 
 
+def build_distillation(
+    config: DictConfig, tokenizer: Tokenizer, criterion: LabelSmoothedCrossEntropy | SelfCritical
+) -> DistillationPlan | None:
+    """What the student is to learn from a teacher, if anything; no weights are read yet."""
+    if not config.distill:
+        return None
+    if isinstance(criterion, SelfCritical):
+        raise UserError(f"task={config.task.name} learns from rewards alone, not from a teacher; leave distill=none")
+    return plan_distillation(
+        plain(config.distill), model_config(config), criterion, tokenizer, config.task.get("image_size")
+    )
+
+
 def reward_frequencies(config: DictConfig, task: SelfCriticalCaption, data: OFADataModule) -> DocumentFrequencies:
     """Those of the configured file, else of the training references; broken rows are treated as in training."""
     if task.reward_document_frequencies is not None:
@@ -160,19 +183,24 @@ def reward_frequencies(config: DictConfig, task: SelfCriticalCaption, data: OFAD
     return DocumentFrequencies.from_references([[with_end(text) for text in texts] for texts in found])
 
 
+def model_config(config: DictConfig) -> OFAConfig:
+    """The configured shape of the model."""
+    settings = plain(config.model)
+    size, *_ = (settings.pop(key) for key in ("name", "gradient_checkpointing", "compile"))
+    return OFAConfig.from_name(size, **settings)
+
+
 def build_model(config: DictConfig) -> OFAModel:
     """A model of the configured size with fresh weights."""
-    settings = plain(config.model)
-    size, checkpointing, compiled = (settings.pop(k) for k in ("name", "gradient_checkpointing", "compile"))
-    architecture = OFAConfig.from_name(size, **settings)
+    architecture = model_config(config)
     image_size = config.task.get("image_size")
     if image_size is not None and image_size > architecture.max_image_size:
         raise UserError(
             f"task.image_size={image_size} is more than the {architecture.max_image_size} px a model has positions for"
         )
     model = OFAModel(architecture)
-    model.set_gradient_checkpointing(checkpointing)
-    if compiled:
+    model.set_gradient_checkpointing(config.model.gradient_checkpointing)
+    if config.model.compile:
         model.encoder.compile()
         model.decoder.compile()
     return model

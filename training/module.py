@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from criterions.distillation.criterion import DistillationCriterion
 from criterions.label_smoothing import LabelSmoothedCrossEntropy, Loss
 from criterions.self_critical import SelfCritical
 from data.batch import Batch
@@ -34,7 +35,7 @@ class TrainingModule(EvaluationModule):
         model: OFAModel,
         task: Task,
         generation: GenerationOptions,
-        criterion: LabelSmoothedCrossEntropy | SelfCritical,
+        criterion: LabelSmoothedCrossEntropy | SelfCritical | DistillationCriterion,
         optim: Optim,
         freezing: Freezing,
     ) -> None:
@@ -68,6 +69,6 @@ class TrainingModule(EvaluationModule):
         )
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.optim.optimizer(self.model, fused="mixed" not in self.trainer.precision)
+        optimizer = self.optim.optimizer(self, fused="mixed" not in self.trainer.precision)
         schedule = self.optim.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}

@@ -13,11 +13,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Column, Table
 
+from criterions.distillation.matching import match_table
 from ofa.model import OFAModel
 from tasks.base import Task
 from tasks.caption import Caption
 from tasks.demo_chance import chance_levels
 from training.build import demo_files
+from training.distillation_plan import DistillationPlan
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,13 @@ def say_model(model: OFAModel) -> None:
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     log.info("%.1f M parameters, %.1f M of them trained", total / 1e6, trained / 1e6)
+
+
+def say_distillation(plan: DistillationPlan) -> None:
+    """Who teaches what."""
+    log.info("teachers: %s", ", ".join(map(str, plan.files)))
+    if plan.matches:
+        Console().print(match_table(plan.matches))
 
 
 def say_scores(config: DictConfig, folder: Path, task: Task) -> None:

@@ -12,33 +12,31 @@ from torch import Tensor
 from criterions.label_smoothing import log_probabilities
 
 
-def ce(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+def ce(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allowed: Tensor | None = None) -> Tensor:
     """Cross entropy of softmax(teacher / t) and log-softmax(student / t) (arXiv 1503.02531), [N].
+
+    The published ce_with_mask takes both softmaxes over the whole vocabulary, sums the products over the allowed ids
+    and divides by the size of the vocabulary, too: where teacher and student leave nothing to other ids, a weight w
+    here equals w * 59457 there.
 
     Args:
         student, teacher: [N, A] logits; any leading shape instead of N will do, in all functions of this file.
         temperature: t, one number or one for each token, [N].
-    """
-    return ce_with_mask(student, teacher, temperature)
-
-
-def ce_with_mask(
-    student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allowed: Tensor | None = None
-) -> Tensor:
-    """As `ce`, with both softmaxes over the `allowed` ids [N, A] alone; None: all A.
-
-    The published loss takes both softmaxes over the whole vocabulary, sums the products over the allowed ids and
-    divides by the size of the vocabulary, too: where teacher and student leave nothing to other ids, a weight w here
-    equals w * 59457 there.
+        allowed: [N, A], which ids the softmaxes are taken over; None: all.
     """
     student_log_p = log_probabilities(heated(student, temperature), allowed)
     teacher_log_p = log_probabilities(heated(teacher, temperature), allowed)
     return -(teacher_log_p.exp() * student_log_p).sum(-1)  # what is not allowed is 0 in the student's
 
 
-def mse(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
-    """Mean over the ids of the squared difference of the logits / t (arXiv 1312.6184), [N]."""
-    return (heated(student, temperature) - heated(teacher, temperature)).square().mean(-1)
+def mse(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allowed: Tensor | None = None) -> Tensor:
+    """Mean over the allowed ids of the squared difference of the logits / t (arXiv 1312.6184), [N]."""
+    squares = (heated(student, temperature) - heated(teacher, temperature)).square()
+    return squares.mean(-1) if allowed is None else squares.masked_fill(~allowed, 0).sum(-1) / allowed.sum(-1)
+
+
+# The first is published under two names, ce where every id is allowed.
+LOGIT_LOSSES = {"ce": ce, "ce_with_mask": ce, "mse": mse}
 
 
 def heated(logits: Tensor, temperature: float | Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 from rich.table import Column, Table
 
@@ -12,6 +13,7 @@ from criterions.distillation.intermediate import INTERMEDIATE_LOSSES, Intermedia
 from criterions.distillation.projections import ACTIVATIONS
 from ofa.config import OFAConfig, did_you_mean
 from ofa.errors import UserError
+from ofa.features import Feature
 
 STACKS = ("encoder", "decoder", "cross")  # cross: the decoder's attention to the encoder's output
 _NAMED_RULE = re.compile(r"(first|last)([1-9][0-9]*)?|gap")
@@ -41,6 +43,19 @@ class Match:
     teacher_layers: tuple[int, ...]
     weight: float = 1.0
     projection: str | None = None
+
+    @property
+    def student_features(self) -> list[Feature]:
+        return [Feature(self.stack, self.feature, layer) for layer in self.student_layers]
+
+    @property
+    def teacher_features(self) -> list[Feature]:
+        return [Feature(self.stack, self.feature, layer) for layer in self.teacher_layers]
+
+    @property
+    def compares_source(self) -> bool:
+        """Whether it compares positions of the source one by one."""
+        return self.stack == "encoder" or (self.stack == "cross" and self.feature != "query")
 
 
 @dataclass(frozen=True)
@@ -77,8 +92,8 @@ class MatchRule:
                 self._refuse(f"there is no layer rule {self.rule!r}; take {_RULES_IN_WORDS}")
         elif not _are_pairs(self.rule):
             self._refuse(f"the layers are neither a rule's name nor pairs of numbers; take {_RULES_IN_WORDS}")
-        if self.weight < 0:
-            self._refuse(f"the weight {self.weight} is negative; what is not to be matched is left out")
+        if not isinstance(self.weight, int | float) or self.weight < 0:
+            self._refuse(f"the weight {self.weight} is not a number of at least 0")
         loss = self.intermediate_loss
         if self.stack == "cross" and loss.feature == "hidden":
             self._refuse("cross-attention has no hidden states of its own; take those of the decoder")
@@ -158,6 +173,38 @@ class MatchRule:
         raise UserError(f"distill.matches, {self}: {reason}")
 
 
+def read_rules(
+    matches: str | Sequence[str | Mapping[str, Any]] | None, weight: float = 1.0, projection: str | None = None
+) -> list[MatchRule]:
+    """The rules of a configuration: the compact form, a list of compact forms and settings of MatchRule, or nothing.
+
+    Weight and projection are those of rules that name none; the projection, of the losses that need equal widths.
+
+    Raises:
+        UserError: as MatchRule and `parse_rules`, and where a setting does not exist.
+
+    Example:
+        >>> read_rules(["first:attention_mse_sum:encoder", {"rule": "gap", "loss": "cos", "stack": "decoder"}])
+    """
+    entries = [matches] if isinstance(matches, str) else matches or []
+    if not isinstance(entries, Sequence):
+        raise UserError(f"distill.matches={matches} is neither a list nor rule:loss:stack, as in gap:cos:encoder")
+    rules = []
+    for entry in entries:
+        if isinstance(entry, str):
+            rules += parse_rules(entry, weight, projection)
+            continue
+        names = [field.name for field in fields(MatchRule)]
+        if not isinstance(entry, Mapping) or not {"rule", "loss", "stack"} <= entry.keys() <= set(names):
+            raise UserError(
+                f"distill.matches has {entry!r}; take rule:loss:stack, or settings among {', '.join(names)}, of which "
+                "the first three have to be given"
+            )
+        needed = projection if _needs_equal_width(entry["loss"]) else None
+        rules.append(MatchRule(**{"weight": weight, "projection": needed, **entry}))
+    return rules
+
+
 def parse_rules(text: str, weight: float = 1.0, projection: str | None = None) -> list[MatchRule]:
     """The rules of the compact form, `rule:loss:stack` joined by commas.
 
@@ -175,9 +222,12 @@ def parse_rules(text: str, weight: float = 1.0, projection: str | None = None) -
         if len(names) != 3:
             raise UserError(f"distill.matches has {part!r}, which is not rule:loss:stack, as in gap:hidden_mse:encoder")
         rule, loss, stack = names
-        needs_projection = loss in INTERMEDIATE_LOSSES and INTERMEDIATE_LOSSES[loss].equal_width
-        rules.append(MatchRule(rule, loss, stack, weight, projection if needs_projection else None))
+        rules.append(MatchRule(rule, loss, stack, weight, projection if _needs_equal_width(loss) else None))
     return rules
+
+
+def _needs_equal_width(loss: str) -> bool:
+    return loss in INTERMEDIATE_LOSSES and INTERMEDIATE_LOSSES[loss].equal_width
 
 
 def compose(rules: Iterable[MatchRule], student: OFAConfig, teacher: OFAConfig) -> list[Match]:

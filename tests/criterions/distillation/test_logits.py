@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden import load_json, load_tensors
 
-from criterions.distillation.logits import ce, ce_with_mask, mse, shift_probability
+from criterions.distillation.logits import ce, mse, shift_probability
 from criterions.distillation.temperature import cwsm, flsw
 from ofa.vocabulary import PAD
 
@@ -30,10 +30,10 @@ def test_ce_with_mask_equals_the_recorded_ones(case, temperature):
     if case == "range_20_36":
         allowed[:, 4:20] = allowed[:, 36:] = False
     if case == "constraint_mask":
-        loss = ce_with_mask(student, teacher, temperature, allowed)
+        loss = ce(student, teacher, temperature, allowed)
     else:
         ids = allowed[0].nonzero()[:, 0]
-        loss = ce_with_mask(student[:, ids], teacher[:, ids], temperature)
+        loss = ce(student[:, ids], teacher[:, ids], temperature)
     # The published loss keeps what the softmax over the whole vocabulary leaves to the allowed ids: with this share
     # m of student and teacher, and p over the allowed ids, a term of its sum is m_T p_T * (log m_S + log p_S).
     log_share = [log_share_of(allowed, logits / temperature) for logits in (student, teacher)]
@@ -49,11 +49,18 @@ def log_share_of(allowed, logits):
 def test_what_is_not_allowed_has_no_influence_and_no_gradient():
     allowed = INPUTS["constraint_mask"][VALID]
     student = STUDENT[VALID].requires_grad_()
-    loss = ce_with_mask(student, TEACHER[VALID], 2.0, allowed)
+    loss = ce(student, TEACHER[VALID], 2.0, allowed)
     loss.sum().backward()
     assert not student.grad[~allowed].any()
     one = allowed[0].nonzero()[:, 0]
     torch.testing.assert_close(loss[0], ce(student[0, one], TEACHER[VALID][0, one], 2.0))
+
+
+def test_mse_is_the_mean_over_the_allowed_ids():
+    allowed = INPUTS["constraint_mask"][VALID]
+    one = allowed[0].nonzero()[:, 0]
+    loss = mse(STUDENT[VALID], TEACHER[VALID], 2.0, allowed)
+    torch.testing.assert_close(loss[0], mse(STUDENT[VALID][0, one], TEACHER[VALID][0, one], 2.0))
 
 
 def test_a_student_that_equals_its_teacher_has_no_gradient():

@@ -1,0 +1,124 @@
+"""What is to be distilled, from the configuration: decided, and refused, before any weight is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from criterions.distillation.criterion import DistillationCriterion
+from criterions.distillation.matching import Match, compose, read_rules
+from criterions.distillation.temperature import Temperature
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from ofa.checkpoint import TOKENIZER, find, load_model, read_config
+from ofa.config import OFAConfig, did_you_mean
+from ofa.errors import UserError
+from ofa.model import OFAModel
+from ofa.tokenizer import Tokenizer
+from training.teacher import PRECISIONS, Teacher
+
+
+@dataclass(frozen=True)
+class DistillationPlan:
+    """A distillation whose parts fit each other.
+
+    Attributes:
+        files: the checkpoint of each teacher.
+        criterion: the loss, with its matches.
+        precision, image_size: of the teacher, as it takes them.
+    """
+
+    files: list[Path]
+    criterion: DistillationCriterion
+    precision: str
+    image_size: int | None
+
+    @property
+    def matches(self) -> tuple[Match, ...]:
+        return self.criterion.matches
+
+    def load_models(self) -> list[OFAModel]:
+        return [load_model(file) for file in self.files]
+
+    def teacher(self, models: list[OFAModel]) -> Teacher:
+        """Of the loaded models, which change to its precision."""
+        mean_of = {None: None, "mse": "logits"}.get(self.criterion.kd, "probabilities")
+        return Teacher(models, self.criterion.teacher_features, mean_of, self.precision, self.image_size)
+
+
+def plan_distillation(
+    settings: dict[str, Any],
+    student: OFAConfig,
+    hard: LabelSmoothedCrossEntropy,
+    tokenizer: Tokenizer,
+    image_size: int | None,
+) -> DistillationPlan:
+    """The plan of the settings `distill`.
+
+    Args:
+        settings: as in configs/distill/_settings.yaml.
+        student: the shape of the model that is trained.
+        hard: its loss on the targets.
+        tokenizer: its vocabulary.
+        image_size: pixels of a side of its images; None where the task has none.
+
+    Raises:
+        UserError: where student, teacher and losses do not fit.
+    """
+    settings = dict(settings)
+    paths, precision, seen = (settings.pop(f"teacher{key}") for key in ("", "_precision", "_image_size"))
+    paths = paths if isinstance(paths, list) else [str(paths)]
+    if not paths:
+        raise UserError("distill.teacher is an empty list; give a run folder or checkpoint, or several")
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"distill.teacher_precision={precision} is not one of {', '.join(PRECISIONS)}"
+            f"{did_you_mean(precision, PRECISIONS)}"
+        )
+    rules = read_rules(*(settings.pop(key) for key in ("matches", "match_weight", "projection")))
+    if rules and len(paths) > 1:
+        raise UserError(
+            f"distill.matches compares intermediate states with one teacher's, and distill.teacher names {len(paths)}; "
+            "several are averaged on logits only: leave the matches out, or all teachers but one"
+        )
+    files = [find(path) for path in paths]
+    configs = [read_config(file) for file in files]
+    for file, config in zip(files, configs, strict=True):
+        _check_teacher(file, config, student, tokenizer, seen or image_size)
+    matches = compose(rules, student, configs[0])
+    _check_image_sizes(matches, seen, image_size)
+    settings["temperature"] = Temperature(**settings["temperature"])
+    criterion = DistillationCriterion(hard, matches, student, configs[0], **settings)
+    return DistillationPlan(files, criterion, precision, seen)
+
+
+def _check_teacher(
+    file: Path, teacher: OFAConfig, student: OFAConfig, tokenizer: Tokenizer, image_size: int | None
+) -> None:
+    if teacher.vocab_size != student.vocab_size:
+        raise UserError(
+            f"distill.teacher={file} has {teacher.vocab_size} ids and the student {student.vocab_size}, so that their "
+            "logits cannot be compared; take a teacher with the student's vocabulary"
+        )
+    folder = file.parent.parent / TOKENIZER  # beside a checkpoint that was copied out of its run there is none
+    if folder.is_dir() and not Tokenizer.from_pretrained(folder).has_pieces_of(tokenizer):
+        raise UserError(
+            f"distill.teacher={file} was trained with another vocabulary, so that the same ids mean other words; "
+            f"set tokenizer={folder}"
+        )
+    if image_size is not None and image_size > teacher.max_image_size:
+        raise UserError(
+            f"distill.teacher={file} has positions for {teacher.max_image_size} px and would see {image_size} px; "
+            "set distill.teacher_image_size to less"
+        )
+
+
+def _check_image_sizes(matches: list[Match], teacher: int | None, student: int | None) -> None:
+    if teacher in (None, student):
+        return
+    for match in matches:
+        if match.compares_source:
+            raise UserError(
+                f"distill.teacher_image_size={teacher}: {match.loss}:{match.stack} compares source positions one by "
+                f"one, of which {student} px give another number; leave it null, or match the decoder only"
+            )

@@ -125,9 +125,8 @@ def build_module(
 ) -> TrainingModule:
     """What is trained: the model with the criterion's kind of training step."""
     if distillation is not None:
-        models = distillation.load_models()
-        criterion, teacher = distillation.criterion, distillation.teacher(models)
-        return DistillationModule(model, task, generation, criterion, optim, freezing, teacher)
+        teacher = distillation.load_teacher(model)
+        return DistillationModule(model, task, generation, distillation.criterion, optim, freezing, teacher)
     parts = (model, task, generation, criterion, optim, freezing)
     if isinstance(criterion, SelfCritical):
         return SelfCriticalModule(*parts, reward=CiderD(reward_frequencies(config, task, data)))
@@ -162,6 +161,11 @@ def build_distillation(
         return None
     if isinstance(criterion, SelfCritical):
         raise UserError(f"task={config.task.name} learns from rewards alone, not from a teacher; leave distill=none")
+    if config.init is not None and config.distill.init_from_teacher is not None:
+        raise UserError(
+            f"init={config.init} and distill.init_from_teacher={config.distill.init_from_teacher} both name weights to "
+            "start from; set one of them to null"
+        )
     return plan_distillation(
         plain(config.distill), model_config(config), criterion, tokenizer, config.task.get("image_size")
     )

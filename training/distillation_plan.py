@@ -15,6 +15,7 @@ from ofa.config import OFAConfig, did_you_mean
 from ofa.errors import UserError
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
+from training.student import start_from_teacher, teacher_layers
 from training.teacher import PRECISIONS, Teacher
 
 
@@ -26,22 +27,25 @@ class DistillationPlan:
         files: the checkpoint of each teacher.
         criterion: the loss, with its matches.
         precision, image_size: of the teacher, as it takes them.
+        first_layers: the teacher's layers that the student starts from, as `teacher_layers` returns them; None: it
+            does not start from the teacher.
     """
 
     files: list[Path]
     criterion: DistillationCriterion
     precision: str
     image_size: int | None
+    first_layers: dict[str, dict[int, int]] | None
 
     @property
     def matches(self) -> tuple[Match, ...]:
         return self.criterion.matches
 
-    def load_models(self) -> list[OFAModel]:
-        return [load_model(file) for file in self.files]
-
-    def teacher(self, models: list[OFAModel]) -> Teacher:
-        """Of the loaded models, which change to its precision."""
+    def load_teacher(self, student: OFAModel) -> Teacher:
+        """The teacher; a student that is to start from its weights receives them."""
+        models = [load_model(file) for file in self.files]
+        if self.first_layers is not None:
+            start_from_teacher(student, models[0], self.first_layers)
         mean_of = {None: None, "mse": "logits"}.get(self.criterion.kd, "probabilities")
         return Teacher(models, self.criterion.teacher_features, mean_of, self.precision, self.image_size)
 
@@ -76,6 +80,12 @@ def plan_distillation(
             f"{did_you_mean(precision, PRECISIONS)}"
         )
     rules = read_rules(*(settings.pop(key) for key in ("matches", "match_weight", "projection")))
+    init_rule = settings.pop("init_from_teacher")
+    if init_rule is not None and len(paths) > 1:
+        raise UserError(
+            f"distill.init_from_teacher={init_rule} and distill.teacher names {len(paths)} teachers; start from one by "
+            "a run with that one, or leave it null"
+        )
     if rules and len(paths) > 1:
         raise UserError(
             f"distill.matches compares intermediate states with one teacher's, and distill.teacher names {len(paths)}; "
@@ -89,7 +99,8 @@ def plan_distillation(
     _check_image_sizes(matches, seen, image_size)
     settings["temperature"] = Temperature(**settings["temperature"])
     criterion = DistillationCriterion(hard, matches, student, configs[0], **settings)
-    return DistillationPlan(files, criterion, precision, seen)
+    first_layers = None if init_rule is None else teacher_layers(init_rule, student, configs[0])
+    return DistillationPlan(files, criterion, precision, seen, first_layers)
 
 
 def _check_teacher(

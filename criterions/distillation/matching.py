@@ -87,11 +87,7 @@ class MatchRule:
         self._check_name("stack", self.stack, STACKS)
         if self.projection is not None:
             self._check_name("projection", self.projection, ACTIVATIONS)
-        if isinstance(self.rule, str):
-            if not _NAMED_RULE.fullmatch(self.rule):
-                self._refuse(f"there is no layer rule {self.rule!r}; take {_RULES_IN_WORDS}")
-        elif not _are_pairs(self.rule):
-            self._refuse(f"the layers are neither a rule's name nor pairs of numbers; take {_RULES_IN_WORDS}")
+        check_layer_rule(self.rule, self._setting)
         if not isinstance(self.weight, int | float) or self.weight < 0:
             self._refuse(f"the weight {self.weight} is not a number of at least 0")
         loss = self.intermediate_loss
@@ -117,7 +113,7 @@ class MatchRule:
             UserError: for layers that are missing, and heads or widths that cannot be compared.
         """
         self._check_heads_and_widths(student, teacher)
-        pairs = self._layer_pairs(_layers(student, self.stack), _layers(teacher, self.stack))
+        pairs = layer_pairs(self.rule, _layers(student, self.stack), _layers(teacher, self.stack), self._setting)
         chains = [(pair,) for pair in pairs]
         if self.intermediate_loss.feature == "hidden":
             states = [(0, 0), *((s + 1, t + 1) for s, t in pairs)]
@@ -137,20 +133,6 @@ class MatchRule:
             for chain in chains
         ]
 
-    def _layer_pairs(self, n_student: int, n_teacher: int) -> list[tuple[int, int]]:
-        if isinstance(self.rule, str):
-            pairs = _named_pairs(self.rule, n_student, n_teacher)
-        else:
-            pairs = [(s, t) for s, t in self.rule]
-        for s, t in pairs:
-            for who, layer, layers in (("student", s, n_student), ("teacher", t, n_teacher)):
-                if not 0 <= layer < layers:
-                    self._refuse(
-                        f"student layer {s} is to learn from teacher layer {t}, and the {who} has layers 0 to "
-                        f"{layers - 1}; take another rule or pairs of layers"
-                    )
-        return pairs
-
     def _check_heads_and_widths(self, student: OFAConfig, teacher: OFAConfig) -> None:
         heads, teacher_heads = _heads(student, self.stack), _heads(teacher, self.stack)
         if self.intermediate_loss.equal_heads and heads != teacher_heads:
@@ -169,8 +151,40 @@ class MatchRule:
         if name not in valid:
             self._refuse(f"{name!r} is not a {field}; take one of {', '.join(valid)}{did_you_mean(name, valid)}")
 
+    @property
+    def _setting(self) -> str:
+        return f"distill.matches, {self}"
+
     def _refuse(self, reason: str) -> None:
-        raise UserError(f"distill.matches, {self}: {reason}")
+        raise UserError(f"{self._setting}: {reason}")
+
+
+def check_layer_rule(rule: str | Sequence[Sequence[int]], setting: str) -> None:
+    """Refuse what is no layer rule of MatchRule, in an error about `setting`."""
+    if isinstance(rule, str):
+        if not _NAMED_RULE.fullmatch(rule):
+            raise UserError(f"{setting}: there is no layer rule {rule!r}; take {_RULES_IN_WORDS}")
+    elif not _are_pairs(rule):
+        raise UserError(f"{setting}: the layers are neither a rule's name nor pairs of numbers; take {_RULES_IN_WORDS}")
+
+
+def layer_pairs(
+    rule: str | Sequence[Sequence[int]], n_student: int, n_teacher: int, setting: str
+) -> list[tuple[int, int]]:
+    """The pairs of student and teacher layer of a sound rule, for stacks of so many layers.
+
+    Raises:
+        UserError: about `setting`, where a layer is missing.
+    """
+    pairs = _named_pairs(rule, n_student, n_teacher) if isinstance(rule, str) else [(s, t) for s, t in rule]
+    for s, t in pairs:
+        for who, layer, layers in (("student", s, n_student), ("teacher", t, n_teacher)):
+            if not 0 <= layer < layers:
+                raise UserError(
+                    f"{setting}: student layer {s} is to learn from teacher layer {t}, and the {who} has layers 0 to "
+                    f"{layers - 1}; take another rule or pairs of layers"
+                )
+    return pairs
 
 
 def read_rules(

@@ -86,7 +86,7 @@ def test_a_match_says_all_that_is_needed_to_compute_it():
         (dict(loss="hiden_mse"), "'hiden_mse' is not a loss; .* did you mean 'hidden_mse'"),
         (dict(stack="coder"), "'coder' is not a stack"),
         (dict(projection="gelu"), "'gelu' is not a projection; take one of linear, relu, tanh"),
-        (dict(weight=-1.0), "the weight -1.0 is negative"),
+        (dict(weight=-1.0), "the weight -1.0 is not a number of at least 0"),
         (dict(stack="cross"), "cross-attention has no hidden states"),
         (dict(loss="attention_mse", projection="linear"), "needs no equal widths; leave the projection out"),
     ],

@@ -1,0 +1,327 @@
+"""Teacher, criterion and training step of a distillation, on models small enough to compute them by hand."""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from runs import ROOT, run
+
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from data.batch import Sample, collate
+from ofa.config import OFAConfig
+from ofa.errors import UserError
+from ofa.generation import GenerationOptions, PrefixTree
+from ofa.model import OFAModel
+from ofa.tokenizer import Tokenizer
+from training.distillation import DistillationModule
+from training.distillation_plan import plan_distillation
+from training.freezing import Freezing
+from training.optim import Optim
+from training.student import start_from_teacher, teacher_layers
+
+STUDENT = OFAConfig.from_name("micro", dropout=0.0, init_std=0.1)
+TEACHER = OFAConfig.from_name(
+    "micro", dropout=0.1, init_std=0.1, d_model=96, encoder_attention_heads=6, decoder_attention_heads=6,
+    encoder_layers=3, decoder_layers=3,
+)  # fmt: skip
+DEFAULTS = OmegaConf.to_container(OmegaConf.load(ROOT / "configs/distill/_settings.yaml"))
+CLOSE = dict(rtol=1e-4, atol=1e-5)
+
+
+def make_model(config, seed):
+    torch.manual_seed(seed)
+    return OFAModel(config)
+
+
+def save(model, folder):
+    """A run folder with the model as its best checkpoint."""
+    (folder / "checkpoints").mkdir(parents=True)
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    checkpoint = {"hyper_parameters": {"model": model.config.to_dict()}, "state_dict": weights}
+    torch.save(checkpoint, folder / "checkpoints/best.ckpt")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return save(make_model(TEACHER, 1), tmp_path_factory.mktemp("runs") / "teacher")
+
+
+@pytest.fixture(scope="module")
+def second_teacher(tmp_path_factory):
+    return save(make_model(STUDENT, 2), tmp_path_factory.mktemp("runs") / "second_teacher")
+
+
+@pytest.fixture(autouse=True)
+def no_trainer(monkeypatch):
+    monkeypatch.setattr(DistillationModule, "global_step", 0)
+    monkeypatch.setattr(DistillationModule, "trainer", SimpleNamespace(precision="32-true"), raising=False)
+
+
+def make_plan(teacher, hard=None, image_size=32, **settings):
+    hard = hard or LabelSmoothedCrossEntropy(0.1)
+    settings = {**copy.deepcopy(DEFAULTS), "teacher": teacher, **settings}
+    return plan_distillation(settings, STUDENT, hard, Tokenizer.demo(), image_size)
+
+
+def make_module(teacher, hard=None, tree=None, **settings):
+    plan, model = make_plan(teacher, hard, **settings), make_model(STUDENT, 3)
+    task = SimpleNamespace(tree=tree)
+    module = DistillationModule(
+        model, task, GenerationOptions(), plan.criterion, Optim(lr=1e-3), Freezing(), plan.load_teacher(model)
+    )
+    module.total_updates = 10
+    return module
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(4)
+    return collate(
+        [
+            Sample("a", [0, 11, 12, 2], [8, 9, 2], torch.randn(3, 32, 32), truth=None, prefix=[11, 12]),
+            Sample("b", [0, 13, 2], [7, 2], torch.randn(3, 32, 32), truth=None, prefix=[13]),
+        ]
+    )
+
+
+def outputs(model, batch, images=None):
+    images = batch.patch_images if images is None else images
+    with torch.no_grad():
+        return model.eval()(
+            batch.input_ids, images, batch.patch_masks, batch.decoder_input_ids, output_attentions=True,
+            output_hidden_states=True,
+        )  # fmt: skip
+
+
+def test_the_loss_is_the_sum_of_its_parts_as_computed_by_hand(teacher, batch):
+    matches = ["last:attention_mse_sum:encoder", {"rule": [[1, 2]], "loss": "cos", "stack": "decoder", "weight": 3.0}]
+    module = make_module(
+        teacher, hard_weight=0.5, kd_weight=2.0, matches=matches, match_weight=10.0, projection="relu"
+    ).eval()
+    loss = module.loss(batch)
+    ours, theirs = outputs(module.model, batch), outputs(module.teacher.models[0], batch)
+
+    tokens = batch.target != 1
+    log_p = ours.logits[tokens].log_softmax(-1)
+    nll = -log_p.gather(1, batch.target[tokens][:, None])[:, 0]
+    eps = 0.1 / (log_p.shape[1] - 1)
+    hard = ((0.9 - eps) * nll + eps * -log_p.sum(-1)).mean()
+    kd = -(theirs.logits[tokens].softmax(-1) * log_p).sum(-1).mean()
+    source = torch.tensor([[1] * 8, [1] * 7 + [0]]).bool()  # 4 patches, then text
+    cells = source[:, :, None] & source[:, None]
+    maps = [
+        ((ours.encoder_attentions[i].sum(1) - theirs.encoder_attentions[i + 1].sum(1)) ** 2)[cells].mean()
+        for i in range(2)
+    ]
+    read = batch.decoder_input_ids != 1
+    cosines = []
+    for i, j in ((0, 0), (2, 3)):  # the embeddings, and the output of layer 1 beside that of layer 2
+        projection = module.criterion.projections[str(len(maps) + len(cosines))]
+        projected = projection(ours.decoder_hidden_states[i])
+        cosines.append(1 - F.cosine_similarity(projected, theirs.decoder_hidden_states[j], dim=-1)[read].mean())
+    expected = {
+        "hard": hard,
+        "nll": nll.mean(),
+        "kd": kd,
+        "attention_mse_sum_encoder": 10 * sum(maps),
+        "cos_decoder": 3 * sum(cosines),
+        "loss": 0.5 * hard + 2 * kd + 10 * sum(maps) + 3 * sum(cosines),
+    }
+    assert loss.terms.keys() == expected.keys()
+    torch.testing.assert_close(loss.terms, expected, **CLOSE)
+    torch.testing.assert_close(loss.sum / loss.sample_size, expected["loss"], **CLOSE)
+
+
+@pytest.mark.parametrize("case", ["range", "tree"])
+def test_the_logits_that_count_are_those_of_the_allowed_ids(case, teacher, batch):
+    tree = PrefixTree([[7], [8, 9], [8, 10]]) if case == "tree" else None
+    hard = LabelSmoothedCrossEntropy(0.1, constraint_range=[7, 11] if case == "range" else None)
+    module = make_module(teacher, hard, tree, temperature={"base": 2.0}).eval()
+    allowed = [[0, 1, 2, 3, 7, 8, 9, 10]] * 5 if tree is None else [[7, 8], [9, 10], [2], [7, 8], [2]]
+    tokens = batch.target != 1
+    ours, theirs = (outputs(model, batch).logits[tokens] / 2 for model in (module.model, module.teacher.models[0]))
+    kd = [-(t[a].softmax(0) * s[a].log_softmax(0)).sum() for s, t, a in zip(ours, theirs, allowed, strict=True)]
+    torch.testing.assert_close(module.loss(batch).terms["kd"], sum(kd) / 5, **CLOSE)
+
+
+def test_training_changes_student_and_projections_and_no_bit_of_the_teacher(teacher, batch):
+    module = make_module(teacher, matches="first:hidden_mse:encoder,first:value_relation:cross", projection="linear")
+    theirs = module.teacher.models[0]
+    before = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
+    optimizer = module.optim.optimizer(module)
+    for _ in range(2):
+        optimizer.zero_grad()
+        module.train().loss(batch).sum.backward()
+        optimizer.step()
+    assert not theirs.training and all(p.grad is None for p in theirs.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in theirs.state_dict().items())
+    assert module.criterion.projections["0"].weight.grad.any()
+    assert module.model.encoder.layers[0].fc1.weight.grad.any()
+    assert {name.split(".")[0] for name in module.state_dict()} == {"model", "criterion"}
+    updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert updated == {id(p) for p in module.parameters()} and not updated & {id(p) for p in theirs.parameters()}
+    assert copy.deepcopy(module).teacher is module.teacher
+
+
+def test_the_loss_on_the_targets_alone_is_that_of_plain_training(teacher, batch):
+    module = make_module(teacher, kd_weight=0.0).eval()
+    hidden = module.model.decoder(
+        batch.decoder_input_ids, module.model.encoder(batch.input_ids, batch.patch_images, batch.patch_masks)
+    ).last_hidden_state
+    plain = LabelSmoothedCrossEntropy(0.1)(module.model, hidden, batch.target, 0)
+    torch.testing.assert_close(module.loss(batch).sum, plain.sum / plain.sample_size, **CLOSE)
+
+
+def test_weights_grow_and_decay_over_the_run(teacher, batch):
+    module = make_module(teacher, hard_schedule="decaying", kd_schedule="growing").eval()
+    for update in (0, 5, 10):
+        type(module).global_step = update
+        terms = module.loss(batch).terms
+        expected = (1 - update / 10) * terms["hard"] + update / 10 * terms["kd"]
+        torch.testing.assert_close(terms["loss"], expected, **CLOSE)
+
+
+def test_rdrop_shows_the_student_two_passes_and_the_teacher_one(teacher, batch):
+    once = make_module(teacher).eval().loss(batch)
+    twice = make_module(teacher, LabelSmoothedCrossEntropy(0.1, rdrop_alpha=1.0)).eval()
+    calls, encode = [], twice.teacher.models[0].encoder.forward
+    twice.teacher.models[0].encoder.forward = lambda ids, *args: (calls.append(len(ids)), encode(ids, *args))[1]
+    torch.testing.assert_close(twice.loss(batch).terms["kd"], once.terms["kd"], **CLOSE)
+    assert calls == [2]
+
+
+@pytest.mark.parametrize("kd", ["ce", "mse"])
+def test_several_teachers_are_averaged(kd, teacher, second_teacher, batch):
+    module = make_module([teacher, second_teacher], kd=kd).eval()
+    tokens = batch.target != 1
+    theirs = [outputs(model, batch).logits[tokens] for model in module.teacher.models]
+    ours = outputs(module.model, batch).logits[tokens]
+    if kd == "mse":
+        expected = (ours - sum(theirs) / 2).square().mean()
+    else:
+        expected = -(sum(logits.softmax(-1) for logits in theirs) / 2 * ours.log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(module.loss(batch).terms["kd"], expected, **CLOSE)
+
+
+def test_the_teacher_may_see_the_students_images_larger(teacher, batch):
+    module = make_module(teacher, teacher_image_size=64, matches="first:cos:decoder", projection="linear").eval()
+    images = F.interpolate(batch.patch_images, (64, 64), mode="bicubic", antialias=True)
+    theirs = outputs(module.teacher.models[0], batch, images)
+    given = module.teacher(batch, module.criterion.hard.targets(batch.target))
+    torch.testing.assert_close(given.logits, theirs.logits[batch.target != 1], **CLOSE)
+
+
+def test_the_teacher_has_a_precision_of_its_own(teacher, batch):
+    targets = LabelSmoothedCrossEntropy().targets(batch.target)
+    full, half = (
+        make_plan(teacher, teacher_precision=precision).load_teacher(None) for precision in ("32-true", "bf16-true")
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        assert full(batch, targets).logits.dtype == torch.float32
+        assert half(batch, targets).logits.dtype == torch.bfloat16
+    torch.testing.assert_close(half(batch, targets).logits.float(), full(batch, targets).logits, rtol=0.1, atol=0.3)
+
+
+def test_a_teacher_of_encoder_states_alone_does_not_decode(teacher, batch):
+    module = make_module(teacher, kd=None, matches="gap:attention_ce_mean:encoder").eval()
+    module.teacher.models[0].decoder = None
+    assert module.loss(batch).terms.keys() == {"loss", "hard", "nll", "attention_ce_mean_encoder"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kd": None}, "nothing is learnt from the teacher"),
+        ({"kd": "mes"}, "distill.kd=mes is not one of ce, ce_with_mask, mse; did you mean 'mse'"),
+        ({"hard_weight": -1}, "distill.hard_weight=-1 is negative"),
+        ({"match_schedule": "grow"}, "distill.match_schedule=grow is not one of .*; did you mean 'growing'"),
+        ({"temperature": {"base": 0}}, "distill.temperature.base=0 is not above 0"),
+        ({"matches": "first:attention_mse:encoder"}, "the student has 4 heads and the teacher 6"),
+        ({"matches": "first:hidden_mse:encoder"}, "the student is 64 wide and the teacher 96; set the projection"),
+        ({"teacher": []}, "distill.teacher is an empty list"),
+        ({"teacher": "nowhere"}, "checkpoint nowhere does not exist"),
+        ({"teacher_precision": "bf16"}, "distill.teacher_precision=bf16 is not one of .*; did you mean 'bf16-true'"),
+        ({"teacher_image_size": 688}, "has positions for 672 px and would see 688 px"),
+        (
+            {"teacher_image_size": 64, "matches": "first:attention_mse_sum:cross"},
+            "distill.teacher_image_size=64: attention_mse_sum:cross compares source positions",
+        ),
+        ({"init_from_teacher": "frist"}, "distill.init_from_teacher: there is no layer rule 'frist'"),
+        ({"init_from_teacher": "last3"}, "distill.init_from_teacher: student layer -1"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_weights_are_read(settings, message, teacher, monkeypatch):
+    monkeypatch.setattr("training.distillation_plan.load_model", None)
+    with pytest.raises(UserError, match=message):
+        make_plan(**{"teacher": teacher, **settings})
+
+
+@pytest.mark.parametrize("settings", [{"matches": "first:attention_mse_sum:encoder"}, {"init_from_teacher": "first"}])
+def test_what_needs_one_teacher_is_refused_with_two(settings, teacher):
+    with pytest.raises(UserError, match="distill.teacher names 2"):
+        make_plan([teacher, teacher], **settings)
+
+
+def test_a_teacher_with_another_vocabulary_is_refused(teacher, vocabulary, tmp_path):
+    other = save(make_model(STUDENT, 2), tmp_path / "other")
+    Tokenizer.from_pretrained(vocabulary).save(tmp_path / "other/tokenizer")
+    with pytest.raises(UserError, match=r"was trained with another vocabulary, .*; set tokenizer=.*other/tokenizer"):
+        make_plan(other)
+    Tokenizer.demo().save(tmp_path / "other/tokenizer")
+    make_plan(other)
+
+
+def test_a_student_starts_from_chosen_layers_and_the_leading_channels(teacher):
+    ours, theirs = make_model(STUDENT, 3), make_plan(teacher).load_teacher(None).models[0]
+    before = ours.encoder.layers[0].fc1.weight.clone()
+    start_from_teacher(ours, theirs, teacher_layers("last1", STUDENT, TEACHER))
+    assert torch.equal(ours.encoder.layers[1].fc1.weight, theirs.encoder.layers[2].fc1.weight[:256, :64])
+    assert torch.equal(ours.encoder.embed_tokens.weight, theirs.encoder.embed_tokens.weight[:, :64])
+    assert torch.equal(ours.encoder.layers[0].fc1.weight, before)
+    module = make_module(teacher, init_from_teacher=[[0, 2], [1, 0]])
+    cut = theirs.decoder.layers[0].cross_attn.q_proj.bias[:64]
+    assert torch.equal(module.model.decoder.layers[1].cross_attn.q_proj.bias, cut)
+
+
+SMALL_DEMO = [
+    "model=micro",
+    "data.rows.train=64",
+    "data.rows.evaluation=10",
+    "task.image_size=32",
+    "data.scenes.grid=2",
+    "trainer.max_steps=2",
+    "trainer.log_every_n_steps=1",
+    "validate_every=2",
+]
+
+
+def test_a_run_learns_from_a_run_and_its_checkpoint_is_a_student_like_any_other(tmp_path):
+    run("train.py", *SMALL_DEMO, "hydra.run.dir=teacher", folder=tmp_path)
+    distill = ["distill=refcoco", "distill.teacher=teacher"]
+    process = run("train.py", *SMALL_DEMO, *distill, "ema.decay=0.9", "hydra.run.dir=student", folder=tmp_path)
+    assert "Matched layers" in process.stdout
+    header = (tmp_path / "student/metrics.csv").read_text().splitlines()[0]
+    for name in ("hard", "kd", "attention_mse_sum_encoder", "attention_mse_sum_decoder"):
+        assert f"train/{name}" in header
+    plain, distilled = (
+        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("teacher", "student")
+    )
+    assert plain.keys() == distilled.keys()
+    more = [
+        "distill=hidden",
+        "distill.teacher=teacher",
+        "distill.init_from_teacher=gap",
+        "trainer.precision=bf16-mixed",
+    ]
+    run("train.py", *SMALL_DEMO, *more, "hydra.run.dir=projected", folder=tmp_path)
+    words = [word for word in SMALL_DEMO if not word.startswith(("trainer.", "validate_every"))]
+    run("evaluate.py", *words, "checkpoint=projected", "split=val", "hydra.run.dir=evaluation", folder=tmp_path)
+    assert json.loads((tmp_path / "evaluation/metrics.json").read_text()).keys() == {"val"}
+    saved = torch.load(tmp_path / "projected/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert {name.split(".")[0] for name in saved} == {"model", "criterion"}

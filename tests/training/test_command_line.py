@@ -10,6 +10,14 @@ def test_sound_overrides_pass():
     )
 
 
+@pytest.mark.parametrize("task", ["refcoco", "caption", "snli_ve"])
+def test_the_published_distillations_compose_and_ask_for_their_teacher(task):
+    words = [f"experiment={task}_tiny_from_large", "data.root=."]
+    check_overrides("train", [*words, "distill.teacher=[a,b]", "distill.temperature.base=2"])
+    with pytest.raises(UserError, match=r"distill.teacher has to be given: train.py distill.teacher=..."):
+        check_overrides("train", words)
+
+
 def test_sweeps_are_left_to_hydra():
     check_overrides("train", ["optim.lr=1e-5,3e-5", "task=refcoco"])
 

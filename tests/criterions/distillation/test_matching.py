@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from criterions.distillation.intermediate import INTERMEDIATE_LOSSES
-from criterions.distillation.matching import STACKS, Match, MatchRule, compose, match_table, parse_rules
+from criterions.distillation.matching import STACKS, Match, MatchRule, compose, match_table, parse_rules, read_rules
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 
@@ -30,6 +30,37 @@ def layers_of(rule, loss="attention_mse_sum", stack="encoder", student=TINY, tea
 )
 def test_a_rule_pairs_the_students_layers_with_the_teachers(rule, pairs):
     assert layers_of(rule) == pairs
+
+
+def test_a_list_holds_compact_forms_and_settings_with_weights_of_their_own():
+    rules = read_rules(
+        ["first:cos:encoder,last2:nst:decoder", {"rule": [[0, 1]], "loss": "hidden_mse", "stack": "encoder"},
+         {"rule": "gap", "loss": "pkd", "stack": "decoder", "weight": 3, "projection": None}],
+        weight=0.5, projection="tanh",
+    )  # fmt: skip
+    assert [(str(rule), rule.weight, rule.projection) for rule in rules] == [
+        ("first:cos:encoder", 0.5, "tanh"),
+        ("last2:nst:decoder", 0.5, None),
+        ("[[0, 1]]:hidden_mse:encoder", 0.5, "tanh"),
+        ("gap:pkd:decoder", 3, None),
+    ]
+    assert read_rules("gap:cos:encoder") == [MatchRule("gap", "cos", "encoder")]
+    assert read_rules(None) == read_rules([]) == []
+
+
+@pytest.mark.parametrize(
+    ("matches", "message"),
+    [
+        (3, "distill.matches=3 is neither a list nor rule:loss:stack"),
+        ([3], "distill.matches has 3; take rule:loss:stack, or settings among rule, loss, stack, weight, projection"),
+        ([{"rule": "gap", "loss": "cos"}], "of which the first three have to be given"),
+        ([{"rule": "gap", "loss": "cos", "stack": "encoder", "wieght": 2}], "settings among"),
+        ([{"rule": "gap", "loss": "cos", "stack": "encoder", "weight": "x"}], "the weight x is not a number"),
+    ],
+)
+def test_a_list_of_anything_else_is_refused(matches, message):
+    with pytest.raises(UserError, match=message):
+        read_rules(matches)
 
 
 def test_a_gap_that_is_not_whole_is_rounded_down():

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def run(script, *words, folder, check=True):
+def run(script, *words, folder, check=True, timeout=300):
     """Run train.py or evaluate.py in `folder`; its process, with stdout and stderr as text."""
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "OFA_CACHE": str(folder / "cache"), "COLUMNS": "200"}
     process = subprocess.run(
@@ -18,7 +18,7 @@ def run(script, *words, folder, check=True):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
     if check:
         assert process.returncode == 0, process.stdout + process.stderr

@@ -1,0 +1,109 @@
+"""A training step with a teacher, beside the same step without one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from benchmarks.compute import ModelCase
+from benchmarks.machine import Machine
+from benchmarks.measure import Workload
+from criterions.distillation.criterion import DistillationCriterion
+from criterions.distillation.matching import compose, read_rules
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from data.batch import Batch, Sample, collate
+from ofa.config import OFAConfig
+from ofa.model import OFAModel
+from ofa.tokenizer import Tokenizer
+from ofa.vocabulary import BOS, CODE_OFFSET, EOS, UNK
+from tasks.base import Task
+from tasks.caption import Caption
+from training.distillation import DistillationModule
+from training.freezing import Freezing
+from training.module import TrainingModule
+from training.optim import Optim
+from training.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class StepOfBatch(ModelCase):
+    """The training step as the Lightning module takes it, whole vocabulary, clipping and AdamW included."""
+
+    batch_size: int = 4
+    target_tokens: int = 20
+
+    def build_task(self) -> Task:
+        return Caption(tokenizer=Tokenizer.demo(), image_size=self.image_size)
+
+    def build_batch(self, machine: Machine) -> Batch:
+        generator = torch.Generator().manual_seed(1)
+        samples = []
+        for i in range(self.batch_size):
+            source, target = (
+                torch.randint(UNK + 1, CODE_OFFSET, (length,), generator=generator).tolist()
+                for length in (self.source_tokens - 2, self.target_tokens - 1)
+            )
+            image = torch.randn(3, self.image_size, self.image_size, generator=generator)
+            samples.append(Sample(str(i), [BOS, *source, EOS], [*target, EOS], image, truth=None))
+        return collate(samples).to(machine.device)
+
+    def workload(self, module: TrainingModule, machine: Machine) -> Workload:
+        module.to(machine.device).train()
+        batch, optimizer = self.build_batch(machine), module.optim.optimizer(module)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            with machine.autocast():
+                loss = module.loss(batch)
+            (loss.sum / loss.sample_size).backward()
+            clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+
+        return Workload(step, self.batch_size)
+
+
+@dataclass(frozen=True)
+class PlainStep(StepOfBatch):
+    """Without a teacher."""
+
+    @property
+    def name(self) -> str:
+        return f"plain step, {self.image_size} px, batch {self.batch_size}"
+
+    def prepare(self, machine: Machine, folder: Path) -> Workload:
+        model, task = self.build_model(machine, train=True), self.build_task()
+        criterion, optim = LabelSmoothedCrossEntropy(), Optim(lr=1e-4)
+        module = TrainingModule(model, task, task.generation, criterion, optim, Freezing())
+        return self.workload(module, machine)
+
+
+@dataclass(frozen=True)
+class DistillationStep(StepOfBatch):
+    """With a teacher's probabilities and attention maps, as the published recipes take them."""
+
+    teacher: str = "base"
+    matches: str = "first:attention_mse_sum:encoder,first:attention_mse_sum:decoder"
+
+    @property
+    def name(self) -> str:
+        return f"distillation step, {self.image_size} px, batch {self.batch_size}"
+
+    def prepare(self, machine: Machine, folder: Path) -> Workload:
+        student, task = self.build_model(machine, train=True), self.build_task()
+        teacher = OFAModel(OFAConfig.from_name(self.teacher)).to(machine.device)
+        matches = compose(read_rules(self.matches, 1.0, None), student.config, teacher.config)
+        criterion = DistillationCriterion(LabelSmoothedCrossEntropy(), matches, student.config, teacher.config)
+        module = DistillationModule(
+            student,
+            task,
+            task.generation,
+            criterion,
+            Optim(lr=1e-4),
+            Freezing(),
+            Teacher([teacher], criterion.teacher_features),
+        )
+        module.total_updates = 1
+        return self.workload(module, machine)

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Does distillation help? On the demo data, for three tasks: a larger teacher, the tiny student alone, and the tiny
+# student taught by it for as many updates; three seeds of both students. Ends with a table and a plot.
+#
+#   run_scripts/demo_distill.sh [FOLDER] [TASK ...]
+#
+# A run that is in FOLDER already is not repeated, so an interrupted experiment is continued by the same command.
+# JOBS runs go side by side (2), with OMP_NUM_THREADS threads each (1).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+folder=${1:-outputs/demo_distill}
+shift || true
+tasks=${*:-refcoco caption snli_ve}
+python=${PYTHON:-python}
+jobs=${JOBS:-2}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+declare -A teacher_updates=([refcoco]=700 [caption]=350 [snli_ve]=700)
+declare -A student_updates=([refcoco]=250 [caption]=150 [snli_ve]=250)
+
+train() {  # train RUN SETTING...: a run folder and what is set for it
+  local run=$folder/$1
+  shift
+  if [[ ! -f $run/metrics.json ]]; then
+    mkdir -p "$run"
+    echo "$(date +%T) $run"
+    "$python" train.py "$@" hydra.run.dir="$run" >"$run/output.txt" 2>&1 || { echo "failed: $run/output.txt" >&2; exit 1; }
+  fi
+}
+
+in_turn() {  # start a run beside at most JOBS - 1 others
+  while (($(jobs -rp | wc -l) >= jobs)); do wait -n; done
+  train "$@" &
+}
+
+for task in $tasks; do
+  in_turn "$task/teacher" task="$task" model=medium optim.lr=2.5e-4 trainer.max_steps="${teacher_updates[$task]}" validate_every=100
+done
+for task in $tasks; do
+  student=(task="$task" model=tiny trainer.max_steps="${student_updates[$task]}" validate_every=50)
+  for seed in 1 2 3; do in_turn "$task/plain_$seed" "${student[@]}" seed="$seed"; done
+done
+wait
+for task in $tasks; do
+  student=(task="$task" model=tiny trainer.max_steps="${student_updates[$task]}" validate_every=50)
+  for seed in 1 2 3; do
+    in_turn "$task/distilled_$seed" "${student[@]}" seed="$seed" distill=hidden distill.teacher="$folder/$task/teacher"
+  done
+done
+wait
+"$python" run_scripts/demo_distill_report.py "$folder"

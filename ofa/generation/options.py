@@ -85,7 +85,7 @@ class GenerationOptions(SequenceOptions):
 
 @dataclass(frozen=True)
 class SamplingOptions(SequenceOptions):
-    """Options of sampling, beside those of every sequence. The temperature acts before `top_k`, and that before `top_p`.
+    """Options of sampling, beside those of every sequence; temperature acts before `top_k`, and that before `top_p`.
 
     Attributes:
         top_k: draw from this many of the likeliest tokens; None: from all.

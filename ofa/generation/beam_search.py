@@ -47,7 +47,7 @@ def generate(
         where no answer of a prefix tree is as short as max_len.
 
     Raises:
-        UserError: where a model is in training mode.
+        UserError: where a model is in training mode, or a prefix token is outside the constraint range.
     """
     models = models_of(model)
     device = batch["input_ids"].device

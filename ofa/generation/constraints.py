@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ofa.errors import UserError
 from ofa.generation.options import SequenceOptions
 from ofa.vocabulary import BOS, EOS, PAD, UNK
 
@@ -23,6 +24,9 @@ class Constraints:
         prefix_tokens: [N, P], tokens that each sample's sequences begin with, right-padded with 1; None: none.
         device: of what is asked.
 
+    Raises:
+        UserError: a prefix token is outside the constraint range.
+
     Attributes:
         allowed_ids: [A], the ids whose logits are needed; None: the vocabulary.
         limits: the length at which `</s>` is forced, of each of the N samples.
@@ -34,7 +38,7 @@ class Constraints:
         self.options = options
         self.tree = None if options.prefix_tree is None else options.prefix_tree.to(device)
         self.allowed_ids = self._allowed_ids(prefix_tokens, device)
-        self.prefix = None if prefix_tokens is None else self._columns_of(prefix_tokens)
+        self.prefix = None if prefix_tokens is None else self._columns_of_prefix(prefix_tokens)
         self.limits = [options.max_len] * n_samples
         if prefix_tokens is not None and options.max_len_behind_prefix:
             self.limits = [options.max_len + length for length in (prefix_tokens != PAD).sum(1).tolist()]
@@ -98,8 +102,17 @@ class Constraints:
     def ids_of(self, columns: Tensor) -> Tensor:
         return columns if self.allowed_ids is None else self.allowed_ids[columns]
 
-    def _columns_of(self, ids: Tensor) -> Tensor:
-        return ids if self.allowed_ids is None else torch.searchsorted(self.allowed_ids, ids)
+    def _columns_of_prefix(self, ids: Tensor) -> Tensor:
+        if self.allowed_ids is None:
+            return ids
+        columns = torch.searchsorted(self.allowed_ids, ids).clamp(max=len(self.allowed_ids) - 1)
+        outside = self.allowed_ids[columns] != ids
+        if outside.any():
+            raise UserError(
+                f"the prefix token {int(ids[outside][0])} is outside constraint_range={self.options.constraint_range}; "
+                "leave the range out, or the prefix"
+            )
+        return columns
 
     def _outside_tree(self, nodes: Tensor, n_columns: int) -> Tensor:
         """[B, K, A] booleans, True where no answer of the tree goes on."""

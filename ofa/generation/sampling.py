@@ -39,7 +39,7 @@ def sample(
         temperature, `top_k` and `top_p`: the log-probability of each token, and their sum.
 
     Raises:
-        UserError: where a model is in training mode, or max_len does not leave room for every answer of a prefix tree.
+        UserError: as `generate`; and where max_len does not leave room for every answer of a prefix tree.
     """
     models = models_of(model)
     samples = torch.arange(len(seeds), device=batch["input_ids"].device)  # [B], which of N samples are unfinished

@@ -55,6 +55,24 @@ class Batch:
         """The batch in page-locked memory; the DataLoader's pinning thread calls this."""
         return self._map_tensors(Tensor.pin_memory)
 
+    @property
+    def inputs(self) -> dict[str, Tensor | None]:
+        """What the encoder reads, as the arguments of generation."""
+        return {"input_ids": self.input_ids, "patch_images": self.patch_images, "patch_masks": self.patch_masks}
+
+    @property
+    def prefixes(self) -> list[list[int]]:
+        """Each sample's prefix tokens, without padding."""
+        if self.prefix_tokens is None:
+            return [[] for _ in self.ids]
+        return [[token for token in row if token != PAD] for row in self.prefix_tokens.tolist()]
+
+    def with_targets(self, answers: Sequence[Sequence[int]]) -> Batch:
+        """The same sources and prefixes with other answers, each of which ends in `</s>`."""
+        decoder_input_ids, target = _decoder_rows(self.prefixes, answers)
+        device = self.target.device
+        return replace(self, decoder_input_ids=decoder_input_ids.to(device), target=target.to(device))
+
     def twice(self) -> Batch:
         """The batch stacked on itself, its samples in the same order: row b and row b + B are one sample."""
         doubled = self._map_tensors(lambda tensor: torch.cat([tensor, tensor]))
@@ -75,14 +93,15 @@ class Batch:
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """The samples as one batch, in their order; none at all give a batch of length 0."""
+    decoder_input_ids, target = _decoder_rows([s.prefix for s in samples], [s.target for s in samples])
     return Batch(
         ids=[sample.id for sample in samples],
         input_ids=pad([sample.source for sample in samples]),
         patch_images=_stack_images([sample.image for sample in samples]),
         patch_masks=torch.tensor([sample.image is not None for sample in samples], dtype=torch.bool),
         prefix_tokens=pad([s.prefix for s in samples]) if any(s.prefix for s in samples) else None,
-        decoder_input_ids=pad([[BOS, *s.prefix, *s.target[:-1]] if s.target else [] for s in samples]),
-        target=pad([[PAD] * len(s.prefix) + s.target if s.target else [] for s in samples]),
+        decoder_input_ids=decoder_input_ids,
+        target=target,
         weights=torch.tensor([sample.weight for sample in samples]),
         truths=[sample.truth for sample in samples],
         notes=[note for sample in samples for note in sample.notes],
@@ -95,6 +114,13 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     for line, row in zip(padded, rows, strict=True):
         line[: len(row)] = torch.tensor(row, dtype=torch.int64)
     return padded
+
+
+def _decoder_rows(prefixes: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """What the decoder reads and what it is to say, [B, T] each; nothing where there is no answer."""
+    pairs = list(zip(prefixes, answers, strict=True))
+    read = pad([[BOS, *prefix, *answer[:-1]] if answer else [] for prefix, answer in pairs])
+    return read, pad([[PAD] * len(prefix) + [*answer] if answer else [] for prefix, answer in pairs])
 
 
 def _stack_images(images: Sequence[Tensor | None]) -> Tensor | None:

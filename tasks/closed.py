@@ -79,10 +79,9 @@ class ClosedAnswerTask(ImageTask[Truth, Answer]):
     @property
     def generation(self) -> GenerationOptions:
         """Beam search among the answers, by the sum of log-probabilities, which long answers must not win by length."""
-        longest = len(self.tree.levels) - 3  # levels are the root, the answers' tokens, the last `</s>`, and an end
         return GenerationOptions(
             beam_size=5,
-            max_len=longest,
+            max_len=self.tree.longest,
             max_len_behind_prefix=True,
             normalize_scores=False,
             prefix_tree=self.tree,

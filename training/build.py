@@ -126,7 +126,8 @@ def build_module(
     """What is trained: the model with the criterion's kind of training step."""
     if distillation is not None:
         teacher = distillation.load_teacher(model)
-        return DistillationModule(model, task, generation, distillation.criterion, optim, freezing, teacher)
+        parts = (model, task, generation, distillation.criterion, optim, freezing, teacher)
+        return DistillationModule(*parts, on_policy=distillation.on_policy, seed=config.seed)
     parts = (model, task, generation, criterion, optim, freezing)
     if isinstance(criterion, SelfCritical):
         return SelfCriticalModule(*parts, reward=CiderD(reward_frequencies(config, task, data)))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from criterions.distillation.criterion import DistillationCriterion
+from criterions.distillation.on_policy import OnPolicy
 from criterions.distillation.states import Masks, States
 from criterions.label_smoothing import Loss
 from data.batch import Batch
-from ofa.generation import GenerationOptions
+from ofa.encoder import EncoderOutput
+from ofa.generation import GenerationOptions, SamplingOptions, sample
 from ofa.model import OFAModel
 from ofa.vocabulary import PAD
 from tasks.base import Task
@@ -17,13 +21,15 @@ from training.teacher import Teacher
 
 
 class DistillationModule(TrainingModule):
-    """Shows each batch to teacher and student; all else as its base class does.
+    """Shows each batch to teacher and student, and to both what the student would say; all else as its base class does.
 
     The projections of the criterion are trained and saved with the student; the teacher is neither.
 
     Args:
         model, task, generation, criterion, optim, freezing: as for TrainingModule; the model is the student.
         teacher: returns what the criterion compares.
+        on_policy: how sequences that the student samples count; None: it samples none.
+        seed: of the sampling.
     """
 
     def __init__(
@@ -35,16 +41,33 @@ class DistillationModule(TrainingModule):
         optim: Optim,
         freezing: Freezing,
         teacher: Teacher,
+        on_policy: OnPolicy | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(model, task, generation, criterion, optim, freezing)
         self.teacher = teacher
+        self.on_policy = on_policy
+        self.seed = seed
         self.total_updates = 0  # known when training starts
 
     def on_fit_start(self) -> None:
         self.teacher.to(self.device)
         self.total_updates = int(self.trainer.estimated_stepping_batches)
 
+    @property
+    def sampling(self) -> SamplingOptions:
+        """How the student samples: what its criterion lets a token be, as long as the task's answers are."""
+        return SamplingOptions(
+            max_len=self.generation.max_len,
+            max_len_behind_prefix=self.generation.max_len_behind_prefix,
+            min_len=self.generation.min_len,
+            temperature=self.on_policy.temperature,
+            constraint_range=self.criterion.hard.constraint_range,
+            prefix_tree=self.task.tree,
+        )
+
     def loss(self, batch: Batch) -> Loss:
+        sampled = None if self.on_policy is None else self._sampled(batch)
         targets = self.criterion.hard.targets(batch.target, self.task.tree)
         given = self.teacher(batch, targets)
         if self.criterion.passes == 2:  # the teacher has no dropout that would make a second pass another
@@ -53,7 +76,7 @@ class DistillationModule(TrainingModule):
         encoded = self.model.encoder(batch.input_ids, batch.patch_images, batch.patch_masks, wanted)
         decoded = self.model.decoder(batch.decoder_input_ids, encoded, wanted=wanted)
         logits = self.model.logits(decoded.last_hidden_state[targets.valid], targets.ids)
-        return self.criterion(
+        loss = self.criterion(
             States(logits, encoded.features | decoded.features),
             given,
             targets,
@@ -62,3 +85,26 @@ class DistillationModule(TrainingModule):
             self.total_updates,
             batch.weights,
         )
+        if sampled is None:
+            return loss
+        divergence = self._divergence(sampled, encoded)
+        total = loss.sum + self.on_policy.weight * divergence
+        return Loss(total, 1, {**loss.terms, "loss": total, "on_policy": divergence})
+
+    def _sampled(self, batch: Batch) -> Batch:
+        """The batch with answers of the student's own; a resumed run samples the same."""
+        # The ids, so that batches whose gradients are accumulated, and processes, do not draw the same numbers.
+        seeds = [(self.seed, self.global_step, row, *name.encode()) for row, name in enumerate(batch.ids)]
+        with self.answering():
+            hypotheses = sample(self.model, batch.inputs, self.sampling, seeds, batch.prefix_tokens)
+        return batch.with_targets([h.tokens[len(p) :] for h, p in zip(hypotheses, batch.prefixes, strict=True)])
+
+    def _divergence(self, sampled: Batch, encoded: EncoderOutput) -> Tensor:
+        """Of student and teacher on what the student sampled; the sources it has `encoded` already, in all passes."""
+        targets = self.criterion.hard.targets(sampled.target, self.task.tree)
+        given = self.teacher.of_probabilities()(sampled, targets)
+        if self.criterion.passes == 2:
+            sampled, targets, given = sampled.twice(), targets.twice(), given.twice()
+        decoded = self.model.decoder(sampled.decoder_input_ids, encoded)
+        logits = self.model.logits(decoded.last_hidden_state[targets.valid], targets.ids)
+        return self.on_policy.divergence(logits, given.logits, targets.allowed)

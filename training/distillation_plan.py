@@ -8,6 +8,7 @@ from typing import Any
 
 from criterions.distillation.criterion import DistillationCriterion
 from criterions.distillation.matching import Match, compose, read_rules
+from criterions.distillation.on_policy import OnPolicy
 from criterions.distillation.temperature import Temperature
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.checkpoint import TOKENIZER, find, load_model, read_config
@@ -29,6 +30,7 @@ class DistillationPlan:
         precision, image_size: of the teacher, as it takes them.
         first_layers: the teacher's layers that the student starts from, as `teacher_layers` returns them; None: it
             does not start from the teacher.
+        on_policy: how the student's own sequences count; None: it samples none.
     """
 
     files: list[Path]
@@ -36,6 +38,7 @@ class DistillationPlan:
     precision: str
     image_size: int | None
     first_layers: dict[str, dict[int, int]] | None
+    on_policy: OnPolicy | None
 
     @property
     def matches(self) -> tuple[Match, ...]:
@@ -80,6 +83,13 @@ def plan_distillation(
             f"{did_you_mean(precision, PRECISIONS)}"
         )
     rules = read_rules(*(settings.pop(key) for key in ("matches", "match_weight", "projection")))
+    on_policy = OnPolicy(**settings.pop("on_policy"))
+    on_policy = on_policy if on_policy.weight > 0 else None
+    if settings["kd"] is None and not rules and on_policy is None:
+        raise UserError(
+            "distill.kd=null, no distill.matches and distill.on_policy.weight=0: nothing is learnt from the teacher; "
+            "set one"
+        )
     init_rule = settings.pop("init_from_teacher")
     if init_rule is not None and len(paths) > 1:
         raise UserError(
@@ -100,7 +110,7 @@ def plan_distillation(
     settings["temperature"] = Temperature(**settings["temperature"])
     criterion = DistillationCriterion(hard, matches, student, configs[0], **settings)
     first_layers = None if init_rule is None else teacher_layers(init_rule, student, configs[0])
-    return DistillationPlan(files, criterion, precision, seen, first_layers)
+    return DistillationPlan(files, criterion, precision, seen, first_layers, on_policy)
 
 
 def _check_teacher(

@@ -13,7 +13,6 @@ from data.batch import Batch
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis, best_candidates, generate
 from ofa.model import OFAModel
-from ofa.vocabulary import PAD
 from tasks.base import Task
 
 
@@ -52,19 +51,14 @@ class EvaluationModule(pl.LightningModule):
 
     def generate(self, batch: Batch) -> list[list[Hypothesis]]:
         """What the model says to each sample, best first, without the prompt that the decoder starts with."""
-        inputs = {
-            "input_ids": batch.input_ids,
-            "patch_images": batch.patch_images,
-            "patch_masks": batch.patch_masks,
-        }
-        prefix = batch.prefix_tokens
+        inputs, prefix = batch.inputs, batch.prefix_tokens
         if self.task.scores_candidates:
             return best_candidates(self.model, inputs, self.task.tree, prefix)
         if prefix is None:
             return generate(self.model, inputs, self.generation)
-        lengths = (prefix != PAD).sum(1).tolist()
         hypotheses = generate(self.model, inputs, self.generation, prefix)
-        return [[_without_prompt(h, n) for h in found] for found, n in zip(hypotheses, lengths, strict=True)]
+        prompts = zip(hypotheses, batch.prefixes, strict=True)
+        return [[_without_prompt(h, len(prompt)) for h in found] for found, prompt in prompts]
 
     def on_validation_epoch_start(self) -> None:
         self._start_metrics({"val": self.task.metric()})

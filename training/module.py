@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from criterions.distillation.criterion import DistillationCriterion
@@ -51,6 +54,15 @@ class TrainingModule(EvaluationModule):
         super().train(mode)
         self.freezing.keep_in_evaluation_mode(self.model)
         return self
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """The model in evaluation mode, for what a training step generates before it learns."""
+        training = self.training
+        self.model.eval()
+        yield
+        self.train(training)
+        torch.clear_autocast_cache()  # else the forward pass may find half-precision weights made without a graph
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch)

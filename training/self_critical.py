@@ -49,10 +49,8 @@ class SelfCriticalModule(TrainingModule):
         self.reward = reward
 
     def loss(self, batch: Batch) -> Loss:
-        self.model.eval()
-        hypotheses = self.generate(batch)
-        self.train()
-        torch.clear_autocast_cache()  # else the forward pass may find half-precision weights made without a graph
+        with self.answering():
+            hypotheses = self.generate(batch)
         rewards = torch.stack([self._rewards(*pair) for pair in zip(hypotheses, batch.truths, strict=True)])
         rows = [h.tokens for found in hypotheses for h in found]
         target, previous = pad(rows), pad([[BOS, *tokens[:-1]] for tokens in rows])

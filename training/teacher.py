@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from typing import Literal
 
@@ -51,6 +52,12 @@ class Teacher:
         """Itself, since it never changes: a moving average copies the training module, and means the student."""
         return self
 
+    def of_probabilities(self) -> Teacher:
+        """The same models, asked for their mean probabilities and nothing else."""
+        other = copy.copy(self)
+        other.features, other.mean_of = (), "probabilities"
+        return other
+
     def to(self, device: torch.device) -> None:
         for model in self.models:
             model.to(device)
@@ -69,6 +76,8 @@ class Teacher:
         return States(torch.stack(logits).float().mean(0), {})
 
     def _states(self, model: OFAModel, batch: Batch, images: Tensor | None, targets: Targets) -> States:
+        if self.mean_of is None and not self.features:  # the student learns from what it samples alone
+            return States(None, {})
         encoded = model.encoder(batch.input_ids, images, batch.patch_masks, self.features)
         if self.mean_of is None and all(feature.stack == "encoder" for feature in self.features):
             return States(None, encoded.features)

@@ -29,14 +29,14 @@ class DistillationCriterion(nn.Module):
         hard: the loss on the targets, which also says what a token may be: all losses on logits are of these ids alone.
         matches: the losses on intermediate states, with a weight each.
         student, teacher: their shapes.
-        kd: ce, ce_with_mask or mse, the mean over the target tokens; None leaves the teacher's logits out.
+        kd: a name in LOGIT_LOSSES, the mean over the target tokens; None leaves the teacher's logits out.
         hard_weight, kd_weight: of the first two parts.
         hard_schedule, kd_schedule, match_schedule: constant, growing or decaying.
         temperature: of teacher and student in the loss on logits.
         probability_shift: correct the teacher's logits where its best id is wrong.
 
     Raises:
-        UserError: for values that make no sense, and where nothing is asked of the teacher.
+        UserError: for values that make no sense.
     """
 
     def __init__(
@@ -58,8 +58,6 @@ class DistillationCriterion(nn.Module):
         super().__init__()
         if kd is not None and kd not in LOGIT_LOSSES:
             raise UserError(f"distill.kd={kd} is not one of {', '.join(LOGIT_LOSSES)}{did_you_mean(kd, LOGIT_LOSSES)}")
-        if kd is None and not matches:
-            raise UserError("distill.kd=null and no distill.matches: nothing is learnt from the teacher; set one")
         for key, weight in (("hard_weight", hard_weight), ("kd_weight", kd_weight)):
             if weight < 0:
                 raise UserError(f"distill.{key}={weight} is negative; 0 leaves the part out")

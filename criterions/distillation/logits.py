@@ -6,6 +6,8 @@ averages last. There is no factor temperature^2: a loss' weight does what it wou
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,9 +26,37 @@ def ce(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allo
         temperature: t, one number or one for each token, [N].
         allowed: [N, A], which ids the softmaxes are taken over; None: all.
     """
-    student_log_p = log_probabilities(heated(student, temperature), allowed)
-    teacher_log_p = log_probabilities(heated(teacher, temperature), allowed)
+    student_log_p, teacher_log_p = _log_probabilities(student, teacher, temperature, allowed)
     return -(teacher_log_p.exp() * student_log_p).sum(-1)  # what is not allowed is 0 in the student's
+
+
+def reverse_kl(
+    student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allowed: Tensor | None = None
+) -> Tensor:
+    """KL(softmax(student / t) || softmax(teacher / t)) (MiniLLM, arXiv 2306.08543), [N].
+
+    A student too small to be likely wherever its teacher is learns to be likely only where its teacher is.
+    """
+    return _kl(*_log_probabilities(student, teacher, temperature, allowed))
+
+
+def jsd(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float | Tensor = 1.0,
+    allowed: Tensor | None = None,
+    beta: float = 0.5,
+) -> Tensor:
+    """Generalised Jensen-Shannon divergence of softmax(teacher / t), P, and softmax(student / t), Q, [N].
+
+    beta * KL(P || M) + (1 - beta) * KL(Q || M) with M = beta * P + (1 - beta) * Q, beta in (0, 1): between KL(P || Q),
+    times beta where that is small, and KL(Q || P), times 1 - beta where that is small (arXiv 2306.13649, section 2).
+    """
+    student_log_p, teacher_log_p = _log_probabilities(student, teacher, temperature, allowed)
+    mixture = torch.logaddexp(teacher_log_p + math.log(beta), student_log_p + math.log(1 - beta))
+    if allowed is not None:
+        mixture = mixture.masked_fill(~allowed, 0)
+    return beta * _kl(teacher_log_p, mixture) + (1 - beta) * _kl(student_log_p, mixture)
 
 
 def mse(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allowed: Tensor | None = None) -> Tensor:
@@ -36,12 +66,24 @@ def mse(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, all
 
 
 # The first is published under two names, ce where every id is allowed.
-LOGIT_LOSSES = {"ce": ce, "ce_with_mask": ce, "mse": mse}
+LOGIT_LOSSES = {"ce": ce, "ce_with_mask": ce, "reverse_kl": reverse_kl, "jsd": jsd, "mse": mse}
 
 
 def heated(logits: Tensor, temperature: float | Tensor) -> Tensor:
     """Logits [N, A] divided by the temperature, one number or [N], in float32."""
     return logits.float() / (temperature[..., None] if isinstance(temperature, Tensor) else temperature)
+
+
+def _log_probabilities(
+    student: Tensor, teacher: Tensor, temperature: float | Tensor, allowed: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The student's and the teacher's, [N, A] each; 0 where an id is not allowed."""
+    return tuple(log_probabilities(heated(logits, temperature), allowed) for logits in (student, teacher))
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) [N] of log-probabilities [N, A] that are both 0 where an id is not allowed."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def shift_probability(teacher: Tensor, target: Tensor, allowed: Tensor | None = None) -> Tensor:

@@ -1,8 +1,19 @@
-"""Turning encoder states into sequences: `generate` and its options, and the scores of a closed set of answers."""
+"""Turning encoder states into sequences: `generate` searches the best, `sample` draws one, and the scores of a closed
+set of answers."""
 
 from ofa.generation.beam_search import Hypothesis, generate
 from ofa.generation.candidates import best_candidates, score_candidates
-from ofa.generation.options import GenerationOptions
+from ofa.generation.options import GenerationOptions, SamplingOptions
 from ofa.generation.prefix_tree import PrefixTree
+from ofa.generation.sampling import sample
 
-__all__ = ["GenerationOptions", "Hypothesis", "PrefixTree", "best_candidates", "generate", "score_candidates"]
+__all__ = [
+    "GenerationOptions",
+    "Hypothesis",
+    "PrefixTree",
+    "SamplingOptions",
+    "best_candidates",
+    "generate",
+    "sample",
+    "score_candidates",
+]

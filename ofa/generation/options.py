@@ -11,18 +11,14 @@ from ofa.vocabulary import VOCABULARY_SIZE
 
 
 @dataclass(frozen=True)
-class GenerationOptions:
-    """Options of beam search; lengths count tokens without `</s>`.
+class SequenceOptions:
+    """What beam search and sampling have in common; lengths count tokens without `</s>`.
 
     Attributes:
-        beam_size: hypotheses kept for each sample; 1 is greedy.
         max_len: at this length `</s>` is forced.
         max_len_behind_prefix: count `max_len` from the end of each sample's prefix tokens, which are a prompt then;
             else from the start, as the recorded searches do.
         min_len: before this length `</s>` is forbidden.
-        no_repeat_ngram_size: no n-gram of this length occurs twice in a hypothesis; 0 allows all.
-        length_penalty: final score = sum of log-probabilities / length ** length_penalty.
-        normalize_scores: False leaves the sum as it is.
         temperature: divides the logits.
         constraint_range: first id that may be chosen, beside `</s>`, and one behind the last; None: the vocabulary.
         prefix_tree: the answers that may be found, no other; None: any.
@@ -30,33 +26,23 @@ class GenerationOptions:
             among the whole vocabulary, for a model that was trained without the tree.
 
     Raises:
-        UserError: at construction, for values no search can run with.
+        UserError: at construction, for values that no sequence can be found with.
     """
 
-    beam_size: int = 5
     max_len: int = 16
     max_len_behind_prefix: bool = False
     min_len: int = 0
-    no_repeat_ngram_size: int = 0
-    length_penalty: float = 1.0
-    normalize_scores: bool = True
     temperature: float = 1.0
     constraint_range: tuple[int, int] | None = None
     prefix_tree: PrefixTree | None = None
     softmax_over_tree: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("beam_size", "max_len", "min_len", "no_repeat_ngram_size"):
-            if not isinstance(getattr(self, name), int):
-                raise UserError(f"{name}={getattr(self, name)} is not a whole number")
-        if self.beam_size < 1:
-            raise UserError(f"beam_size={self.beam_size}: a search keeps at least 1 hypothesis")
+        self._check_whole("max_len", "min_len")
         if not 0 <= self.min_len <= self.max_len or self.max_len < 1:
             raise UserError(
                 f"min_len={self.min_len} and max_len={self.max_len}: 0 <= min_len <= max_len and 1 <= max_len"
             )
-        if self.no_repeat_ngram_size < 0:
-            raise UserError(f"no_repeat_ngram_size={self.no_repeat_ngram_size} is negative; 0 allows repetition")
         if self.temperature <= 0:
             raise UserError(f"temperature={self.temperature} is not positive")
         check_constraint_range(self.constraint_range)
@@ -64,6 +50,64 @@ class GenerationOptions:
             raise UserError(
                 f"constraint_range={self.constraint_range} and prefix_tree: the tree allows its answers' tokens alone; "
                 f"leave one of the two out"
+            )
+
+    def _check_whole(self, *names: str) -> None:
+        for name in names:
+            if not isinstance(getattr(self, name), int):
+                raise UserError(f"{name}={getattr(self, name)} is not a whole number")
+
+
+@dataclass(frozen=True)
+class GenerationOptions(SequenceOptions):
+    """Options of beam search, beside those of every sequence.
+
+    Attributes:
+        beam_size: hypotheses kept for each sample; 1 is greedy.
+        no_repeat_ngram_size: no n-gram of this length occurs twice in a hypothesis; 0 allows all.
+        length_penalty: final score = sum of log-probabilities / length ** length_penalty.
+        normalize_scores: False leaves the sum as it is.
+    """
+
+    beam_size: int = 5
+    no_repeat_ngram_size: int = 0
+    length_penalty: float = 1.0
+    normalize_scores: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_whole("beam_size", "no_repeat_ngram_size")
+        if self.beam_size < 1:
+            raise UserError(f"beam_size={self.beam_size}: a search keeps at least 1 hypothesis")
+        if self.no_repeat_ngram_size < 0:
+            raise UserError(f"no_repeat_ngram_size={self.no_repeat_ngram_size} is negative; 0 allows repetition")
+
+
+@dataclass(frozen=True)
+class SamplingOptions(SequenceOptions):
+    """Options of sampling, beside those of every sequence; temperature acts before `top_k`, and that before `top_p`.
+
+    Attributes:
+        top_k: draw from this many of the likeliest tokens; None: from all.
+        top_p: draw from the fewest likeliest tokens that have this probability together (arXiv 1904.09751); None: from
+            all.
+    """
+
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.top_k is not None:
+            self._check_whole("top_k")
+            if self.top_k < 1:
+                raise UserError(f"top_k={self.top_k} leaves nothing to draw; None draws from all")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top_p={self.top_p} is not in (0, 1]; None draws from all")
+        if self.min_len > 0 and self.prefix_tree is not None:
+            raise UserError(
+                f"min_len={self.min_len} and prefix_tree: a sample that follows the tree to a shorter answer could not "
+                "end; leave min_len=0"
             )
 
 

@@ -107,6 +107,11 @@ class PrefixTree:
             self._on_device[device] = copy
         return self._on_device[device]
 
+    @property
+    def longest(self) -> int:
+        """The number of tokens of the longest answer, without `</s>`."""
+        return len(self.levels) - 3  # levels are the root, the answers' tokens, the last `</s>`, and an end
+
     def next_tokens(self, prefix: Sequence[int]) -> list[int]:
         """The ids that may follow `prefix`, ascending: none behind a whole answer, `</s>` outside the tree.
 
@@ -144,7 +149,7 @@ class PrefixTree:
     def paths(self, leaves: Tensor) -> Tensor:
         """The nodes on the way to each of `leaves` [...]: [..., deepest]; the root in front of shorter ways."""
         nodes = [leaves]
-        for _ in range(len(self.levels) - 3):
+        for _ in range(self.longest):
             nodes.append(self.parents[nodes[-1]])
         return torch.stack(nodes[::-1], -1)
 

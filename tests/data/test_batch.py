@@ -79,6 +79,19 @@ def test_a_decoder_prompt_stands_before_the_answer_and_has_no_target():
     assert collate([sample()]).prefix_tokens is None
 
 
+def test_other_answers_stand_behind_the_same_prompts():
+    prompted = Sample("a", [0, 5, 2], [7, 2], None, truth=None, prefix=[5, 6])
+    samples = [prompted, sample("b", target=(8, 9, 2))]
+    batch = collate(samples)
+    assert batch.prefixes == [[5, 6], []] and collate([sample()]).prefixes == [[]]
+    other = batch.with_targets([[9, 8, 7, 2], [2]])
+    assert other.decoder_input_ids.tolist() == [[0, 5, 6, 9, 8, 7], [0, 1, 1, 1, 1, 1]]
+    assert other.target.tolist() == [[1, 1, 9, 8, 7, 2], [2, 1, 1, 1, 1, 1]]
+    assert other.input_ids is batch.input_ids and other.ids == batch.ids
+    same = batch.with_targets([s.target for s in samples])
+    assert torch.equal(same.target, batch.target) and torch.equal(same.decoder_input_ids, batch.decoder_input_ids)
+
+
 def test_a_batch_taken_twice_has_each_sample_in_both_halves():
     batch = collate([sample("a", notes=["cut"]), sample("b", source=(0, 6, 7, 2))]).twice()
     assert batch.ids == ["a", "b", "a", "b"] and len(batch.truths) == len(batch.weights) == 4

@@ -133,6 +133,12 @@ def test_prefixes_of_different_lengths_are_kept(model, batch):
     assert found[2][0].tokens == generate(model, one(batch, 2), GenerationOptions(beam_size=3, max_len=5))[0][0].tokens
 
 
+def test_a_prefix_token_outside_the_constraint_range_is_refused(model, batch):
+    options, prefix = GenerationOptions(constraint_range=RANGE), torch.tensor([[58457], [1], [58462]])
+    with pytest.raises(UserError, match=r"the prefix token 58462 is outside constraint_range=\(58457, 58462\)"):
+        generate(model, batch, options, prefix)
+
+
 TREE = PrefixTree([[70], [70, 80], [90, 80, 70], [60, 50, 40, 30]])
 
 

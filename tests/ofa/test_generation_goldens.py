@@ -79,7 +79,7 @@ def test_the_stable_beam_searches_equal_the_original_ones(profile, monkeypatch):
         found = generate(model, batch, options, prefix)
         assert not any(token in (0, 1, 3) for sample in found for h in sample for token in h.tokens)
         with monkeypatch.context() as patch:
-            patch.setattr("ofa.generation.beam_search.NEVER_CHOSEN", [1])
+            patch.setattr("ofa.generation.constraints.NEVER_CHOSEN", [1])
             found = generate(model, batch, options, prefix)
         for ours, theirs in zip(found, case["hypotheses"], strict=True):
             compare(ours, theirs)

@@ -237,7 +237,8 @@ def test_a_teacher_of_encoder_states_alone_does_not_decode(teacher, batch):
     ("settings", "message"),
     [
         ({"kd": None}, "nothing is learnt from the teacher"),
-        ({"kd": "mes"}, "distill.kd=mes is not one of ce, ce_with_mask, mse; did you mean 'mse'"),
+        ({"kd": "mes"}, "distill.kd=mes is not one of ce, ce_with_mask, .*, mse; did you mean 'mse'"),
+        ({"on_policy": {"weight": -1}}, "distill.on_policy.weight=-1 is negative"),
         ({"hard_weight": -1}, "distill.hard_weight=-1 is negative"),
         ({"match_schedule": "grow"}, "distill.match_schedule=grow is not one of .*; did you mean 'growing'"),
         ({"temperature": {"base": 0}}, "distill.temperature.base=0 is not above 0"),
@@ -259,6 +260,12 @@ def test_what_cannot_work_is_refused_before_weights_are_read(settings, message, 
     monkeypatch.setattr("training.distillation_plan.load_model", None)
     with pytest.raises(UserError, match=message):
         make_plan(**{"teacher": teacher, **settings})
+
+
+def test_the_students_own_sequences_may_be_all_that_is_learnt_from(teacher):
+    plan = make_plan(teacher, kd=None, on_policy={"weight": 1.0, "loss": "jsd", "temperature": 0.5})
+    assert (plan.on_policy.loss, plan.on_policy.temperature, plan.criterion.kd) == ("jsd", 0.5, None)
+    assert make_plan(teacher).on_policy is None
 
 
 @pytest.mark.parametrize("settings", [{"matches": "first:attention_mse_sum:encoder"}, {"init_from_teacher": "first"}])

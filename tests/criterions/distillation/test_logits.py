@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden import load_json, load_tensors
 
-from criterions.distillation.logits import ce, mse, shift_probability
+from criterions.distillation.logits import ce, jsd, mse, reverse_kl, shift_probability
 from criterions.distillation.temperature import cwsm, flsw
 from ofa.vocabulary import PAD
 
@@ -46,14 +46,56 @@ def log_share_of(allowed, logits):
     return logits.masked_fill(~allowed, -torch.inf).logsumexp(-1) - logits.logsumexp(-1)
 
 
-def test_what_is_not_allowed_has_no_influence_and_no_gradient():
+def skewed_jsd(*arguments):
+    return jsd(*arguments, beta=0.1)
+
+
+@pytest.mark.parametrize("divergence", [ce, reverse_kl, jsd, skewed_jsd])
+def test_what_is_not_allowed_has_no_influence_and_no_gradient(divergence):
     allowed = INPUTS["constraint_mask"][VALID]
     student = STUDENT[VALID].requires_grad_()
-    loss = ce(student, TEACHER[VALID], 2.0, allowed)
+    loss = divergence(student, TEACHER[VALID], 2.0, allowed)
     loss.sum().backward()
-    assert not student.grad[~allowed].any()
+    assert not student.grad[~allowed].any() and student.grad[allowed].any()
     one = allowed[0].nonzero()[:, 0]
-    torch.testing.assert_close(loss[0], ce(student[0, one], TEACHER[VALID][0, one], 2.0))
+    torch.testing.assert_close(loss[0], divergence(student[0, one], TEACHER[VALID][0, one], 2.0))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_reverse_kl_and_jsd_equal_their_formulas(temperature):
+    q, p = ((logits[VALID].double() / temperature).softmax(-1) for logits in (STUDENT, TEACHER))
+
+    def kl(a, b):
+        return (a * (a / b).log()).sum(-1).float()
+
+    torch.testing.assert_close(reverse_kl(STUDENT[VALID], TEACHER[VALID], temperature), kl(q, p), rtol=1e-4, atol=1e-5)
+    for beta in (0.1, 0.5, 0.9):
+        mixture = beta * p + (1 - beta) * q
+        expected = beta * kl(p, mixture) + (1 - beta) * kl(q, mixture)
+        found = jsd(STUDENT[VALID], TEACHER[VALID], temperature, beta=beta)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_jsd_is_symmetric_bounded_and_between_the_two_divergences():
+    student, teacher = STUDENT[VALID].double(), TEACHER[VALID].double()
+    torch.testing.assert_close(jsd(student, teacher), jsd(teacher, student))
+    far = torch.tensor([[1e4, 0.0, 0.0], [0.0, 1e4, 0.0]])
+    torch.testing.assert_close(jsd(far, far.flip(0)), torch.full((2,), 2.0).log())
+    assert (jsd(student, teacher) < torch.tensor(2.0).log()).all()
+    student, teacher = student / 8, teacher / 8  # likelier, that float32 may divide by a small beta
+    near_p, near_q = jsd(student, teacher, beta=1e-3) / 1e-3, jsd(student, teacher, beta=1 - 1e-3) / 1e-3
+    torch.testing.assert_close(near_p, reverse_kl(teacher, student), rtol=0.02, atol=1e-3)
+    torch.testing.assert_close(near_q, reverse_kl(student, teacher), rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize("divergence", [ce, reverse_kl, jsd])
+def test_where_a_probability_underflows_the_gradient_is_finite(divergence):
+    teacher = torch.tensor([[500.0, 0.0, -500.0, 9.0], [-500.0, 500.0, 0.0, 9.0], [3.0, 2.0, 1.0, 9.0]])
+    allowed = torch.tensor([[True, True, True, False]] * 2 + [[False, True, False, False]])
+    student = teacher.flip(1).contiguous().requires_grad_()
+    loss = divergence(student, teacher, 1.0, allowed)
+    loss.sum().backward()
+    assert loss.isfinite().all() and student.grad.isfinite().all() and loss[2] == 0
 
 
 def test_mse_is_the_mean_over_the_allowed_ids():
@@ -65,7 +107,9 @@ def test_mse_is_the_mean_over_the_allowed_ids():
 
 def test_a_student_that_equals_its_teacher_has_no_gradient():
     student = TEACHER[VALID].clone().requires_grad_()
-    (ce(student, TEACHER[VALID], 3.0).sum() + mse(student, TEACHER[VALID]).sum()).backward()
+    divergences = [ce(student, TEACHER[VALID], 3.0), *(f(student, TEACHER[VALID]) for f in (mse, reverse_kl, jsd))]
+    torch.cat(divergences).sum().backward()
+    assert all(d.abs().max() < 1e-5 for d in divergences[1:])
     torch.testing.assert_close(student.grad, torch.zeros_like(student), atol=1e-6, rtol=0)
 
 

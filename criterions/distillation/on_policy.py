@@ -1,0 +1,48 @@
+"""On-policy distillation (GKD, arXiv 2306.13649): the student learns on sequences that it samples itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from criterions.distillation.logits import LOGIT_LOSSES
+from ofa.config import did_you_mean
+from ofa.errors import UserError
+
+ON_POLICY_LOSSES = ("reverse_kl", "jsd", "ce")
+
+
+@dataclass(frozen=True)
+class OnPolicy:
+    """How the student's own sequences count.
+
+    Attributes:
+        weight: of the mean divergence from the teacher over the sampled tokens.
+        loss: one of ON_POLICY_LOSSES; at temperature 1.
+        temperature: of the sampling.
+
+    Raises:
+        UserError: at construction, for values that make no sense.
+    """
+
+    weight: float = 1.0
+    loss: str = "reverse_kl"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise UserError(f"distill.on_policy.weight={self.weight} is negative; 0 samples nothing")
+        if self.loss not in ON_POLICY_LOSSES:
+            raise UserError(
+                f"distill.on_policy.loss={self.loss} is not one of {', '.join(ON_POLICY_LOSSES)}"
+                f"{did_you_mean(self.loss, ON_POLICY_LOSSES)}"
+            )
+        if self.temperature <= 0:
+            raise UserError(
+                f"distill.on_policy.temperature={self.temperature} is not above 0; 1 samples as the student thinks"
+            )
+
+    def divergence(self, student: Tensor, teacher: Tensor, allowed: Tensor | None) -> Tensor:
+        """The mean over N sampled tokens, of logits [N, A] of which `allowed` [N, A] count; None: all."""
+        return LOGIT_LOSSES[self.loss](student, teacher, allowed=allowed).mean()

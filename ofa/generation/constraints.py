@@ -1,0 +1,124 @@
+"""What the next token of a sequence may be: what beam search and sampling have to obey alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ofa.errors import UserError
+from ofa.generation.options import SequenceOptions
+from ofa.vocabulary import BOS, EOS, PAD, UNK
+
+NEVER_CHOSEN = [BOS, PAD, UNK]  # the original let `<s>` and `<unk>` through; boxes could contain them
+
+
+class Constraints:
+    """The rules for N samples, asked for the B of them that are unfinished, each with K sequences of t tokens.
+
+    Tokens are held as columns of the allowed ids (`<s>`, `<pad>`, `</s>`, `<unk>` are 0..3 in both countings). The
+    caller keeps, for each sequence, its node in the prefix tree; without a tree these numbers mean nothing.
+
+    Args:
+        options: lengths, constraint range and prefix tree.
+        n_samples: N.
+        prefix_tokens: [N, P], tokens that each sample's sequences begin with, right-padded with 1; None: none.
+        device: of what is asked.
+
+    Raises:
+        UserError: a prefix token is outside the constraint range.
+
+    Attributes:
+        allowed_ids: [A], the ids whose logits are needed; None: the vocabulary.
+        limits: the length at which `</s>` is forced, of each of the N samples.
+    """
+
+    def __init__(
+        self, options: SequenceOptions, n_samples: int, prefix_tokens: Tensor | None, device: torch.device
+    ) -> None:
+        self.options = options
+        self.tree = None if options.prefix_tree is None else options.prefix_tree.to(device)
+        self.allowed_ids = self._allowed_ids(prefix_tokens, device)
+        self.prefix = None if prefix_tokens is None else self._columns_of_prefix(prefix_tokens)
+        self.limits = [options.max_len] * n_samples
+        if prefix_tokens is not None and options.max_len_behind_prefix:
+            self.limits = [options.max_len + length for length in (prefix_tokens != PAD).sum(1).tolist()]
+
+    def _allowed_ids(self, prefix_tokens: Tensor | None, device: torch.device) -> Tensor | None:
+        if self.options.constraint_range is not None:
+            first, end = self.options.constraint_range
+            return torch.cat([torch.arange(4, device=device), torch.arange(first, end, device=device)])
+        if self.tree is not None and self.options.softmax_over_tree and prefix_tokens is None:
+            return self.tree.tokens
+        return None  # with a tree, too, prefix tokens are scored over the vocabulary
+
+    def log_softmax(self, logits: Tensor, samples: Tensor, nodes: Tensor, length: int) -> Tensor:
+        """Log-probabilities [B, K, A] of float32 logits, among the next tokens of a tree if there is one.
+
+        Args:
+            logits: [B, K, A].
+            samples: [B], which of the N samples they belong to.
+            nodes: [B, K], where each sequence stands in the tree.
+            length: t.
+        """
+        if self.tree is not None and self.options.softmax_over_tree:
+            is_forced = (self.forced(samples, length) != PAD)[:, None, None]
+            logits = logits.masked_fill(self._outside_tree(nodes, logits.shape[-1]) & ~is_forced, -torch.inf)
+        return torch.log_softmax(logits, -1)
+
+    def allow(self, log_probabilities: Tensor, samples: Tensor, nodes: Tensor, length: int) -> Tensor:
+        """Minus infinity where the rules forbid a token; the others keep their log-probability. Shapes as above."""
+        allowed = log_probabilities.clone()
+        allowed[..., NEVER_CHOSEN] = -torch.inf
+        if self.tree is not None:
+            allowed.masked_fill_(self._outside_tree(nodes, allowed.shape[-1]), -torch.inf)
+        ends = [i for i, sample in enumerate(samples.tolist()) if length >= self.limits[sample]]
+        at_end = allowed[ends, :, EOS]
+        if length < self.options.min_len:
+            allowed[..., EOS] = -torch.inf
+        if self.prefix is not None and length < self.prefix.shape[1]:
+            forced = self.forced(samples, length)[:, None, None]
+            only = torch.full_like(allowed, -torch.inf)
+            index = forced.expand(*allowed.shape[:2], 1)
+            only.scatter_(-1, index, log_probabilities.gather(-1, index))
+            allowed = torch.where(forced != PAD, only, allowed)
+        allowed[ends] = -torch.inf
+        allowed[ends, :, EOS] = at_end
+        return allowed
+
+    def forced(self, samples: Tensor, length: int) -> Tensor:
+        """[B], the column of the prefix token that comes next; `<pad>` where there is none."""
+        if self.prefix is None or length >= self.prefix.shape[1]:
+            return torch.full_like(samples, PAD)
+        return self.prefix[samples, length]
+
+    def walk(self, nodes: Tensor, columns: Tensor, samples: Tensor, length: int) -> Tensor:
+        """The nodes [B, K] that the chosen columns [B, K] lead to; a prefix does not leave the root."""
+        if self.tree is None:
+            return nodes
+        if self.allowed_ids is None:
+            columns = self.tree.columns_of(columns)
+        return torch.where(self.forced(samples, length)[:, None] != PAD, nodes, self.tree.step(nodes, columns))
+
+    def ids_of(self, columns: Tensor) -> Tensor:
+        return columns if self.allowed_ids is None else self.allowed_ids[columns]
+
+    def _columns_of_prefix(self, ids: Tensor) -> Tensor:
+        if self.allowed_ids is None:
+            return ids
+        columns = torch.searchsorted(self.allowed_ids, ids).clamp(max=len(self.allowed_ids) - 1)
+        outside = self.allowed_ids[columns] != ids
+        if outside.any():
+            raise UserError(
+                f"the prefix token {int(ids[outside][0])} is outside constraint_range={self.options.constraint_range}; "
+                "leave the range out, or the prefix"
+            )
+        return columns
+
+    def _outside_tree(self, nodes: Tensor, n_columns: int) -> Tensor:
+        """[B, K, A] booleans, True where no answer of the tree goes on."""
+        outside = ~self.tree.mask(nodes)
+        if self.allowed_ids is not None:
+            return outside
+        whole = outside.new_ones(*nodes.shape, n_columns)  # columns are the vocabulary's, not the tree's
+        whole[..., self.tree.tokens] = outside
+        return whole

@@ -1,0 +1,243 @@
+"""The divergence from the teacher on the student's own sequences, on models small enough to compute it by hand."""
+
+import csv
+from types import SimpleNamespace
+
+import pytest
+import torch
+from runs import run
+
+from criterions.distillation.criterion import DistillationCriterion
+from criterions.distillation.on_policy import OnPolicy
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from data.batch import Sample, collate
+from ofa.config import OFAConfig
+from ofa.errors import UserError
+from ofa.generation import GenerationOptions, PrefixTree, score_candidates
+from ofa.model import OFAModel
+from training.distillation import DistillationModule
+from training.freezing import Freezing
+from training.optim import Optim
+from training.teacher import Teacher
+
+CONFIG = OFAConfig.from_name("micro", dropout=0.0, init_std=0.1)
+TREE = PrefixTree([[7], [8, 9], [8, 10]])
+CLOSE = dict(rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(autouse=True)
+def no_trainer(monkeypatch):
+    monkeypatch.setattr(DistillationModule, "global_step", 0)
+    monkeypatch.setattr(DistillationModule, "trainer", SimpleNamespace(precision="32-true"), raising=False)
+
+
+def make_model(seed, **options):
+    torch.manual_seed(seed)
+    return OFAModel(OFAConfig.from_name("micro", init_std=0.1, **{"dropout": 0.0, **options}))
+
+
+def make_module(on_policy, hard=None, tree=None, kd="ce", hard_weight=1.0, teachers=(1,), seed=5, **options):
+    criterion = DistillationCriterion(
+        hard or LabelSmoothedCrossEntropy(0.1), [], CONFIG, CONFIG, kd=kd, hard_weight=hard_weight
+    )
+    generation = GenerationOptions(max_len=4, max_len_behind_prefix=True)
+    teacher = Teacher([make_model(i) for i in teachers], mean_of=None if kd is None else "probabilities")
+    parts = (make_model(3, **options), SimpleNamespace(tree=tree), generation, criterion, Optim(lr=1e-2), Freezing())
+    module = DistillationModule(*parts, teacher, on_policy, seed)
+    module.total_updates = 10
+    return module
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(4)
+    return collate(
+        [
+            Sample("a", [0, 11, 12, 2], [8, 9, 2], torch.randn(3, 32, 32), truth=None, prefix=[11, 12]),
+            Sample("b", [0, 13, 2], [7, 2], torch.randn(3, 32, 32), truth=None, prefix=[13]),
+        ]
+    )
+
+
+def logits(model, batch):
+    """[N, V], of the target tokens."""
+    with torch.no_grad():
+        inputs = (batch.input_ids, batch.patch_images, batch.patch_masks, batch.decoder_input_ids)
+        return model.eval()(*inputs).logits[batch.target != 1]
+
+
+def kl(p, q):
+    return (p * (p / q).log()).sum(-1)
+
+
+def divergence_by_hand(loss, student, teacher):
+    """The mean over [N] tokens, of lists of logits of the allowed ids."""
+    values = []
+    for s, t in zip(student, teacher, strict=True):
+        q, p = s.double().softmax(-1), t.double().softmax(-1)
+        middle = (p + q) / 2
+        values.append({"reverse_kl": kl(q, p), "jsd": (kl(p, middle) + kl(q, middle)) / 2, "ce": -p @ q.log()}[loss])
+    return torch.stack(values).mean().float()
+
+
+@pytest.mark.parametrize("loss", ["reverse_kl", "jsd", "ce"])
+@pytest.mark.parametrize("case", ["vocabulary", "range", "tree"])
+def test_the_loss_is_the_divergence_on_the_sampled_tokens_as_computed_by_hand(case, loss, batch):
+    tree = TREE if case == "tree" else None
+    hard = LabelSmoothedCrossEntropy(0.1, constraint_range=[7, 14] if case == "range" else None)
+    module = make_module(OnPolicy(0.5, loss), hard, tree).eval()
+    plain = make_module(None, hard, tree).eval().loss(batch)
+    found = module.loss(batch)
+
+    sampled = module._sampled(batch)
+    tokens = sampled.target[sampled.target != 1]
+    allowed = [torch.arange(59457)] * len(tokens)
+    if case == "range":
+        allowed = [torch.tensor([0, 1, 2, 3, *range(7, 14)])] * len(tokens)
+        assert set(tokens.tolist()) <= {2, *range(7, 14)}
+    if case == "tree":
+        answers = [[token for token in row if token != 1] for row in sampled.target.tolist()]
+        assert all(answer in ([7, 2], [8, 9, 2], [8, 10, 2]) for answer in answers)
+        allowed = [torch.tensor(TREE.next_tokens(a[:i])) for a in answers for i in range(len(a))]
+    ours, theirs = (
+        [row[ids] for row, ids in zip(logits(model, sampled), allowed, strict=True)]
+        for model in (module.model, module.teacher.models[0])
+    )
+    expected = divergence_by_hand(loss, ours, theirs)
+    assert found.terms.keys() == {*plain.terms, "on_policy"} and found.sample_size == 1
+    torch.testing.assert_close(found.terms["on_policy"], expected, **CLOSE)
+    torch.testing.assert_close(found.sum, plain.sum + 0.5 * expected, **CLOSE)
+    assert found.terms["loss"] is found.sum
+    for name in ("hard", "kd"):
+        torch.testing.assert_close(found.terms[name], plain.terms[name])
+
+
+def test_several_teachers_give_their_mean_probability(batch):
+    module = make_module(OnPolicy(1.0, "ce"), teachers=(1, 2)).eval()
+    sampled = module._sampled(batch)
+    mean = sum(logits(model, sampled).softmax(-1) for model in module.teacher.models) / 2
+    expected = -(mean * logits(module.model, sampled).log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(module.loss(batch).terms["on_policy"], expected, **CLOSE)
+
+
+def test_prompts_stay_in_front_of_what_is_sampled(batch):
+    sampled = make_module(OnPolicy())._sampled(batch)
+    assert sampled.decoder_input_ids[:, :3].tolist()[0] == [0, 11, 12]
+    assert sampled.decoder_input_ids[1, :2].tolist() == [0, 13]
+    for read, target, n in zip(sampled.decoder_input_ids.tolist(), sampled.target.tolist(), (2, 1), strict=True):
+        answer = [token for token in target if token != 1]
+        assert target[:n] == [1] * n and answer[-1] == 2 and len(answer) - 1 <= 4
+        assert read[1 + n : n + len(answer)] == answer[:-1]
+    assert sampled.input_ids is batch.input_ids
+
+
+def test_an_update_samples_the_same_whenever_it_is_taken_and_another_update_does_not(batch, monkeypatch):
+    module = make_module(OnPolicy())
+    first = module._sampled(batch).target
+    torch.manual_seed(99)
+    assert torch.equal(first, make_module(OnPolicy())._sampled(batch).target)
+    others = [make_module(OnPolicy(), seed=6)._sampled(batch).target]
+    monkeypatch.setattr(DistillationModule, "global_step", 1)
+    others.append(module._sampled(batch).target)
+    monkeypatch.setattr(DistillationModule, "global_step", 0)
+    batch.ids = ["c", "d"]
+    others.append(module._sampled(batch).target)
+    assert not any(torch.equal(first, other) for other in others)
+
+
+def modes_of_calls(module, part, monkeypatch):
+    """Whether the student is in training mode, at each call of a part of it from now on."""
+    modes, forward = [], part.forward
+
+    def noted(*arguments, **more):
+        modes.append(module.model.training)
+        return forward(*arguments, **more)
+
+    monkeypatch.setattr(part, "forward", noted)
+    return modes
+
+
+def test_the_student_samples_without_dropout_and_learns_with_it(batch, monkeypatch):
+    module = make_module(OnPolicy(), dropout=0.5).train()
+    modes = modes_of_calls(module, module.model.decoder, monkeypatch)
+    sampled = [module._sampled(batch).target for _ in range(2)]
+    assert torch.equal(*sampled) and module.model.training
+    losses = [module.loss(batch).terms["on_policy"].item() for _ in range(2)]
+    assert modes == [True] * 4 and losses[0] != losses[1]
+
+
+def test_the_student_learns_and_the_teacher_does_not(batch):
+    module = make_module(OnPolicy(), kd=None, hard_weight=0.0).train()
+    module.loss(batch).sum.backward()
+    assert all(p.grad is None for p in module.teacher.models[0].parameters())
+    assert module.model.encoder.layers[0].fc1.weight.grad.any() and module.model.decoder.layers[0].fc1.weight.grad.any()
+
+
+def test_a_picture_is_encoded_once_to_learn_from(batch, monkeypatch):
+    module = make_module(OnPolicy()).train()
+    modes = modes_of_calls(module, module.model.encoder, monkeypatch)
+    module.loss(batch)
+    assert modes == [False, True]
+
+
+def test_both_passes_of_rdrop_see_the_same_sequences(batch):
+    once = make_module(OnPolicy()).eval().loss(batch)
+    twice = make_module(OnPolicy(), LabelSmoothedCrossEntropy(0.1, rdrop_alpha=1.0)).eval().loss(batch)
+    torch.testing.assert_close(twice.terms["on_policy"], once.terms["on_policy"], **CLOSE)
+
+
+def test_mixed_precision_learns_as_full_precision_does(batch):
+    full, mixed = make_module(OnPolicy(), tree=TREE).train(), make_module(OnPolicy(), tree=TREE).train()
+    full.loss(batch).sum.backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed.loss(batch).sum.backward()
+    ours, theirs = (m.model.decoder.layers[0].cross_attn.k_proj.weight.grad.flatten() for m in (mixed, full))
+    assert torch.cosine_similarity(ours, theirs, dim=0) > 0.95
+
+
+def test_a_student_that_learns_on_its_own_sequences_comes_near_its_teacher(batch, monkeypatch):
+    module = make_module(OnPolicy(), tree=TREE, kd=None, hard_weight=0.0).train()
+    optimizer = torch.optim.Adam(module.parameters(), lr=2e-3)
+
+    def distance():
+        """KL(student || teacher) of whole answers, of which there are three."""
+        ours, theirs = (
+            score_candidates(model.eval(), batch.inputs, TREE, batch.prefix_tokens)
+            for model in (module.model, module.teacher.models[0])
+        )
+        return kl(ours.exp(), theirs.exp()).mean().item()
+
+    before = distance()
+    for update in range(40):
+        monkeypatch.setattr(DistillationModule, "global_step", update)
+        optimizer.zero_grad()
+        module.train().loss(batch).sum.backward()
+        optimizer.step()
+    assert distance() < 0.1 * before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weight": -1}, "distill.on_policy.weight=-1 is negative"),
+        ({"loss": "reverse-kl"}, "loss=reverse-kl is not one of reverse_kl, jsd, ce; did you mean 'reverse_kl'"),
+        ({"loss": "mse"}, "on_policy.loss=mse is not one of"),
+        ({"temperature": 0.0}, "distill.on_policy.temperature=0.0 is not above 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(settings, message):
+    with pytest.raises(UserError, match=message):
+        OnPolicy(**settings)
+
+
+def test_a_run_logs_the_divergence_on_its_own_sequences(tmp_path):
+    small = [
+        "model=micro", "data.rows.train=64", "data.rows.evaluation=10", "task.image_size=32", "data.scenes.grid=2",
+        "trainer.max_steps=2", "trainer.log_every_n_steps=1", "validate_every=2",
+    ]  # fmt: skip
+    run("train.py", *small, "hydra.run.dir=teacher", folder=tmp_path)
+    student = ["distill=logits", "distill.teacher=teacher", "distill.on_policy.weight=1", "distill.kd=null"]
+    run("train.py", *small, *student, "trainer.precision=bf16-mixed", "hydra.run.dir=student", folder=tmp_path)
+    with open(tmp_path / "student/metrics.csv", newline="") as file:
+        values = [row["train/on_policy"] for row in csv.DictReader(file) if row["train/on_policy"]]
+    assert len(values) == 2 and all(float(value) > 0 for value in values)

@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    tasks = [task for task in METRICS if (folder / task / "teacher" / "metrics.json").is_file()]
+    tasks = [task for task in METRICS if all(runs(folder / task, student) for student in STUDENTS)]
     table = "\n".join(["| task, split | metric | teacher | plain | distilled | gain |", "|---|---|---|---|---|---|",
                        *(line for task in tasks for line in rows(folder / task, METRICS[task]))])  # fmt: skip
     (folder / "table.md").write_text(table + "\n")
@@ -37,13 +37,12 @@ def runs(folder: Path, student: str) -> list[Path]:
 def rows(folder: Path, metric: str) -> list[str]:
     """A line of the table for each split of a task."""
     teacher = json.loads((folder / "teacher/metrics.json").read_text())
-    students = {name: [json.loads((run / "metrics.json").read_text()) for run in runs(folder, name)] for name in STUDENTS}
+    found = {name: [json.loads((run / "metrics.json").read_text()) for run in runs(folder, name)] for name in STUDENTS}
     lines = []
     for split, values in teacher.items():
-        plain, distilled = ([found[split][metric] for found in students[name]] for name in STUDENTS)
-        gain = mean(distilled) - mean(plain)
-        cells = [f"{folder.name}, {split}", metric, f"{values[metric]:.3f}", spread(plain), spread(distilled), f"{gain:+.3f}"]
-        lines.append(f"| {' | '.join(cells)} |")
+        plain, distilled = ([metrics[split][metric] for metrics in found[name]] for name in STUDENTS)
+        scores = f"{values[metric]:.3f} | {spread(plain)} | {spread(distilled)} | {mean(distilled) - mean(plain):+.3f}"
+        lines.append(f"| {folder.name}, {split} | {metric} | {scores} |")
     return lines
 
 

@@ -16,8 +16,8 @@ python=${PYTHON:-python}
 jobs=${JOBS:-2}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-declare -A teacher_updates=([refcoco]=700 [caption]=350 [snli_ve]=700)
-declare -A student_updates=([refcoco]=250 [caption]=150 [snli_ve]=250)
+declare -A teacher_updates=([refcoco]=700 [caption]=220 [snli_ve]=700)
+declare -A student_updates=([refcoco]=250 [caption]=120 [snli_ve]=200)
 
 train() {  # train RUN SETTING...: a run folder and what is set for it
   local run=$folder/$1

@@ -10,6 +10,7 @@ from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from ofa.vocabulary import PAD
 from tasks.base import Task
+from training.cached_teacher import CachedTeacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
@@ -34,7 +35,7 @@ class DistillationModule(TrainingModule):
         criterion: DistillationCriterion,
         optim: Optim,
         freezing: Freezing,
-        teacher: Teacher,
+        teacher: Teacher | CachedTeacher,
     ) -> None:
         super().__init__(model, task, generation, criterion, optim, freezing)
         self.teacher = teacher

@@ -13,8 +13,10 @@ from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.checkpoint import TOKENIZER, find, load_model, read_config
 from ofa.config import OFAConfig, did_you_mean
 from ofa.errors import UserError
+from ofa.generation import PrefixTree
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
+from training.cache_plan import CachePlan, plan_cache
 from training.student import start_from_teacher, teacher_layers
 from training.teacher import PRECISIONS, Teacher
 
@@ -29,6 +31,7 @@ class DistillationPlan:
         precision, image_size: of the teacher, as it takes them.
         first_layers: the teacher's layers that the student starts from, as `teacher_layers` returns them; None: it
             does not start from the teacher.
+        cache: where the teacher's logits are kept; None: it is asked each time.
     """
 
     files: list[Path]
@@ -36,18 +39,25 @@ class DistillationPlan:
     precision: str
     image_size: int | None
     first_layers: dict[str, dict[int, int]] | None
+    cache: CachePlan | None
 
     @property
     def matches(self) -> tuple[Match, ...]:
         return self.criterion.matches
 
-    def load_teacher(self, student: OFAModel) -> Teacher:
-        """The teacher; a student that is to start from its weights receives them."""
+    @property
+    def mean_of(self) -> str | None:
+        """What is averaged of several teachers, as `Teacher` takes it."""
+        return {None: None, "mse": "logits"}.get(self.criterion.kd, "probabilities")
+
+    def load_teacher(self) -> Teacher:
         models = [load_model(file) for file in self.files]
+        return Teacher(models, self.criterion.teacher_features, self.mean_of, self.precision, self.image_size)
+
+    def start(self, student: OFAModel) -> None:
+        """A student that is to start from its teacher's weights receives them."""
         if self.first_layers is not None:
-            start_from_teacher(student, models[0], self.first_layers)
-        mean_of = {None: None, "mse": "logits"}.get(self.criterion.kd, "probabilities")
-        return Teacher(models, self.criterion.teacher_features, mean_of, self.precision, self.image_size)
+            start_from_teacher(student, load_model(self.files[0]), self.first_layers)
 
 
 def plan_distillation(
@@ -56,6 +66,7 @@ def plan_distillation(
     hard: LabelSmoothedCrossEntropy,
     tokenizer: Tokenizer,
     image_size: int | None,
+    tree: PrefixTree | None = None,
 ) -> DistillationPlan:
     """The plan of the settings `distill`.
 
@@ -65,6 +76,7 @@ def plan_distillation(
         hard: its loss on the targets.
         tokenizer: its vocabulary.
         image_size: pixels of a side of its images; None where the task has none.
+        tree: the task's answers, where it has a closed set of them.
 
     Raises:
         UserError: where student, teacher and losses do not fit.
@@ -81,6 +93,7 @@ def plan_distillation(
         )
     rules = read_rules(*(settings.pop(key) for key in ("matches", "match_weight", "projection")))
     init_rule = settings.pop("init_from_teacher")
+    cache = [settings.pop(f"cache{key}") for key in ("", "_views", "_top_k")]
     if init_rule is not None and len(paths) > 1:
         raise UserError(
             f"distill.init_from_teacher={init_rule} and distill.teacher names {len(paths)} teachers; start from one by "
@@ -100,7 +113,7 @@ def plan_distillation(
     settings["temperature"] = Temperature(**settings["temperature"])
     criterion = DistillationCriterion(hard, matches, student, configs[0], **settings)
     first_layers = None if init_rule is None else teacher_layers(init_rule, student, configs[0])
-    return DistillationPlan(files, criterion, precision, seen, first_layers)
+    return DistillationPlan(files, criterion, precision, seen, first_layers, plan_cache(*cache, criterion, tree))
 
 
 def _check_teacher(

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 def run(script, *words, folder, check=True):
     """Run a script, or a module behind "-m", in `folder`; its process, with stdout and stderr as text."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OFA_CACHE": str(folder / "cache"), "COLUMNS": "200"}
+    environment = {"OMP_NUM_THREADS": "2", **os.environ, "OFA_CACHE": str(folder / "cache"), "COLUMNS": "200"}
     environment["PYTHONPATH"] = str(ROOT)
     process = subprocess.run(
         [sys.executable, script if script == "-m" else ROOT / script, *words],

@@ -24,11 +24,12 @@ def train(config: DictConfig) -> float | None:
     generation = build.generation_options(config, task)
     criterion = build.build_criterion(config, task)
     optim, freezing = build.make(config.optim), build.make(config.freezing)
-    distillation = build.build_distillation(config, tokenizer, criterion)
-    if distillation is not None:
-        report.say_distillation(distillation)
+    distillation = build.build_distillation(config, tokenizer, task, criterion)
     splits = dict.fromkeys(["train", "val", *build.splits_with_files(config, task)])
     data = build.build_data(config, task, list(splits))
+    cache = build.build_cache(config, data, tokenizer, task, distillation)
+    if distillation is not None:
+        report.say_distillation(distillation, cache)
     trainer = build.build_trainer(
         config,
         build.training_callbacks(config, task, folder),
@@ -39,7 +40,7 @@ def train(config: DictConfig) -> float | None:
     model = build.build_model(config)
     if config.init is not None:
         load_weights(model, config.init)
-    module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation)
+    module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
 
     tokenizer.save(folder / "tokenizer")
     OmegaConf.save(config, folder / "config.yaml", resolve=True)

@@ -26,6 +26,7 @@ class Sample:
     truth: Any  # what the task's metric needs; not looked into here
     prefix: Sequence[int] = ()  # what the decoder reads behind <s> and in front of the answer; it has no loss
     weight: float = 1.0  # of its loss
+    key: int = 0  # its place among all that a file's rows can show, see TaskDataset
     notes: tuple[str, ...] = ()  # kinds of harmless repairs, such as "box clipped to the image", for the epoch's report
 
 
@@ -34,6 +35,7 @@ class Batch:
     """Samples side by side, right-padded with <pad>."""
 
     ids: list[str]
+    keys: list[int]
     input_ids: Tensor  # [B, L]
     patch_images: Tensor | None  # [B, 3, h, w], zeros where a sample has no image; None where no sample has one
     patch_masks: Tensor  # [B] bool: which samples have an image
@@ -76,7 +78,7 @@ class Batch:
     def twice(self) -> Batch:
         """The batch stacked on itself, its samples in the same order: row b and row b + B are one sample."""
         doubled = self._map_tensors(lambda tensor: torch.cat([tensor, tensor]))
-        return replace(doubled, ids=self.ids * 2, truths=self.truths * 2)
+        return replace(doubled, ids=self.ids * 2, keys=self.keys * 2, truths=self.truths * 2)
 
     def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
@@ -96,6 +98,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     decoder_input_ids, target = _decoder_rows([s.prefix for s in samples], [s.target for s in samples])
     return Batch(
         ids=[sample.id for sample in samples],
+        keys=[sample.key for sample in samples],
         input_ids=pad([sample.source for sample in samples]),
         patch_images=_stack_images([sample.image for sample in samples]),
         patch_masks=torch.tensor([sample.image is not None for sample in samples], dtype=torch.bool),

@@ -14,7 +14,7 @@ from data.batch import Batch, Sample, collate
 from data.tsv import Row, RowError
 from ofa.errors import UserError
 
-# A task's view of a row, for training (True) or evaluation. The generator is seeded by (seed, epoch, row), so
+# A task's view of a row, for training (True) or evaluation. The generator is seeded by (seed, view, row), so
 # augmentation repeats for any workers.
 Encode = Callable[[Row, np.random.Generator, bool], Sample]
 OnError = Literal["stop", "skip"]
@@ -29,11 +29,14 @@ class TaskDataset(Dataset[Sample]):
     where a sample more or less does not matter, and left out in evaluation, where nothing may count twice; either way
     a note with file, line and reason travels in the batch.
 
+    A sample's key is view * number of rows + its row; it stands for the same sample in every run with this seed.
+
     Args:
         rows: such as a TSVFile; reading one may raise RowError.
         encode: row, random generator and whether for training -> sample; may raise RowError.
         train: whether samples are for training.
         limit: use the first `limit` rows only.
+        views: how many augmentations there are of each row; epochs go round them. None: every epoch has a new one.
     """
 
     def __init__(
@@ -45,10 +48,12 @@ class TaskDataset(Dataset[Sample]):
         on_error: OnError = "stop",
         seed: int = 0,
         limit: int | None = None,
+        views: int | None = None,
     ) -> None:
         if on_error not in ("stop", "skip"):
             raise UserError(f"data.on_error={on_error} is neither stop nor skip")
         self.rows, self.encode, self.train, self.on_error, self.seed = rows, encode, train, on_error, seed
+        self.views = views
         self.length = len(rows) if limit is None else min(limit, len(rows))
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
 
@@ -97,8 +102,10 @@ class TaskDataset(Dataset[Sample]):
         return batch
 
     def _read(self, index: int) -> Sample:
-        rng = np.random.default_rng((self.seed, int(self.epoch), index))
-        return self.encode(self.rows[index], rng, self.train)
+        view = int(self.epoch) if self.views is None else int(self.epoch) % self.views
+        rng = np.random.default_rng((self.seed, view, index))
+        sample = self.encode(self.rows[index], rng, self.train)
+        return replace(sample, key=view * len(self.rows) + index)
 
 
 def _skip_note(error: RowError) -> str:

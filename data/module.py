@@ -31,6 +31,7 @@ class OFADataModule(pl.LightningDataModule):
         seed: of the order and the augmentation.
         on_error: what a broken row does, see TaskDataset.
         train_limit: train on the first rows only.
+        train_views: how many augmentations of each row training shows, see TaskDataset.
 
     Raises:
         UserError: at construction, where a file is missing or empty.
@@ -49,12 +50,13 @@ class OFADataModule(pl.LightningDataModule):
         seed: int = 0,
         on_error: OnError = "stop",
         train_limit: int | None = None,
+        train_views: int | None = None,
     ) -> None:
         super().__init__()
         self.files = {split: Path(path) for split, path in files.items()}
         self.columns, self.n_columns, self.encode = columns, n_columns, encode
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.seed, self.on_error, self.train_limit = seed, on_error, train_limit
+        self.seed, self.on_error, self.train_limit, self.train_views = seed, on_error, train_limit, train_views
         for path in self.files.values():
             check_file(path)
 
@@ -82,14 +84,7 @@ class OFADataModule(pl.LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         if self.trainer is not None and self.trainer.overfit_batches:
             raise UserError("trainer.overfit_batches would replace the training order; set data.train_limit instead")
-        dataset = TaskDataset(
-            self.rows("train"),
-            self.encode,
-            train=True,
-            on_error=self.on_error,
-            seed=self.seed,
-            limit=self.train_limit,
-        )
+        dataset = self.train_dataset()
         return TrainLoader(
             dataset,
             batch_size=self.batch_size,
@@ -97,6 +92,31 @@ class OFADataModule(pl.LightningDataModule):
             collate_fn=dataset.collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def train_dataset(self) -> TaskDataset:
+        """The rows as training shows them."""
+        return TaskDataset(
+            self.rows("train"),
+            self.encode,
+            train=True,
+            on_error=self.on_error,
+            seed=self.seed,
+            limit=self.train_limit,
+            views=self.train_views,
+        )
+
+    def view_dataloader(self, view: int, rows: Sequence[int]) -> EvalLoader:
+        """Of the training split the given rows, in their order, as training shows them in epoch `view`."""
+        dataset = self.train_dataset()
+        dataset.set_epoch(view)
+        return EvalLoader(
+            dataset,
+            batch_size=self.eval_batch_size,
+            sampler=rows,
+            collate_fn=dataset.collate,
+            num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
 

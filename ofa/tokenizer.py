@@ -7,6 +7,7 @@ spelled out in pieces, as in the published implementation.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -78,6 +79,10 @@ class Tokenizer:
     def has_pieces_of(self, other: Tokenizer) -> bool:
         """Whether the same ids mean the same text in both."""
         return self._pieces.get_vocab() == other._pieces.get_vocab()
+
+    def digest(self) -> str:
+        """A hash of vocabulary and merges."""
+        return hashlib.sha256(f"{self._vocabulary}\0{self._merges}".encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text with a space in front, as every prompt and answer is written; no special tokens around it."""

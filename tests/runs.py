@@ -10,10 +10,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(script, *words, folder, check=True, timeout=300):
-    """Run train.py or evaluate.py in `folder`; its process, with stdout and stderr as text."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OFA_CACHE": str(folder / "cache"), "COLUMNS": "200"}
+    """Run a script, or a module behind "-m", in `folder`; its process, with stdout and stderr as text."""
+    environment = {"OMP_NUM_THREADS": "2", **os.environ, "OFA_CACHE": str(folder / "cache"), "COLUMNS": "200"}
+    environment["PYTHONPATH"] = str(ROOT)
     process = subprocess.run(
-        [sys.executable, ROOT / script, *words],
+        [sys.executable, script if script == "-m" else ROOT / script, *words],
         cwd=folder,
         env=environment,
         capture_output=True,

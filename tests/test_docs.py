@@ -10,9 +10,11 @@ from training.command_line import check_overrides
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
-    (page.name, script, line)
+    (page.name, script or module, line)
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
-    for script, line in re.findall(r"^python (train|evaluate)\.py (.*)$", page.read_text(), re.MULTILINE)
+    for script, module, line in re.findall(
+        r"^python (?:(train|evaluate)\.py|-m training\.(fill_cache)) (.*)$", page.read_text(), re.MULTILINE
+    )
 ]
 
 

@@ -30,13 +30,17 @@ from ofa.tokenizer import Tokenizer
 from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
+from training.cached_teacher import CachedTeacher
 from training.callbacks import ReportNotes, SaveAtEnd, WriteAnswers
 from training.distillation import DistillationModule
 from training.distillation_plan import DistillationPlan, plan_distillation
+from training.fingerprint import fingerprint
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
 from training.self_critical import SelfCriticalModule
+from training.teacher import Teacher
+from training.teacher_cache import TeacherCache
 
 log = logging.getLogger(__name__)
 
@@ -122,10 +126,12 @@ def build_module(
     optim: Optim,
     freezing: Freezing,
     distillation: DistillationPlan | None,
+    cache: TeacherCache | None,
 ) -> TrainingModule:
     """What is trained: the model with the criterion's kind of training step."""
     if distillation is not None:
-        teacher = distillation.load_teacher(model)
+        distillation.start(model)
+        teacher = build_teacher(distillation, cache)
         parts = (model, task, generation, distillation.criterion, optim, freezing, teacher)
         return DistillationModule(*parts, on_policy=distillation.on_policy, seed=config.seed)
     parts = (model, task, generation, criterion, optim, freezing)
@@ -155,7 +161,7 @@ def build_criterion(config: DictConfig, task: Task) -> LabelSmoothedCrossEntropy
 
 
 def build_distillation(
-    config: DictConfig, tokenizer: Tokenizer, criterion: LabelSmoothedCrossEntropy | SelfCritical
+    config: DictConfig, tokenizer: Tokenizer, task: Task, criterion: LabelSmoothedCrossEntropy | SelfCritical
 ) -> DistillationPlan | None:
     """What the student is to learn from a teacher, if anything; no weights are read yet."""
     if not config.distill:
@@ -168,8 +174,27 @@ def build_distillation(
             "start from; set one of them to null"
         )
     return plan_distillation(
-        plain(config.distill), model_config(config), criterion, tokenizer, config.task.get("image_size")
+        plain(config.distill), model_config(config), criterion, tokenizer, config.task.get("image_size"), task.tree
     )
+
+
+def build_cache(
+    config: DictConfig, data: OFADataModule, tokenizer: Tokenizer, task: Task, distillation: DistillationPlan | None
+) -> TeacherCache | None:
+    """What the teacher said so far, where that is kept; one of another teacher or other data is refused."""
+    if distillation is None or distillation.cache is None:
+        return None
+    parts = fingerprint(distillation, data, plain(config.task), task.tree, tokenizer)
+    n_keys = distillation.cache.views * len(data.rows("train"))
+    return TeacherCache(distillation.cache.folder, n_keys, parts)
+
+
+def build_teacher(distillation: DistillationPlan, cache: TeacherCache | None) -> Teacher | CachedTeacher:
+    """With a cache, one that is loaded when it has to be."""
+    if cache is None:
+        return distillation.load_teacher()
+    vocabulary_size = distillation.criterion.vocabulary_size
+    return CachedTeacher(cache, distillation.load_teacher, distillation.cache.top_k, vocabulary_size)
 
 
 def reward_frequencies(config: DictConfig, task: SelfCriticalCaption, data: OFADataModule) -> DocumentFrequencies:
@@ -229,6 +254,7 @@ def build_data(config: DictConfig, task: Task, splits: list[str]) -> OFADataModu
         task.encode,
         n_columns=None if columns else task.n_columns,
         seed=config.seed,
+        train_views=config.distill.cache_views if OmegaConf.select(config, "distill.cache") is not None else None,
         **{key: settings[key] for key in loading},
     )
 

@@ -14,6 +14,7 @@ from ofa.generation import GenerationOptions, SamplingOptions, sample
 from ofa.model import OFAModel
 from ofa.vocabulary import PAD
 from tasks.base import Task
+from training.cached_teacher import CachedTeacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
@@ -40,7 +41,7 @@ class DistillationModule(TrainingModule):
         criterion: DistillationCriterion,
         optim: Optim,
         freezing: Freezing,
-        teacher: Teacher,
+        teacher: Teacher | CachedTeacher,
         on_policy: OnPolicy | None = None,
         seed: int = 0,
     ) -> None:

@@ -14,8 +14,10 @@ from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.checkpoint import TOKENIZER, find, load_model, read_config
 from ofa.config import OFAConfig, did_you_mean
 from ofa.errors import UserError
+from ofa.generation import PrefixTree
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
+from training.cache_plan import CachePlan, plan_cache
 from training.student import start_from_teacher, teacher_layers
 from training.teacher import PRECISIONS, Teacher
 
@@ -31,6 +33,7 @@ class DistillationPlan:
         first_layers: the teacher's layers that the student starts from, as `teacher_layers` returns them; None: it
             does not start from the teacher.
         on_policy: how the student's own sequences count; None: it samples none.
+        cache: where the teacher's logits are kept; None: it is asked each time.
     """
 
     files: list[Path]
@@ -39,18 +42,25 @@ class DistillationPlan:
     image_size: int | None
     first_layers: dict[str, dict[int, int]] | None
     on_policy: OnPolicy | None
+    cache: CachePlan | None
 
     @property
     def matches(self) -> tuple[Match, ...]:
         return self.criterion.matches
 
-    def load_teacher(self, student: OFAModel) -> Teacher:
-        """The teacher; a student that is to start from its weights receives them."""
+    @property
+    def mean_of(self) -> str | None:
+        """What is averaged of several teachers, as `Teacher` takes it."""
+        return {None: None, "mse": "logits"}.get(self.criterion.kd, "probabilities")
+
+    def load_teacher(self) -> Teacher:
         models = [load_model(file) for file in self.files]
+        return Teacher(models, self.criterion.teacher_features, self.mean_of, self.precision, self.image_size)
+
+    def start(self, student: OFAModel) -> None:
+        """A student that is to start from its teacher's weights receives them."""
         if self.first_layers is not None:
-            start_from_teacher(student, models[0], self.first_layers)
-        mean_of = {None: None, "mse": "logits"}.get(self.criterion.kd, "probabilities")
-        return Teacher(models, self.criterion.teacher_features, mean_of, self.precision, self.image_size)
+            start_from_teacher(student, load_model(self.files[0]), self.first_layers)
 
 
 def plan_distillation(
@@ -59,6 +69,7 @@ def plan_distillation(
     hard: LabelSmoothedCrossEntropy,
     tokenizer: Tokenizer,
     image_size: int | None,
+    tree: PrefixTree | None = None,
 ) -> DistillationPlan:
     """The plan of the settings `distill`.
 
@@ -68,6 +79,7 @@ def plan_distillation(
         hard: its loss on the targets.
         tokenizer: its vocabulary.
         image_size: pixels of a side of its images; None where the task has none.
+        tree: the task's answers, where it has a closed set of them.
 
     Raises:
         UserError: where student, teacher and losses do not fit.
@@ -91,6 +103,7 @@ def plan_distillation(
             "set one"
         )
     init_rule = settings.pop("init_from_teacher")
+    cache = [settings.pop(f"cache{key}") for key in ("", "_views", "_top_k")]
     if init_rule is not None and len(paths) > 1:
         raise UserError(
             f"distill.init_from_teacher={init_rule} and distill.teacher names {len(paths)} teachers; start from one by "
@@ -110,7 +123,13 @@ def plan_distillation(
     settings["temperature"] = Temperature(**settings["temperature"])
     criterion = DistillationCriterion(hard, matches, student, configs[0], **settings)
     first_layers = None if init_rule is None else teacher_layers(init_rule, student, configs[0])
-    return DistillationPlan(files, criterion, precision, seen, first_layers, on_policy)
+    cache = plan_cache(*cache, criterion, tree)
+    if cache is not None and on_policy is not None:
+        raise UserError(
+            f"distill.cache={cache.folder} keeps what the teacher says to the targets, and distill.on_policy.weight="
+            f"{on_policy.weight} asks about sequences that are not known before; leave out one of them"
+        )
+    return DistillationPlan(files, criterion, precision, seen, first_layers, on_policy, cache)
 
 
 def _check_teacher(

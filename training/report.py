@@ -20,6 +20,7 @@ from tasks.caption import Caption
 from tasks.demo_chance import chance_levels
 from training.build import demo_files
 from training.distillation_plan import DistillationPlan
+from training.teacher_cache import TeacherCache
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +45,25 @@ def say_model(model: OFAModel) -> None:
     log.info("%.1f M parameters, %.1f M of them trained", total / 1e6, trained / 1e6)
 
 
-def say_distillation(plan: DistillationPlan) -> None:
-    """Who teaches what."""
+def say_distillation(plan: DistillationPlan, cache: TeacherCache | None) -> None:
+    """Who teaches what, and how much of it is known already."""
     log.info("teachers: %s", ", ".join(map(str, plan.files)))
     if plan.matches:
         Console().print(match_table(plan.matches))
+    if cache is not None:
+        say_cache(cache, plan.cache.views)
+
+
+def say_cache(cache: TeacherCache, views: int) -> None:
+    """How much of a cache is there."""
+    log.info(
+        "teacher cache %s: %d of %d samples, %.1f MB; views of each row: %d",
+        cache.folder,
+        len(cache),
+        cache.n_keys,
+        cache.n_bytes / 1e6,
+        views,
+    )
 
 
 def say_scores(config: DictConfig, folder: Path, task: Task) -> None:

@@ -37,6 +37,7 @@ def test_loss_reward_and_gradient_norms_equal_the_recorded_ones(published_tokeni
     images = generator("inputs/main").uniform(-1, 1, (3, 3, 64, 96)).astype(np.float32)
     batch = Batch(
         ids=["0", "1", "2"],
+        keys=[0, 1, 2],
         input_ids=torch.from_numpy(arrays["strong/main/in/src_tokens"]).long(),
         patch_images=torch.from_numpy(images),
         patch_masks=torch.from_numpy(arrays["strong/main/in/patch_masks"]),

@@ -141,3 +141,32 @@ def test_every_split_but_train_is_tested(write):
     assert ids(data.dataloader("train")) == ["r1"]
     with pytest.raises(UserError, match="split 'testC' is not one of train, val, testA, testB"):
         data.dataloader("testC")
+
+
+def test_epochs_go_round_the_views_of_each_row_in_an_order_of_their_own(write):
+    loader = module(write(8), train_views=2).train_dataloader()
+    epochs = []
+    for epoch in range(4):
+        loader.sampler.set_epoch(epoch)
+        epochs.append({key: truth for batch in loader for key, truth in zip(batch.keys, batch.truths, strict=True)})
+    first, second, third, fourth = epochs
+    assert first == third and second == fourth
+    assert sorted(first) == [*range(8)] and sorted(second) == [*range(8, 16)]
+    assert not set(first.values()) & set(second.values())
+    assert list(first) != list(third)
+    assert module(write(8)).train_dataset().views is None
+
+
+def test_a_key_is_that_of_the_row_really_read(write):
+    rows = dataset(write(5, broken=(2, 3, 5)), train=True, on_error="skip", views=3, limit=5)
+    rows.set_epoch(4)
+    assert [rows[i].key for i in range(5)] == [5, 8, 8, 8, 5]
+    assert rows[1].truth == rows[3].truth
+
+
+def test_chosen_rows_are_shown_as_training_shows_them(write):
+    data = module(write(6), train_views=2)
+    (batch,) = data.view_dataloader(1, [5, 2])
+    rows = data.train_dataset()
+    rows.set_epoch(3)
+    assert batch.keys == [11, 8] and batch.truths == [rows[5].truth, rows[2].truth]

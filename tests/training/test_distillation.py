@@ -6,44 +6,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
-from runs import ROOT, run
+from distilling import SMALL_DEMO, STUDENT, TEACHER, make_model, make_plan, outputs, save
+from runs import run
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample, collate
 from ofa.checkpoint import load
-from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree
-from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 from training.distillation import DistillationModule
-from training.distillation_plan import plan_distillation
 from training.freezing import Freezing
 from training.optim import Optim
 from training.student import start_from_teacher, teacher_layers
 
-STUDENT = OFAConfig.from_name("micro", dropout=0.0, init_std=0.1)
-TEACHER = OFAConfig.from_name(
-    "micro", dropout=0.1, init_std=0.1, d_model=96, encoder_attention_heads=6, decoder_attention_heads=6,
-    encoder_layers=3, decoder_layers=3,
-)  # fmt: skip
-DEFAULTS = OmegaConf.to_container(OmegaConf.load(ROOT / "configs/distill/_settings.yaml"))
 CLOSE = dict(rtol=1e-4, atol=1e-5)
-
-
-def make_model(config, seed):
-    torch.manual_seed(seed)
-    return OFAModel(config)
-
-
-def save(model, folder):
-    """A run folder with the model as its best checkpoint."""
-    (folder / "checkpoints").mkdir(parents=True)
-    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    checkpoint = {"hyper_parameters": {"model": model.config.to_dict()}, "state_dict": weights}
-    torch.save(checkpoint, folder / "checkpoints/best.ckpt")
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +39,13 @@ def no_trainer(monkeypatch):
     monkeypatch.setattr(DistillationModule, "trainer", SimpleNamespace(precision="32-true"), raising=False)
 
 
-def make_plan(teacher, hard=None, image_size=32, **settings):
-    hard = hard or LabelSmoothedCrossEntropy(0.1)
-    settings = {**copy.deepcopy(DEFAULTS), "teacher": teacher, **settings}
-    return plan_distillation(settings, STUDENT, hard, Tokenizer.demo(), image_size)
-
-
 def make_module(teacher, hard=None, tree=None, **settings):
     plan, model = make_plan(teacher, hard, **settings), make_model(STUDENT, 3)
     task = SimpleNamespace(tree=tree)
     module = DistillationModule(
-        model, task, GenerationOptions(), plan.criterion, Optim(lr=1e-3), Freezing(), plan.load_teacher(model)
+        model, task, GenerationOptions(), plan.criterion, Optim(lr=1e-3), Freezing(), plan.load_teacher()
     )
+    plan.start(model)
     module.total_updates = 10
     return module
 
@@ -87,15 +59,6 @@ def batch():
             Sample("b", [0, 13, 2], [7, 2], torch.randn(3, 32, 32), truth=None, prefix=[13]),
         ]
     )
-
-
-def outputs(model, batch, images=None):
-    images = batch.patch_images if images is None else images
-    with torch.no_grad():
-        return model.eval()(
-            batch.input_ids, images, batch.patch_masks, batch.decoder_input_ids, output_attentions=True,
-            output_hidden_states=True,
-        )  # fmt: skip
 
 
 def test_the_loss_is_the_sum_of_its_parts_as_computed_by_hand(teacher, batch):
@@ -219,7 +182,7 @@ def test_the_teacher_may_see_the_students_images_larger(teacher, batch):
 def test_the_teacher_has_a_precision_of_its_own(teacher, batch):
     targets = LabelSmoothedCrossEntropy().targets(batch.target)
     full, half = (
-        make_plan(teacher, teacher_precision=precision).load_teacher(None) for precision in ("32-true", "bf16-true")
+        make_plan(teacher, teacher_precision=precision).load_teacher() for precision in ("32-true", "bf16-true")
     )
     with torch.autocast("cpu", torch.bfloat16):
         assert full(batch, targets).logits.dtype == torch.float32
@@ -284,7 +247,7 @@ def test_a_teacher_with_another_vocabulary_is_refused(teacher, vocabulary, tmp_p
 
 
 def test_a_student_starts_from_chosen_layers_and_the_leading_channels(teacher):
-    ours, theirs = make_model(STUDENT, 3), make_plan(teacher).load_teacher(None).models[0]
+    ours, theirs = make_model(STUDENT, 3), make_plan(teacher).load_teacher().models[0]
     before = ours.encoder.layers[0].fc1.weight.clone()
     start_from_teacher(ours, theirs, teacher_layers("last1", STUDENT, TEACHER))
     assert torch.equal(ours.encoder.layers[1].fc1.weight, theirs.encoder.layers[2].fc1.weight[:256, :64])
@@ -293,18 +256,6 @@ def test_a_student_starts_from_chosen_layers_and_the_leading_channels(teacher):
     module = make_module(teacher, init_from_teacher=[[0, 2], [1, 0]])
     cut = theirs.decoder.layers[0].cross_attn.q_proj.bias[:64]
     assert torch.equal(module.model.decoder.layers[1].cross_attn.q_proj.bias, cut)
-
-
-SMALL_DEMO = [
-    "model=micro",
-    "data.rows.train=64",
-    "data.rows.evaluation=10",
-    "task.image_size=32",
-    "data.scenes.grid=2",
-    "trainer.max_steps=2",
-    "trainer.log_every_n_steps=1",
-    "validate_every=2",
-]
 
 
 def test_a_run_learns_from_a_run_and_its_checkpoint_is_a_student_like_any_other(tmp_path):

@@ -1,0 +1,60 @@
+"""Teachers and students small enough to compute their losses by hand."""
+
+import copy
+
+import torch
+from omegaconf import OmegaConf
+from runs import ROOT
+
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from ofa.config import OFAConfig
+from ofa.model import OFAModel
+from ofa.tokenizer import Tokenizer
+from training.distillation_plan import plan_distillation
+
+SMALL_DEMO = [
+    "model=micro",
+    "data.rows.train=64",
+    "data.rows.evaluation=10",
+    "task.image_size=32",
+    "data.scenes.grid=2",
+    "trainer.max_steps=2",
+    "trainer.log_every_n_steps=1",
+    "validate_every=2",
+]
+
+STUDENT = OFAConfig.from_name("micro", dropout=0.0, init_std=0.1)
+TEACHER = OFAConfig.from_name(
+    "micro", dropout=0.1, init_std=0.1, d_model=96, encoder_attention_heads=6, decoder_attention_heads=6,
+    encoder_layers=3, decoder_layers=3,
+)  # fmt: skip
+DEFAULTS = OmegaConf.to_container(OmegaConf.load(ROOT / "configs/distill/_settings.yaml"))
+
+
+def make_model(config, seed):
+    torch.manual_seed(seed)
+    return OFAModel(config)
+
+
+def save(model, folder):
+    """A run folder with the model as its best checkpoint."""
+    (folder / "checkpoints").mkdir(parents=True)
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    checkpoint = {"hyper_parameters": {"model": model.config.to_dict()}, "state_dict": weights}
+    torch.save(checkpoint, folder / "checkpoints/best.ckpt")
+    return str(folder)
+
+
+def make_plan(teacher, hard=None, image_size=32, tree=None, **settings):
+    hard = hard or LabelSmoothedCrossEntropy(0.1)
+    settings = {**copy.deepcopy(DEFAULTS), "teacher": teacher, **settings}
+    return plan_distillation(settings, STUDENT, hard, Tokenizer.demo(), image_size, tree)
+
+
+def outputs(model, batch, images=None):
+    images = batch.patch_images if images is None else images
+    with torch.no_grad():
+        return model.eval()(
+            batch.input_ids, images, batch.patch_masks, batch.decoder_input_ids, output_attentions=True,
+            output_hidden_states=True,
+        )  # fmt: skip

@@ -1,0 +1,225 @@
+"""A student that learns from a teacher cache learns what the teacher itself would say."""
+
+import copy
+import csv
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from distilling import SMALL_DEMO, STUDENT, TEACHER, make_model, make_plan, outputs, save
+from runs import run
+
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from data.batch import Sample, collate
+from ofa.errors import UserError
+from ofa.generation import GenerationOptions, PrefixTree
+from training.build import build_teacher
+from training.distillation import DistillationModule
+from training.distillation_plan import DistillationPlan
+from training.freezing import Freezing
+from training.optim import Optim
+from training.teacher import Teacher
+from training.teacher_cache import TeacherCache
+
+VOCABULARY = STUDENT.vocab_size
+ANSWERS = [[7], [8, 9], [8, 10]]
+# Half precision rounds a log-probability by a share of 2 ** -11: probabilities err by 0.5 % where they are 4e-5.
+HALF = dict(rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return save(make_model(TEACHER, 1), tmp_path_factory.mktemp("runs") / "teacher")
+
+
+@pytest.fixture(autouse=True)
+def no_trainer(monkeypatch):
+    monkeypatch.setattr(DistillationModule, "global_step", 0)
+    monkeypatch.setattr(DistillationModule, "trainer", SimpleNamespace(precision="32-true"), raising=False)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The ids of each batch that a live teacher was asked about."""
+    calls, answer = [], Teacher.__call__
+    monkeypatch.setattr(
+        Teacher, "__call__", lambda self, batch, targets: (calls.append(batch.ids), answer(self, batch, targets))[1]
+    )
+    return calls
+
+
+def make_module(teacher, cache=None, *, hard=None, tree=None, **settings):
+    """A student whose teacher is live or, with a folder, cached; the plan's cache has room for eight samples."""
+    folder = None if cache is None else str(cache)
+    plan, model = make_plan(teacher, hard, tree=tree, cache=folder, **settings), make_model(STUDENT, 3)
+    store = None if cache is None else TeacherCache(plan.cache.folder, 8, {})
+    parts = (GenerationOptions(), plan.criterion, Optim(lr=1e-3), Freezing(), build_teacher(plan, store))
+    module = DistillationModule(model, SimpleNamespace(tree=tree), *parts).eval()
+    module.total_updates = 10
+    return module
+
+
+@pytest.fixture
+def samples():
+    torch.manual_seed(4)
+    return [
+        Sample("a", [0, 11, 12, 2], [8, 9, 2], torch.randn(3, 32, 32), truth=None, prefix=[11, 12], key=0),
+        Sample("b", [0, 13, 2], [7, 2], torch.randn(3, 32, 32), truth=None, prefix=[13], key=5),
+        Sample("c", [0, 13, 14, 15, 2], [8, 10, 2], torch.randn(3, 32, 32), truth=None, key=7),
+    ]
+
+
+def losses(module, samples):
+    """The distillation loss of each sample."""
+    return [module.loss(collate([sample])).terms["kd"] for sample in samples]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": {"base": 2.0}},
+        {"temperature": {"schedule": "flsw", "beta": 0.1}},  # 1 makes temperatures near 0, which magnify any rounding
+        {"temperature": {"schedule": "cwsm", "beta": 0.01}},
+        {"probability_shift": True},
+        {"kd": "mse"},
+    ],
+)
+@pytest.mark.parametrize("allowed", ["range", "tree", "whole"])
+def test_cached_and_live_teacher_give_each_sample_the_same_loss(allowed, settings, teacher, samples, tmp_path):
+    hard = LabelSmoothedCrossEntropy(0.1, constraint_range=[7, 16] if allowed == "range" else None)
+    tree = PrefixTree(ANSWERS) if allowed == "tree" else None
+    if allowed == "whole":
+        settings = {**settings, "cache_top_k": VOCABULARY}
+    live = make_module(teacher, hard=hard, tree=tree, **settings)
+    cached = make_module(teacher, tmp_path / "cache", hard=hard, tree=tree, **settings)
+    expected = losses(live, samples)
+    torch.testing.assert_close(losses(cached, samples), expected, **HALF)
+    assert losses(cached, samples) == losses(cached, samples)
+    together = live.loss(collate(samples)).terms["kd"]
+    torch.testing.assert_close(cached.loss(collate(samples)).terms["kd"], together, **HALF)
+
+
+@pytest.mark.parametrize("kd", ["ce", "mse"])
+def test_the_mean_of_several_teachers_is_kept(kd, teacher, samples, tmp_path):
+    teachers = [teacher, save(make_model(STUDENT, 2), tmp_path / "second")]
+    hard = LabelSmoothedCrossEntropy(constraint_range=[7, 16])
+    live = make_module(teachers, hard=hard, kd=kd)
+    cached = make_module(teachers, tmp_path / "cache", hard=hard, kd=kd)
+    torch.testing.assert_close(losses(cached, samples), losses(live, samples), **HALF)
+
+
+@pytest.mark.parametrize("top_k", [1, 64, 5000])
+def test_of_the_best_ids_the_loss_errs_by_no_more_than_what_is_left_out(top_k, teacher, samples, tmp_path):
+    """Spreading the others' probability r moves at most r between ids: an error of r times the range of -log s."""
+    live, cached = make_module(teacher), make_module(teacher, tmp_path / "cache", cache_top_k=top_k)
+    batch = collate(samples)
+    tokens = batch.target != 1
+    ours, theirs = (outputs(m, batch).logits[tokens].log_softmax(-1) for m in (live.model, live.teacher.models[0]))
+    left = 1 - theirs.exp().topk(top_k).values.sum(-1)
+    bound = (left * (ours.amax(-1) - ours.amin(-1))).mean()
+    expected = live.loss(batch).terms["kd"]
+    error = (cached.loss(batch).terms["kd"] - expected).abs()
+    assert error <= bound + 1e-3 * expected
+    size = 8 * (4 + 6 * top_k)
+    assert (tmp_path / "cache/shard-00001.bin").stat().st_size == size
+
+
+def test_a_sample_reads_the_same_in_every_batch_and_order(teacher, samples, tmp_path):
+    a, b, c = samples
+    module = make_module(teacher, tmp_path / "cache", hard=LabelSmoothedCrossEntropy(constraint_range=[7, 16]))
+
+    def logits(*samples):
+        batch = collate(samples)
+        found = module.teacher(batch, module.criterion.hard.targets(batch.target)).logits
+        return found.split((batch.target != 1).sum(1).tolist())
+
+    first = dict(zip("abc", logits(a, b, c), strict=True))
+    for order in ("cab", "b", "ca"):
+        for name, found in zip(order, logits(*({"a": a, "b": b, "c": c}[x] for x in order)), strict=True):
+            assert torch.equal(found, first[name])
+
+
+def test_a_half_filled_cache_is_gone_on_with_and_a_full_one_needs_no_teacher(
+    teacher, samples, tmp_path, calls, monkeypatch
+):
+    a, b, c = samples
+    first = make_module(teacher, tmp_path / "cache")
+    assert first.teacher.teacher is None
+    first.loss(collate([a, b]))
+    assert calls == [["a", "b"]]
+    second = make_module(teacher, tmp_path / "cache")
+    second.loss(collate([b, a]))
+    assert calls == [["a", "b"]] and second.teacher.teacher is None
+    expected = second.loss(collate([b, c])).terms["kd"]
+    second.loss(collate([c]))
+    assert calls == [["a", "b"], ["b", "c"]]
+    monkeypatch.setattr(DistillationPlan, "load_teacher", None)
+    third = make_module(teacher, tmp_path / "cache")
+    assert third.loss(collate([b, c])).terms["kd"] == expected
+    assert copy.deepcopy(third).teacher is third.teacher
+
+
+def test_a_student_may_start_from_a_teacher_whose_cache_is_full(teacher, samples, tmp_path):
+    make_module(teacher, tmp_path / "cache").loss(collate(samples))
+    plan, student = make_plan(teacher, cache=str(tmp_path / "cache"), init_from_teacher="first"), make_model(STUDENT, 3)
+    plan.start(student)
+    embeddings = plan.load_teacher().models[0].encoder.embed_tokens.weight[:, :64]
+    assert torch.equal(student.encoder.embed_tokens.weight, embeddings)
+
+
+def test_asking_the_teacher_leaves_the_students_random_numbers_alone(teacher, samples, tmp_path):
+    module = make_module(teacher, tmp_path / "cache")
+    state = torch.get_rng_state()
+    module.loss(collate(samples))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": "z"}, {"source": [0, 11, 13, 2]}, {"target": [8, 9, 9, 2]}, {"prefix": [11, 13]}]
+)
+def test_a_changed_row_is_noticed(change, teacher, samples, tmp_path):
+    module = make_module(teacher, tmp_path / "cache")
+    module.loss(collate(samples))
+    changed = Sample(**{**vars(samples[0]), **change})
+    with pytest.raises(UserError, match=f"sample {changed.id} has other tokens than when distill.cache=.* was filled"):
+        module.loss(collate([changed, samples[1]]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cache_views": 0}, "distill.cache_views=0 is not a whole number of at least 1"),
+        ({"cache_views": None}, "distill.cache_views=None is not a whole number"),
+        ({"cache_top_k": 0}, "distill.cache_top_k=0 is not a whole number of at least 1"),
+        ({"matches": "first:attention_mse_sum:encoder"}, "distill.cache=kept keeps logits alone, and distill.matches"),
+        ({"on_policy": {"weight": 2.0}}, "distill.cache=kept keeps .* and distill.on_policy.weight=2.0 asks about"),
+        ({"kd": "mse"}, "distill.kd=mse reads the logits of all 59457 ids, of which distill.cache_top_k=64 keeps"),
+        ({"temperature": {"schedule": "flsw"}}, "distill.temperature.schedule=flsw reads the logits of all"),
+    ],
+)
+def test_what_a_cache_cannot_give_is_refused_before_weights_are_read(settings, message, teacher, monkeypatch):
+    monkeypatch.setattr("training.distillation_plan.load_model", None)
+    with pytest.raises(UserError, match=message):
+        make_plan(teacher, cache="kept", **settings)
+
+
+def curve(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k.startswith("train/")} for row in csv.DictReader(file)]
+
+
+def test_a_run_on_a_cache_filled_ahead_equals_the_run_that_filled_one(tmp_path, teacher):
+    words = [*SMALL_DEMO, "model.dropout=0.1", "trainer.max_steps=5", "validate_every=5"]  # two batches an epoch
+    distill = ["distill=logits", f"distill.teacher={teacher}", "distill.cache_views=2"]
+    run("train.py", *words, *distill, "distill.cache=first", "hydra.run.dir=filling", folder=tmp_path)
+    process = run("-m", "training.fill_cache", *words, *distill, "distill.cache=ahead", folder=tmp_path)
+    assert "128 of 128 samples" in process.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "first", "filling", "ahead"}
+    assert (tmp_path / "ahead/index.bin").stat().st_size == 128 * 16
+    process = run("train.py", *words, *distill, "distill.cache=first", "hydra.run.dir=reading", folder=tmp_path)
+    assert "teacher cache first: 128 of 128 samples" in process.stdout and f"weights of {teacher}" not in process.stdout
+    filling, reading = curve(tmp_path / "filling"), curve(tmp_path / "reading")
+    assert filling == reading
+    assert sum(math.isfinite(float(row["train/kd"])) for row in filling if row["train/kd"]) == 5

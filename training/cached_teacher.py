@@ -1,0 +1,85 @@
+"""A teacher that is asked once about each sample."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import torch
+
+from criterions.distillation.states import States
+from criterions.label_smoothing import Targets
+from data.batch import Batch
+from ofa.errors import UserError
+from ofa.vocabulary import PAD
+from training.logit_records import pack, unpack
+from training.teacher import Teacher
+from training.teacher_cache import REMEDY, TeacherCache
+
+
+class CachedTeacher:
+    """Stands for a Teacher of logits: what it said of a sample is kept, and it is loaded when there is more to ask.
+
+    What is returned always comes from the cache, so that a run that fills it learns exactly what later ones learn.
+
+    Args:
+        cache: of what was said; its fingerprint is that of the teacher.
+        load: loads the teacher.
+        top_k: how many ids of the vocabulary are kept of each token; None: all that it may be.
+        vocabulary_size: the number of all ids.
+    """
+
+    def __init__(
+        self, cache: TeacherCache, load: Callable[[], Teacher], top_k: int | None, vocabulary_size: int
+    ) -> None:
+        self.cache, self.load, self.top_k, self.vocabulary_size = cache, load, top_k, vocabulary_size
+        self.teacher: Teacher | None = None
+        self.device = torch.device("cpu")
+
+    def __deepcopy__(self, memo: dict) -> CachedTeacher:
+        """Itself, as with Teacher."""
+        return self
+
+    def to(self, device: torch.device) -> None:
+        self.device = device
+        if self.teacher is not None:
+            self.teacher.to(device)
+
+    def __call__(self, batch: Batch, targets: Targets) -> States:
+        """The logits of the N target tokens of a batch.
+
+        Raises:
+            UserError: where a sample is not the one that its record was made of.
+        """
+        checks = _checks(batch)
+        missing = [i for i, is_there in enumerate(self.cache.has(batch.keys)) if not is_there]
+        if missing:
+            records = pack(self._ask(batch, targets), targets, self.top_k)
+            self.cache.write(*([column[i] for i in missing] for column in (batch.keys, checks, records)))
+        for name, check, stored in zip(batch.ids, checks, self.cache.checks(batch.keys), strict=True):
+            if check != stored:
+                raise UserError(
+                    f"sample {name} has other tokens than when distill.cache={self.cache.folder} was filled; {REMEDY}"
+                )
+        records = [self.cache.read(key) for key in batch.keys]
+        return States(unpack(records, targets, self.top_k, self.vocabulary_size), {})
+
+    def _ask(self, batch: Batch, targets: Targets) -> torch.Tensor:
+        """[N, A], the teacher's logits."""
+        if self.teacher is None:
+            with torch.random.fork_rng(devices=[]):  # a model begins with random weights; dropout must not notice
+                self.teacher = self.load()
+            self.teacher.to(self.device)
+        return self.teacher(batch, targets).logits
+
+
+def _checks(batch: Batch) -> list[int]:
+    """A checksum of each sample's id and tokens, the same in every batch."""
+    tokens = [tensor.cpu().numpy() for tensor in (batch.input_ids, batch.decoder_input_ids, batch.target)]
+    checks = []
+    for name, *rows in zip(batch.ids, *tokens, strict=True):
+        check = zlib.crc32(name.encode())
+        for row in rows:
+            check = zlib.crc32(row[row != PAD].tobytes(), check)
+        checks.append(check)
+    return checks

@@ -1,0 +1,44 @@
+"""Ask the teacher ahead of training: `python -m training.fill_cache` with the words that train.py will be given."""
+
+from pathlib import Path
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from ofa.errors import UserError
+from training import build, report
+from training.command_line import command
+
+
+@command("fill_cache")
+def fill_cache(config: DictConfig) -> None:
+    """Shows the teacher every view of every training row that is not in the cache yet."""
+    build.check(config)
+    if OmegaConf.select(config, "distill.cache") is None:
+        raise UserError("there is no cache to fill: set distill=logits distill.teacher=RUN distill.cache=FOLDER")
+    tokenizer = build.build_tokenizer(config, config.tokenizer)
+    task = build.build_task(config, tokenizer)
+    distillation = build.build_distillation(config, tokenizer, task, build.build_criterion(config, task))
+    data = build.build_data(config, task, ["train"])
+    cache = build.build_cache(config, data, tokenizer, task, distillation)
+    report.say_distillation(distillation, cache)
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    device = build.build_trainer(config, [], folder, logger=False).strategy.root_device
+    teacher = build.build_teacher(distillation, cache)
+    teacher.to(device)
+    rows, n_rows = np.arange(len(data.train_dataset())), len(data.rows("train"))
+    missing = [rows[~cache.has(view * n_rows + rows)].tolist() for view in range(distillation.cache.views)]
+    with tqdm(total=sum(map(len, missing)), desc="asking the teacher", unit="sample") as bar:
+        for view, left in enumerate(missing):
+            for batch in data.view_dataloader(view, left):
+                batch = batch.to(device)
+                teacher(batch, distillation.criterion.hard.targets(batch.target, task.tree))
+                bar.update(len(batch))
+    report.say_cache(cache, distillation.cache.views)
+
+
+if __name__ == "__main__":
+    fill_cache()

@@ -1,0 +1,181 @@
+"""What a teacher said of each sample, kept on disk: records of bytes, found by the sample's key.
+
+    cache.json         version of the format, and the fingerprint of all that the records depend on
+    index.bin          an ENTRY for each key, zeros where there is no record yet
+    shard-00001.bin    records one behind the other, memory-mapped where they are read; and so on
+
+A record is on disk before its entry is, so that a process that is killed leaves at most bytes nothing refers to. A
+process adds only to shards that it has made itself, so that several can fill one cache.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ofa.errors import UserError
+
+FORMAT = 1  # to be raised when records are made in another way, so that older folders are not taken for new ones
+DESCRIPTION, INDEX = "cache.json", "index.bin"
+# The place is shard << OFFSET_BITS | offset, one word, so that two processes that write one entry cannot mix theirs.
+ENTRY = np.dtype([("place", "<u8"), ("size", "<u4"), ("check", "<u4")])
+OFFSET_BITS = 40
+REMEDY = "give another folder, or delete this one to have it filled again"
+
+
+class TeacherCache:
+    """The cache in `folder`, which is made where it is missing.
+
+    Args:
+        folder: of the files above.
+        n_keys: the number of samples there are; keys count from 0.
+        fingerprint: what the records depend on, a JSON value for each part; an error calls a part by its name.
+        shard_bytes: a shard that would become larger is not added to.
+
+    Raises:
+        UserError: where the folder holds a cache of another fingerprint, a damaged one or something else, or cannot be
+            written.
+    """
+
+    def __init__(self, folder: Path, n_keys: int, fingerprint: Mapping[str, Any], shard_bytes: int = 1 << 30) -> None:
+        self.folder, self.shard_bytes = folder, shard_bytes
+        if not (folder / DESCRIPTION).is_file():
+            _create(folder, n_keys, fingerprint)
+        _check_fingerprint(folder, fingerprint)
+        self._entries = _map_index(folder / INDEX, n_keys)
+        self._shards: dict[int, mmap.mmap | bytes] = {}
+        self._own: tuple[int, BinaryIO] | None = None  # number and file of the shard that is added to
+
+    def __len__(self) -> int:
+        """The number of records."""
+        return np.count_nonzero(self._entries["place"])
+
+    @property
+    def n_keys(self) -> int:
+        return len(self._entries)
+
+    @property
+    def n_bytes(self) -> int:
+        """The size of all files."""
+        return sum(file.stat().st_size for file in self.folder.iterdir())
+
+    def has(self, keys: Sequence[int]) -> np.ndarray:
+        """Booleans, one for each key: whether it has a record."""
+        return self._entries["place"][keys] != 0
+
+    def checks(self, keys: Sequence[int]) -> np.ndarray:
+        """The number that was written beside each record."""
+        return self._entries["check"][keys]
+
+    def read(self, key: int) -> bytes:
+        """The record of a key that has one.
+
+        Raises:
+            UserError: where its shard is missing or shorter than it was.
+        """
+        place, size = (int(self._entries[name][key]) for name in ("place", "size"))
+        number, start = place >> OFFSET_BITS, place & ((1 << OFFSET_BITS) - 1)
+        if len(self._shards.get(number, b"")) < start + size:  # not mapped yet, or not in this length
+            self._shards[number] = _map_shard(self._path(number))
+            if len(self._shards[number]) < start + size:
+                raise UserError(f"{self._path(number)} is shorter than it was, so that distill.cache is lost; {REMEDY}")
+        return self._shards[number][start : start + size]
+
+    def write(self, keys: Sequence[int], checks: Sequence[int], records: Sequence[bytes]) -> None:
+        """Keep a record for each key, and a number of 32 bits that is to be compared when it is read.
+
+        Raises:
+            UserError: where the folder cannot be written or the disk is full.
+        """
+        try:
+            number, start = self._append(b"".join(records))
+        except OSError as error:
+            raise UserError(f"distill.cache={self.folder} cannot be written ({error.strerror})") from error
+        sizes = np.array([len(record) for record in records])
+        self._entries["size"][keys] = sizes
+        self._entries["check"][keys] = checks
+        self._entries["place"][keys] = (number << OFFSET_BITS) + start + sizes.cumsum() - sizes  # with this it exists
+
+    def _append(self, data: bytes) -> tuple[int, int]:
+        """Number of the shard and the offset in it where `data` now is, safe from a crash of the machine."""
+        if self._own is None or self._own[1].tell() + len(data) > self.shard_bytes:
+            self._own = self._new_shard()
+        number, file = self._own
+        start = file.tell()
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        return number, start
+
+    def _new_shard(self) -> tuple[int, BinaryIO]:
+        number = 1
+        while True:
+            try:
+                return number, self._path(number).open("xb")
+            except FileExistsError:
+                number += 1
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"shard-{number:05d}.bin"
+
+
+def _create(folder: Path, n_keys: int, fingerprint: Mapping[str, Any]) -> None:
+    """The folder with an empty index: whole or not at all, for several processes may do this at once."""
+    holds_something = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if holds_something and not (folder / DESCRIPTION).is_file():
+        raise UserError(f"distill.cache={folder} is no cache and holds something else; give a new or empty folder")
+    unfinished = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
+        # Zeros that are on disk: to store into a map of a file with holes would kill the process on a full disk.
+        np.zeros(n_keys, ENTRY).tofile(unfinished / INDEX)
+        description = {"format": FORMAT, "fingerprint": fingerprint}
+        (unfinished / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        unfinished.chmod(0o755)
+        unfinished.rename(folder)
+    except OSError as error:
+        if not (folder / DESCRIPTION).is_file():  # else another process was faster
+            raise UserError(f"distill.cache={folder} cannot be made ({error.strerror})") from error
+    finally:
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _check_fingerprint(folder: Path, fingerprint: Mapping[str, Any]) -> None:
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        version, stored = description["format"], dict(description["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / DESCRIPTION} cannot be read ({error}); {REMEDY}") from error
+    if version != FORMAT:
+        raise UserError(f"distill.cache={folder} has format {version}, this program writes {FORMAT}; {REMEDY}")
+    given = json.loads(json.dumps(fingerprint))
+    other = [name for name in given | stored if name not in stored or given.get(name) != stored[name]]
+    if other:
+        raise UserError(f"distill.cache={folder} was filled with another {', another '.join(other)}; {REMEDY}")
+
+
+def _map_index(file: Path, n_keys: int) -> np.ndarray:
+    size = file.stat().st_size if file.is_file() else 0
+    if size != n_keys * ENTRY.itemsize:
+        raise UserError(f"{file} has {size} bytes instead of {n_keys * ENTRY.itemsize}; {REMEDY}")
+    return np.memmap(file, ENTRY, "r+" if os.access(file, os.W_OK) else "r")
+
+
+def _map_shard(file: Path) -> mmap.mmap | bytes:
+    try:
+        with file.open("rb") as opened:
+            if not os.fstat(opened.fileno()).st_size:
+                return b""
+            return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); {REMEDY}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.candidates import Candidates
 from benchmarks.cider import CaptionScoring
 from benchmarks.compute import Decoding, Encoding, TrainingStep
-from benchmarks.distillation import DistillationStep, PlainStep
+from benchmarks.distillation import CachedStep, DistillationStep, PlainStep
 from benchmarks.loading import Indexing, Loading
 from benchmarks.losses import MaskedLoss, TreeLoss
 from benchmarks.measure import Case
@@ -13,7 +13,12 @@ from ofa.vocabulary import BINS
 
 CASES: dict[str, list[Case]] = {
     "training_step": [TrainingStep(384)],
-    "distillation": [DistillationStep(), PlainStep()],
+    "distillation": [
+        DistillationStep(),
+        DistillationStep(teacher_precision="bf16-true"),
+        CachedStep(),
+        PlainStep(),
+    ],
     "encoder": [Encoding(384), Encoding(512)],
     "beam_search": [Decoding(384), Decoding(512, kind="bins", tokens=4, constraint_range=BINS)],
     "constrained_loss": [TreeLoss(), MaskedLoss()],

@@ -21,11 +21,13 @@ from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BOS, CODE_OFFSET, EOS, UNK
 from tasks.base import Task
 from tasks.caption import Caption
+from training.cached_teacher import CachedTeacher
 from training.distillation import DistillationModule
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
 from training.teacher import Teacher
+from training.teacher_cache import TeacherCache
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class StepOfBatch(ModelCase):
                 for length in (self.source_tokens - 2, self.target_tokens - 1)
             )
             image = torch.randn(3, self.image_size, self.image_size, generator=generator)
-            samples.append(Sample(str(i), [BOS, *source, EOS], [*target, EOS], image, truth=None))
+            samples.append(Sample(str(i), [BOS, *source, EOS], [*target, EOS], image, truth=None, key=i))
         return collate(samples).to(machine.device)
 
     def workload(self, module: TrainingModule, machine: Machine) -> Workload:
@@ -85,25 +87,41 @@ class DistillationStep(StepOfBatch):
     """With a teacher's probabilities and attention maps, as the published recipes take them."""
 
     teacher: str = "base"
-    matches: str = "first:attention_mse_sum:encoder,first:attention_mse_sum:decoder"
+    teacher_precision: str = "32-true"
+    matches: str | None = "first:attention_mse_sum:encoder,first:attention_mse_sum:decoder"
 
     @property
     def name(self) -> str:
-        return f"distillation step, {self.image_size} px, batch {self.batch_size}"
+        precision = "" if self.teacher_precision == "32-true" else f", teacher {self.teacher_precision}"
+        return f"distillation step, {self.image_size} px, batch {self.batch_size}{precision}"
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
         student, task = self.build_model(machine, train=True), self.build_task()
-        teacher = OFAModel(OFAConfig.from_name(self.teacher)).to(machine.device)
+        teacher = OFAModel(OFAConfig.from_name(self.teacher))
         matches = compose(read_rules(self.matches, 1.0, None), student.config, teacher.config)
         criterion = DistillationCriterion(LabelSmoothedCrossEntropy(), matches, student.config, teacher.config)
-        module = DistillationModule(
-            student,
-            task,
-            task.generation,
-            criterion,
-            Optim(lr=1e-4),
-            Freezing(),
-            Teacher([teacher], criterion.teacher_features),
-        )
+        teacher = self.build_teacher(teacher, criterion, folder)
+        module = DistillationModule(student, task, task.generation, criterion, Optim(lr=1e-4), Freezing(), teacher)
         module.total_updates = 1
+        teacher.to(torch.device(machine.device))
         return self.workload(module, machine)
+
+    def build_teacher(self, model: OFAModel, criterion: DistillationCriterion, folder: Path) -> Teacher | CachedTeacher:
+        return Teacher([model], criterion.teacher_features, precision=self.teacher_precision)
+
+
+@dataclass(frozen=True)
+class CachedStep(DistillationStep):
+    """With the probabilities that a cache kept of the teacher; the first step, which is not timed, fills it."""
+
+    matches: str | None = None
+    top_k: int = 64
+
+    @property
+    def name(self) -> str:
+        return f"distillation step, {self.image_size} px, batch {self.batch_size}, cached"
+
+    def build_teacher(self, model: OFAModel, criterion: DistillationCriterion, folder: Path) -> Teacher | CachedTeacher:
+        cache = TeacherCache(folder / "cache", self.batch_size, {})
+        asked = super().build_teacher(model, criterion, folder)
+        return CachedTeacher(cache, lambda: asked, self.top_k, model.config.vocab_size)

@@ -9,6 +9,7 @@ from benchmarks.candidates import Candidates
 from benchmarks.cases import CASES
 from benchmarks.cider import CaptionScoring
 from benchmarks.compute import Decoding, Encoding, TrainingStep
+from benchmarks.distillation import CachedStep, DistillationStep, PlainStep
 from benchmarks.loading import Indexing, Loading
 from benchmarks.losses import MaskedLoss, TreeLoss
 from benchmarks.machine import Machine, count_operations
@@ -21,6 +22,10 @@ MACHINE = Machine("cpu", "float32")
 MICRO = dict(model="micro", image_size=32, batch_size=2, source_tokens=5)
 SMALL_CASES = [
     TrainingStep(**MICRO, target_tokens=4),
+    DistillationStep(**MICRO, target_tokens=4, teacher="micro"),
+    DistillationStep(**MICRO, target_tokens=4, teacher="micro", teacher_precision="bf16-true"),
+    CachedStep(**MICRO, target_tokens=4, teacher="micro"),
+    PlainStep(**MICRO, target_tokens=4),
     Encoding(**MICRO),
     Decoding(**MICRO, tokens=2, beams=2),
     Decoding(**MICRO, kind="bins", tokens=2, beams=2, constraint_range=BINS),

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from data.batch import Batch
 from data.dataset import Encode, OnError, TaskDataset
 from data.sampling import ExactShardSampler, ShuffleSampler
+from data.teacher_answers import AnsweredRows, TeacherAnswers
 from data.tsv import RowError, TSVFile, check_file
 from ofa.errors import UserError
 
@@ -21,7 +22,7 @@ class OFADataModule(pl.LightningDataModule):
     """Loaders for the splits of one data set. The trainer must have `use_distributed_sampler=False`.
 
     Args:
-        files: TSV file of each split. "train" and "val" have their usual parts; all but "train" are tested.
+        files: TSV file of each split. "train" and "val" have their usual parts.
         columns: name and number, from 0, of the columns `encode` reads.
         n_columns: exact number of columns of the format, where it has one.
         encode: the task's function from row, random generator and whether it is for training to sample.
@@ -31,6 +32,8 @@ class OFADataModule(pl.LightningDataModule):
         seed: of the order and the augmentation.
         on_error: what a broken row does, see TaskDataset.
         train_limit: train on the first rows only.
+        test_splits: the splits that are tested; None: all but "train".
+        teacher_answers: to be learnt in the place of the training file's own.
 
     Raises:
         UserError: at construction, where a file is missing or empty.
@@ -49,19 +52,20 @@ class OFADataModule(pl.LightningDataModule):
         seed: int = 0,
         on_error: OnError = "stop",
         train_limit: int | None = None,
+        test_splits: Sequence[str] | None = None,
+        teacher_answers: TeacherAnswers | None = None,
     ) -> None:
         super().__init__()
         self.files = {split: Path(path) for split, path in files.items()}
         self.columns, self.n_columns, self.encode = columns, n_columns, encode
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.on_error, self.train_limit = seed, on_error, train_limit
+        if test_splits is None:
+            test_splits = [split for split in files if split != "train"]
+        self.test_splits = list(test_splits)  # in the order of `test_dataloader()`
+        self.teacher_answers = teacher_answers
         for path in self.files.values():
             check_file(path)
-
-    @property
-    def test_splits(self) -> list[str]:
-        """Names of the test splits, in the order of `test_dataloader()`."""
-        return [split for split in self.files if split != "train"]
 
     def prepare_data(self) -> None:
         """Index the files; Lightning calls this in one process of a machine before the others open them."""
@@ -82,8 +86,9 @@ class OFADataModule(pl.LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         if self.trainer is not None and self.trainer.overfit_batches:
             raise UserError("trainer.overfit_batches would replace the training order; set data.train_limit instead")
+        rows = self.rows("train")
         dataset = TaskDataset(
-            self.rows("train"),
+            rows if self.teacher_answers is None else AnsweredRows(rows, self.teacher_answers),
             self.encode,
             train=True,
             on_error=self.on_error,

@@ -103,6 +103,7 @@ class OFADataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else each new iterator would draw from the random numbers of training
         )
 
     def val_dataloader(self) -> EvalLoader:
@@ -122,6 +123,7 @@ class OFADataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0 and split == "val",  # the others are read once
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else each new iterator would draw from the random numbers of training
         )
 
     def _process(self) -> tuple[int, int]:
@@ -145,9 +147,14 @@ class TrainLoader(DataLoader[Batch]):
         self.sampler.position = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.sampler.epoch, "position": self.sampler.position}
+        return {"rows": self.sampler.n, "epoch": self.sampler.epoch, "position": self.sampler.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["rows"] != self.sampler.n:
+            raise UserError(
+                f"the run to resume had {state['rows']} rows of training, and these are {self.sampler.n}; it can only "
+                "go on with the file it had"
+            )
         self.sampler.epoch, self.sampler.position = state["epoch"], state["position"]
 
 

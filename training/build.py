@@ -37,6 +37,7 @@ from training.distillation_plan import DistillationPlan, plan_distillation
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
+from training.resume import BestCheckpoint, RestOfState
 from training.self_critical import SelfCriticalModule
 
 log = logging.getLogger(__name__)
@@ -326,7 +327,8 @@ def training_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.
     callbacks = [
         *test_callbacks(config, task, folder),
         LearningRateMonitor("step"),
-        ModelCheckpoint(checkpoints, "best", monitor=f"val/{task.best}", mode="max", enable_version_counter=False),
+        RestOfState(),
+        BestCheckpoint(checkpoints, "best", monitor=f"val/{task.best}", mode="max", enable_version_counter=False),
         ModelCheckpoint(checkpoints, "last", monitor=None, enable_version_counter=False),  # at each validation, ...
         SaveAtEnd(checkpoints / "last.ckpt"),  # ... and at the end of training
     ]

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from ofa.checkpoint import load_weights
 from training import build, report
 from training.command_line import command
+from training.resume import checkpoint_to_resume
 
 
 @command("train")
@@ -16,6 +17,7 @@ def train(config: DictConfig) -> float | None:
     """Trains, tests the best checkpoint on every split, and returns the best validation score (for sweeps)."""
     build.check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
+    interrupted = checkpoint_to_resume(config, folder)
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
@@ -38,14 +40,14 @@ def train(config: DictConfig) -> float | None:
         **build.validation_settings(config, batches=len(data.train_dataloader())),
     )
     model = build.build_model(config)
-    if config.init is not None:
+    if config.init is not None and interrupted is None:
         load_weights(model, config.init)
     module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
 
     tokenizer.save(folder / "tokenizer")
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     report.say_model(model)
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data, ckpt_path=interrupted, weights_only=True)
     best = trainer.checkpoint_callback.best_model_path
     if best:
         load_weights(model, best)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from data.batch import Batch
 from data.dataset import Encode, OnError, TaskDataset
 from data.sampling import ExactShardSampler, ShuffleSampler
+from data.teacher_answers import AnsweredRows, TeacherAnswers
 from data.tsv import RowError, TSVFile, check_file
 from ofa.errors import UserError
 
@@ -21,7 +22,7 @@ class OFADataModule(pl.LightningDataModule):
     """Loaders for the splits of one data set. The trainer must have `use_distributed_sampler=False`.
 
     Args:
-        files: TSV file of each split. "train" and "val" have their usual parts; all but "train" are tested.
+        files: TSV file of each split. "train" and "val" have their usual parts.
         columns: name and number, from 0, of the columns `encode` reads.
         n_columns: exact number of columns of the format, where it has one.
         encode: the task's function from row, random generator and whether it is for training to sample.
@@ -32,6 +33,8 @@ class OFADataModule(pl.LightningDataModule):
         on_error: what a broken row does, see TaskDataset.
         train_limit: train on the first rows only.
         train_views: how many augmentations of each row training shows, see TaskDataset.
+        test_splits: the splits that are tested; None: all but "train".
+        teacher_answers: to be learnt in the place of the training file's own.
 
     Raises:
         UserError: at construction, where a file is missing or empty.
@@ -51,19 +54,20 @@ class OFADataModule(pl.LightningDataModule):
         on_error: OnError = "stop",
         train_limit: int | None = None,
         train_views: int | None = None,
+        test_splits: Sequence[str] | None = None,
+        teacher_answers: TeacherAnswers | None = None,
     ) -> None:
         super().__init__()
         self.files = {split: Path(path) for split, path in files.items()}
         self.columns, self.n_columns, self.encode = columns, n_columns, encode
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.on_error, self.train_limit, self.train_views = seed, on_error, train_limit, train_views
+        if test_splits is None:
+            test_splits = [split for split in files if split != "train"]
+        self.test_splits = list(test_splits)  # in the order of `test_dataloader()`
+        self.teacher_answers = teacher_answers
         for path in self.files.values():
             check_file(path)
-
-    @property
-    def test_splits(self) -> list[str]:
-        """Names of the test splits, in the order of `test_dataloader()`."""
-        return [split for split in self.files if split != "train"]
 
     def prepare_data(self) -> None:
         """Index the files; Lightning calls this in one process of a machine before the others open them."""
@@ -93,12 +97,14 @@ class OFADataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else each new iterator would draw from the random numbers of training
         )
 
     def train_dataset(self) -> TaskDataset:
         """The rows as training shows them."""
+        rows = self.rows("train")
         return TaskDataset(
-            self.rows("train"),
+            rows if self.teacher_answers is None else AnsweredRows(rows, self.teacher_answers),
             self.encode,
             train=True,
             on_error=self.on_error,
@@ -137,6 +143,7 @@ class OFADataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0 and split == "val",  # the others are read once
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else each new iterator would draw from the random numbers of training
         )
 
     def _process(self) -> tuple[int, int]:
@@ -160,9 +167,14 @@ class TrainLoader(DataLoader[Batch]):
         self.sampler.position = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.sampler.epoch, "position": self.sampler.position}
+        return {"rows": self.sampler.n, "epoch": self.sampler.epoch, "position": self.sampler.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["rows"] != self.sampler.n:
+            raise UserError(
+                f"the run to resume had {state['rows']} rows of training, and these are {self.sampler.n}; it can only "
+                "go on with the file it had"
+            )
         self.sampler.epoch, self.sampler.position = state["epoch"], state["position"]
 
 

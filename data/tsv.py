@@ -60,10 +60,11 @@ class Row:
     values: dict[str, str]
     path: Path
     line: int
+    source: str = ""  # where values came from that the line does not hold, as errors say it
 
     def error(self, message: str) -> RowError:
         """An error about this row, to be raised by whoever finds its content wrong."""
-        return RowError(self.path, self.line, message)
+        return RowError(self.path, self.line, message + self.source)
 
 
 class TSVFile(Sequence[Row]):

@@ -17,7 +17,7 @@ from ofa.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-BEST = Path("checkpoints", "best.ckpt")  # inside a run folder
+BEST, LAST = Path("checkpoints", "best.ckpt"), Path("checkpoints", "last.ckpt")  # inside a run folder
 TOKENIZER = "tokenizer"
 
 

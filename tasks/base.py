@@ -42,6 +42,12 @@ class Task(ABC, Generic[Truth, Prediction]):
     files: ClassVar[Mapping[str, str]] = {}
     """The published file of a split, where its name is not `<task>_<split>.tsv`."""
 
+    answer_column: ClassVar[str]
+    """The column that holds the answer to learn."""
+
+    answer_field: ClassVar[str]
+    """The field of a prediction that is the answer."""
+
     best: ClassVar[str]
     """The name, among those `metric().compute()` returns, of the number to maximise."""
 
@@ -72,6 +78,14 @@ class Task(ABC, Generic[Truth, Prediction]):
     @abstractmethod
     def decode(self, hypothesis: Hypothesis, truth: Truth) -> Prediction:
         """Turns the best hypothesis for a sample into an answer."""
+
+    @abstractmethod
+    def answer_cell(self, answer: Any) -> str:
+        """A predicted answer, as predictions.jsonl holds it in `answer_field`, in the format of `answer_column`.
+
+        Raises:
+            ValueError: it is no such answer.
+        """
 
     @abstractmethod
     def metric(self) -> Metric:

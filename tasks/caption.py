@@ -60,6 +60,7 @@ class Caption(ImageTask[References, Captioned]):
     n_columns = 5
     splits = ("val", "test")
     files = {"train": "caption_stage1_train.tsv"}
+    answer_column = answer_field = "caption"
     best = "cider_d"
 
     def __post_init__(self) -> None:
@@ -114,6 +115,11 @@ class Caption(ImageTask[References, Captioned]):
     def decode(self, hypothesis: Hypothesis, truth: References) -> Captioned:
         text = self.tokenizer.decode(hypothesis.tokens)
         return Captioned(text.translate(_WITHOUT_PUNCTUATION).strip(), hypothesis.score)
+
+    def answer_cell(self, answer: Any) -> str:
+        if not isinstance(answer, str):
+            raise ValueError(f"the caption {answer} is not text")
+        return answer
 
     def metric(self) -> CaptionScores:
         return CaptionScores(self.frequencies)

@@ -41,6 +41,7 @@ class ClosedAnswerTask(ImageTask[Truth, Answer]):
         UserError: an unknown choice, or a search behind a prompt that ends in `</s>`.
     """
 
+    answer_field = "answer"
     # They would count the decoder's prompt, too.
     fixed_generation = ("min_len", "no_repeat_ngram_size", "length_penalty", "normalize_scores")
 

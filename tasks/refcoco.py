@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +65,7 @@ class RefCOCO(ImageTask[Region, BoxPrediction]):
     columns = {"uniq_id": 0, "text": 2, "box": 3, "image": 4}  # column 1 is the image's id
     n_columns = 5
     splits = ("val", "testA", "testB")
+    answer_column = answer_field = "box"
     best = "acc@0.5"
     fixed_generation = ("max_len", "min_len")  # a box is four bins
 
@@ -116,6 +119,11 @@ class RefCOCO(ImageTask[Region, BoxPrediction]):
         box = bins_to_boxes(torch.tensor(bins), self._resize_ratio(truth), self.max_image_size)
         return BoxPrediction(tuple(box.tolist()), hypothesis.score)
 
+    def answer_cell(self, answer: Any) -> str:
+        if not isinstance(answer, list) or len(answer) != 4 or not all(map(_is_number, answer)):
+            raise ValueError(f"the box {answer} is not four numbers")
+        return ",".join(map(str, answer))
+
     def metric(self) -> BoxAccuracy:
         return BoxAccuracy()
 
@@ -139,6 +147,11 @@ class RefCOCOg(RefCOCO):
     """The same task with longer expressions and no testA and testB."""
 
     splits = ("val", "test")
+
+
+def _is_number(value: Any) -> bool:
+    """True and False are ints in Python, but no coordinates."""
+    return type(value) in (int, float) and isfinite(value)
 
 
 def _in_tile(box: Box, truth: Region, top: int) -> Box:

@@ -19,6 +19,7 @@ from tasks.text import clean_caption, cut_words
 _WITH_CAPTION = 'can image and text1 " {caption} " imply text2 " {hypothesis} "?'
 _WITHOUT_CAPTION = 'does the image describe " {hypothesis} "?'
 ANSWERS = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
+_LABELS = {answer: label for label, answer in ANSWERS.items()}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class SNLIVE(ClosedAnswerTask[Entailment]):
     n_columns = 6
     splits = ("val", "test")
     files = {"val": "snli_ve_dev.tsv"}
+    answer_column = "label"
     best = "accuracy"
     answers: ClassVar[tuple[str, ...]] = tuple(ANSWERS.values())
 
@@ -83,6 +85,11 @@ class SNLIVE(ClosedAnswerTask[Entailment]):
     @property
     def unread_columns(self) -> tuple[str, ...]:
         return () if self.use_caption else ("caption",)
+
+    def answer_cell(self, answer: Any) -> str:
+        if answer not in self.answers:
+            raise ValueError(f"the answer {answer!r} is not one of {', '.join(self.answers)}")
+        return _LABELS[answer]
 
     def metric(self) -> EntailmentAccuracy:
         return EntailmentAccuracy(tuple(ANSWERS))

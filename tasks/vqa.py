@@ -56,6 +56,7 @@ class VQA(ClosedAnswerTask[Question]):
     columns = {"uniq_id": 0, "question": 2, "answers": 3, "objects": 4, "image": 5}  # column 1 is the image's id
     n_columns = 6
     splits = ("val", "test")
+    answer_column = "answers"
     best = "vqa_score"
 
     def __post_init__(self) -> None:
@@ -119,6 +120,11 @@ class VQA(ClosedAnswerTask[Question]):
     @property
     def unread_columns(self) -> tuple[str, ...]:
         return () if self.use_objects else ("objects",)
+
+    def answer_cell(self, answer: Any) -> str:
+        if not isinstance(answer, str):
+            raise ValueError(f"the answer {answer} is not text")
+        return f"1.0|!+{answer}"
 
     def metric(self) -> VQAScore:
         return VQAScore()

@@ -29,6 +29,7 @@ TEACHER = OFAConfig.from_name(
     encoder_layers=3, decoder_layers=3,
 )  # fmt: skip
 DEFAULTS = OmegaConf.to_container(OmegaConf.load(ROOT / "configs/distill/_settings.yaml"))
+del DEFAULTS["predictions"]  # they are data, and no part of the plan
 
 
 def make_model(config, seed):

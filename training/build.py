@@ -21,6 +21,7 @@ from criterions.self_critical import SelfCritical
 from data.demo.files import write_demo
 from data.demo.scenes import SceneConfig
 from data.module import OFADataModule
+from data.teacher_answers import TeacherAnswers, read_teacher_answers
 from data.tsv import RowError
 from ofa.config import OFAConfig, did_you_mean
 from ofa.errors import UserError
@@ -38,6 +39,7 @@ from training.fingerprint import fingerprint
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
+from training.resume import BestCheckpoint, RestOfState
 from training.self_critical import SelfCriticalModule
 from training.teacher import Teacher
 from training.teacher_cache import TeacherCache
@@ -164,17 +166,21 @@ def build_distillation(
     config: DictConfig, tokenizer: Tokenizer, task: Task, criterion: LabelSmoothedCrossEntropy | SelfCritical
 ) -> DistillationPlan | None:
     """What the student is to learn from a teacher, if anything; no weights are read yet."""
-    if not config.distill:
+    settings = plain(config.distill)
+    if not settings:
         return None
     if isinstance(criterion, SelfCritical):
         raise UserError(f"task={config.task.name} learns from rewards alone, not from a teacher; leave distill=none")
+    settings.pop("predictions")  # they are data
+    if not settings:
+        return None
     if config.init is not None and config.distill.init_from_teacher is not None:
         raise UserError(
             f"init={config.init} and distill.init_from_teacher={config.distill.init_from_teacher} both name weights to "
             "start from; set one of them to null"
         )
     return plan_distillation(
-        plain(config.distill), model_config(config), criterion, tokenizer, config.task.get("image_size"), task.tree
+        settings, model_config(config), criterion, tokenizer, config.task.get("image_size"), task.tree
     )
 
 
@@ -236,7 +242,9 @@ def build_model(config: DictConfig) -> OFAModel:
     return model
 
 
-def build_data(config: DictConfig, task: Task, splits: list[str]) -> OFADataModule:
+def build_data(
+    config: DictConfig, task: Task, splits: list[str], test_splits: list[str] | None = None
+) -> OFADataModule:
     """The files of `splits` and how they are read; demo files are written first where they are not there yet."""
     settings = plain(config.data)
     files = demo_files(config) if settings["name"] == "demo" else tsv_files(config, task)
@@ -255,8 +263,18 @@ def build_data(config: DictConfig, task: Task, splits: list[str]) -> OFADataModu
         n_columns=None if columns else task.n_columns,
         seed=config.seed,
         train_views=config.distill.cache_views if OmegaConf.select(config, "distill.cache") is not None else None,
+        test_splits=test_splits,
+        teacher_answers=teacher_answers(config, task),
         **{key: settings[key] for key in loading},
     )
+
+
+def teacher_answers(config: DictConfig, task: Task) -> TeacherAnswers | None:
+    """What a student is to learn in the place of the training file's answers, if anything."""
+    file = OmegaConf.select(config, "distill.predictions")
+    if file is None:
+        return None
+    return read_teacher_answers(Path(file), task.answer_field, task.answer_column, task.answer_cell)
 
 
 def splits_to_test(config: DictConfig, task: Task) -> list[str]:
@@ -264,9 +282,10 @@ def splits_to_test(config: DictConfig, task: Task) -> list[str]:
     if config.split is None:
         return splits_with_files(config, task)
     splits = [config.split] if isinstance(config.split, str) else list(config.split)
+    known = ("train", *task.splits)
     for split in splits:
-        if split not in task.splits:
-            raise UserError(f"split={split} is not one of {', '.join(task.splits)}{did_you_mean(split, task.splits)}")
+        if split not in known:
+            raise UserError(f"split={split} is not one of {', '.join(known)}{did_you_mean(split, known)}")
     return splits
 
 
@@ -337,7 +356,8 @@ def training_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.
     callbacks = [
         *test_callbacks(config, task, folder),
         LearningRateMonitor("step"),
-        ModelCheckpoint(checkpoints, "best", monitor=f"val/{task.best}", mode="max", enable_version_counter=False),
+        RestOfState(),
+        BestCheckpoint(checkpoints, "best", monitor=f"val/{task.best}", mode="max", enable_version_counter=False),
         ModelCheckpoint(checkpoints, "last", monitor=None, enable_version_counter=False),  # at each validation, ...
         SaveAtEnd(checkpoints / "last.ckpt"),  # ... and at the end of training
     ]

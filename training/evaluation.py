@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import nn
 from torchmetrics import Metric
 
 from data.batch import Batch
@@ -39,7 +38,7 @@ class EvaluationModule(pl.LightningModule):
         self.model = model
         self.task = task
         self.generation = generation
-        self.metrics = nn.ModuleDict()  # by split, made when evaluation starts
+        self.metrics: dict[str, Metric] = {}  # by split, made when evaluation starts; a ModuleDict refuses "train"
 
     def answer(self, batch: Batch) -> list[Any]:
         """The task's prediction for each sample of a batch."""
@@ -85,7 +84,7 @@ class EvaluationModule(pl.LightningModule):
                 self.log(f"{split}/{name}", value)
 
     def _start_metrics(self, metrics: dict[str, Metric]) -> None:
-        self.metrics = nn.ModuleDict(metrics).to(self.device)
+        self.metrics = {split: metric.to(self.device) for split, metric in metrics.items()}
 
     def _score(self, split: str, batch: Batch) -> Answers:
         predictions = self.answer(batch)

@@ -74,7 +74,7 @@ def say_scores(config: DictConfig, folder: Path, task: Task) -> None:
         files = demo_files(config)
         chance = {split: chance_levels(task, files["train"], files[split]) for split in metrics}
     console = Console()
-    console.print(score_table(f"{config.task.name}: unseen data, best checkpoint", metrics))
+    console.print(score_table(f"{config.task.name}: scores", metrics))
     for name, matrix in _matrices(metrics):
         console.print(_matrix_table(name, matrix))
     if chance:

@@ -72,8 +72,8 @@ def test_without_a_choice_all_splits_are_tested_that_have_a_file():
 
 
 def test_an_unknown_split_is_answered_with_the_closest_one():
-    assert splits(split="testA") == ["testA"]
-    with pytest.raises(UserError, match="split=testa is not one of val, testA, testB; did you mean 'testA'"):
+    assert splits(split="testA") == ["testA"] and splits(split="train") == ["train"]
+    with pytest.raises(UserError, match="split=testa is not one of train, val, testA, testB; did you mean 'testA'"):
         splits(split=["testa"])
 
 

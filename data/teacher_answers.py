@@ -1,0 +1,118 @@
+"""A teacher's answers in the place of the true ones: sequence-level distillation (arXiv 1606.07947)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data.tsv import Row, RowError
+from ofa.errors import UserError
+
+log = logging.getLogger(__name__)
+
+WRITER = "python evaluate.py checkpoint=TEACHER split=train"
+
+
+@dataclass(frozen=True)
+class TeacherAnswers:
+    """What a teacher answered to the rows of training.
+
+    Attributes:
+        path: the file of predictions.
+        column: the column that the answers take.
+        by_id: what it then says, by the row's `uniq_id`.
+    """
+
+    path: Path
+    column: str
+    by_id: Mapping[str, str]
+
+
+class AnsweredRows(Sequence[Row]):
+    """`rows` with the teacher's answers in the place of their own.
+
+    Raises:
+        RowError: on reading a row that the teacher did not answer.
+    """
+
+    def __init__(self, rows: Sequence[Row], answers: TeacherAnswers) -> None:
+        self.rows, self.answers = rows, answers
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        row, answers = self.rows[index], self.answers
+        name = row.values["uniq_id"]
+        if name not in answers.by_id:
+            raise RowError(
+                row.path,
+                row.line,
+                f"{answers.path} holds no answer to {name!r} of split train",
+                f"answer this file by `{WRITER}`, or set data.on_error=skip",
+            )
+        values = row.values | {answers.column: answers.by_id[name]}
+        return replace(row, values=values, source=f", where {answers.column} is the teacher's, from {answers.path}")
+
+
+def read_teacher_answers(path: Path, field: str, column: str, write: Callable[[Any], str]) -> TeacherAnswers:
+    """The answers to split train in a `predictions.jsonl` of evaluate.py; of several to one id the first is kept.
+
+    Args:
+        field: of a line, which holds the answer.
+        column: of a row of training, which is to hold it.
+        write: brings an answer into the column's format; raises ValueError for what is none.
+
+    Raises:
+        UserError: the file cannot be read, or holds no answer to split train.
+        RowError: a line of it is malformed.
+    """
+    answers: dict[str, str] = {}
+    others = set()
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    prediction = _read(line, field, write)
+                except ValueError as error:
+                    raise RowError(path, number, str(error), f"correct it, or write the file by `{WRITER}`") from error
+                if prediction is not None:
+                    name, answer = prediction
+                    if answers.setdefault(name, answer) != answer:
+                        others.add(name)
+    except OSError as error:
+        raise UserError(
+            f"distill.predictions={path} cannot be read ({error.strerror}); `{WRITER}` writes such a file, "
+            "predictions.jsonl"
+        ) from error
+    if not answers:
+        raise UserError(f"distill.predictions={path} holds no answers to split train; write them by `{WRITER}`")
+    log.info("the teacher answered %d rows of training in %s", len(answers), path)
+    if others:
+        log.warning("%s holds other answers to %d ids, too; of each the first is learnt", path, len(others))
+    return TeacherAnswers(path, column, answers)
+
+
+def _read(line: bytes, field: str, write: Callable[[Any], str]) -> tuple[str, str] | None:
+    """The id and the answer, as its column has it, of a line of split train; None for another split.
+
+    Raises:
+        ValueError: the line is malformed.
+    """
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"it is not JSON ({error})") from error
+    if not isinstance(record, dict) or not isinstance(record.get("split"), str):
+        raise ValueError("it is not a prediction, which names its split")
+    if record["split"] != "train":
+        return None
+    if not isinstance(record.get("uniq_id"), str):
+        raise ValueError("it has no uniq_id that is text")
+    if field not in record:
+        raise ValueError(f"it has no {field}, the answer of this task")
+    return record["uniq_id"], write(record[field])

@@ -1,0 +1,249 @@
+"""A run that was interrupted and resumed is, to the last bit, the run that was not."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from pytorch_lightning.loggers import CSVLogger
+from runs import ROOT, run
+
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from data.batch import Sample
+from data.module import OFADataModule
+from ofa.config import OFAConfig
+from ofa.errors import UserError
+from ofa.generation import GenerationOptions
+from ofa.model import OFAModel
+from training.build import training_callbacks
+from training.freezing import Freezing
+from training.module import TrainingModule
+from training.optim import Optim
+from training.resume import checkpoint_to_resume
+
+MICRO = OFAConfig.from_name("micro", dropout=0.2, init_std=0.1)
+TEACHER = OFAConfig.from_name("micro", d_model=96, encoder_attention_heads=6, decoder_attention_heads=6)
+
+
+def read(folder, name="last"):
+    return torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
+
+
+def logged(folder):
+    """What was logged in training, by step."""
+    rows = csv.DictReader((folder / "metrics.csv").open())
+    return [{k: v for k, v in row.items() if v and "val" not in k} for row in rows if row["train/loss"]]
+
+
+def learning_rates(folder):
+    return [row["lr"] for row in csv.DictReader((folder / "metrics.csv").open()) if row["lr"]]
+
+
+def assert_equal(first, second):
+    """Everything that training goes on from: weights, their average, optimizer, schedule, position, random states."""
+    assert first.keys() == second.keys()
+    for key in first.keys() - {"callbacks", "loops"}:
+        assert same(first[key], second[key]), key
+    loops = [checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"] for checkpoint in (first, second)]
+    assert loops[0] == loops[1]
+
+
+def same(first, second):
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+
+
+class Scored(TrainingModule):
+    """Validates by a score that falls from update to update, so that the first validation is the best."""
+
+    def on_validation_epoch_start(self):
+        pass
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def on_validation_epoch_end(self):
+        self.log("val/score", -float(self.global_step))
+
+
+class Interrupt(pl.Callback):
+    def __init__(self, batches):
+        self.left = batches
+
+    def on_train_batch_end(self, *args):
+        self.left -= 1
+        if not self.left:
+            raise InterruptedError
+
+
+def encode(row, rng, train):
+    image = torch.from_numpy(rng.standard_normal((3, 32, 32), "float32"))
+    return Sample(row.values["id"], [0, 11, int(row.values["id"]) + 20, 2], [8, 9, 2], image, truth=None)
+
+
+def write_rows(path, rows=10):
+    path.write_text("".join(f"{i}\n" for i in range(rows)))
+    return path
+
+
+def fit(file, folder, checkpoint=None, interrupt=None, workers=0, seed=1, **options):
+    pl.seed_everything(seed, verbose=False)
+    data = OFADataModule(
+        {"train": file, "val": file}, {"id": 0}, encode, batch_size=2, eval_batch_size=5, num_workers=workers
+    )
+    module = Scored(
+        OFAModel(MICRO), SimpleNamespace(tree=None), GenerationOptions(), LabelSmoothedCrossEntropy(0.1),
+        Optim(lr=1e-3, warmup_steps=2), Freezing(),
+    )  # fmt: skip
+    config = OmegaConf.create({"pictures": 0, "ema": {"decay": 0.9}})
+    callbacks = training_callbacks(config, SimpleNamespace(best="score"), folder)
+    trainer = pl.Trainer(
+        accelerator="cpu", callbacks=[*callbacks, *([Interrupt(interrupt)] if interrupt else [])], max_epochs=3,
+        logger=CSVLogger(folder, "", ""), log_every_n_steps=1, check_val_every_n_epoch=None, gradient_clip_val=1.0,
+        use_distributed_sampler=False, enable_model_summary=False, default_root_dir=folder, **options,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize(
+    ("every", "accumulate", "interrupt", "behind", "workers"),
+    [
+        (3, 1, 5, 3, 0),  # in the middle of an epoch
+        (3, 1, 8, 6, 1),  # of the second, with a worker
+        (5, 1, 7, 5, 0),  # at the end of an epoch
+        (3, 2, 4, 3, 0),  # between the two batches of an update
+    ],
+)
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path, every, accumulate, interrupt, behind, workers):
+    file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": every, "workers": workers}
+    options["accumulate_grad_batches"] = accumulate
+    fit(file, tmp_path / "whole", **options)
+    with pytest.raises(InterruptedError):
+        fit(file, tmp_path / "first", interrupt=interrupt, **options)
+    assert bool(read(tmp_path / "first")["gradients"]) == (behind % 5 % accumulate > 0)
+    best_of_first = read(tmp_path / "first", "best")
+    trainer = fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", seed=2, **options)
+
+    assert_equal(read(tmp_path / "whole"), read(tmp_path / "second"))
+    done = read(tmp_path / "first")["global_step"]
+    whole, second = (logged(tmp_path / name) for name in ("whole", "second"))
+    assert second == [row for row in whole if int(row["step"]) >= done]
+    rates = learning_rates(tmp_path / "second")
+    assert rates and rates == learning_rates(tmp_path / "whole")[-len(rates) :]
+    assert trainer.checkpoint_callback.best_model_path == str((tmp_path / "second/checkpoints/best.ckpt").resolve())
+    assert_equal(read(tmp_path / "second", "best"), best_of_first)
+
+
+def test_a_run_goes_on_only_with_the_rows_it_had(tmp_path):
+    file = write_rows(tmp_path / "rows.tsv")
+    with pytest.raises(InterruptedError):
+        fit(file, tmp_path / "first", interrupt=4, val_check_interval=3)
+    write_rows(file, rows=12)
+    with pytest.raises(UserError, match="the run to resume had 10 rows of training, and these are 12"):
+        fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", val_check_interval=3)
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """The configuration and the folder of a run, whose last checkpoint says as much as is read of it here."""
+    config = OmegaConf.create(
+        {"resume": str(tmp_path / "run"), "seed": 1, "optim": {"lr": 0.1}, "ema": {"decay": None}, "distill": {},
+         "data": {"root": "a", "num_workers": 0}, "logger": {"csv": {"x": 1}}}
+    )  # fmt: skip
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    OmegaConf.save(OmegaConf.merge(config, {"resume": None}), tmp_path / "run/config.yaml")
+    for name in ("best", "last"):
+        torch.save({"hyper_parameters": {"model": MICRO.to_dict()}}, tmp_path / f"run/checkpoints/{name}.ckpt")
+    return config, tmp_path / "run"
+
+
+def test_where_files_lie_and_what_is_shown_may_change(interrupted, tmp_path):
+    config, folder = interrupted
+    OmegaConf.update(config, "data", {"root": "b", "num_workers": 4})
+    config.logger = {}
+    assert checkpoint_to_resume(config, tmp_path) == folder / "checkpoints/last.ckpt"
+    config.resume = None
+    assert checkpoint_to_resume(config, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seed", 2, "seed=2, but resume=.*run was started with seed=1; give the words"),
+        ("optim.lr", 0.2, "optim.lr=0.2, but .* with optim.lr=0.1"),
+        ("ema.decay", 0.9, "ema.decay=0.9, but .* with ema.decay=null"),
+        ("distill", {"kd": "ce"}, "distill.kd=ce, but .* with distill.kd=null"),
+    ],
+)
+def test_another_run_is_refused_by_its_first_different_setting(interrupted, tmp_path, key, value, message):
+    config, _ = interrupted
+    OmegaConf.update(config, key, value)
+    with pytest.raises(UserError, match=message):
+        checkpoint_to_resume(config, tmp_path)
+
+
+def test_a_missing_or_damaged_run_is_refused_in_one_line(interrupted, tmp_path):
+    config, folder = interrupted
+    with pytest.raises(UserError, match="resume=.*run is hydra.run.dir, too"):
+        checkpoint_to_resume(config, folder)
+    last = folder / "checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:200])
+    with pytest.raises(UserError, match="last.ckpt is not a readable checkpoint"):
+        checkpoint_to_resume(config, tmp_path)
+    last.unlink()
+    with pytest.raises(UserError, match="there is no .*last.ckpt, which the first validation writes"):
+        checkpoint_to_resume(config, tmp_path)
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="resume=.*run is not the folder of a run"):
+        checkpoint_to_resume(config, tmp_path)
+
+
+SMALL_DEMO = ["model=micro", "data.rows.train=64", "data.rows.evaluation=10", "task.image_size=32",
+              "data.batch_size=16", "data.scenes.grid=2", "model.dropout=0.2", "ema.decay=0.9", "trainer.max_steps=10",
+              "validate_every=3", "trainer.log_every_n_steps=1", "distill=hidden", "distill.teacher=teacher",
+              "distill.kd_schedule=growing"]  # fmt: skip
+
+
+def test_a_run_that_is_killed_and_resumed_ends_as_the_one_that_was_not(tmp_path):
+    torch.manual_seed(0)
+    weights = {f"model.{name}": tensor for name, tensor in OFAModel(TEACHER).state_dict().items()}
+    (tmp_path / "teacher/checkpoints").mkdir(parents=True)
+    torch.save(
+        {"hyper_parameters": {"model": TEACHER.to_dict()}, "state_dict": weights},
+        tmp_path / "teacher/checkpoints/best.ckpt",
+    )
+    run("train.py", *SMALL_DEMO, "hydra.run.dir=whole", folder=tmp_path)
+    kill_behind_a_checkpoint(tmp_path, "hydra.run.dir=first")
+    process = run("train.py", *SMALL_DEMO, "resume=first", "hydra.run.dir=second", folder=tmp_path)
+    assert "going on behind update 3 of first/checkpoints/last.ckpt" in process.stdout
+
+    assert_equal(read(tmp_path / "whole"), read(tmp_path / "second"))
+    assert {name.split(".")[0] for name in read(tmp_path / "second")["current_model_state"]} == {"model", "criterion"}
+    assert_equal(read(tmp_path / "whole", "best"), read(tmp_path / "second", "best"))
+    assert logged(tmp_path / "second") == logged(tmp_path / "whole")[3:]
+    for name in ("metrics.json", "predictions.jsonl"):
+        assert (tmp_path / "second" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def kill_behind_a_checkpoint(folder, *words):
+    """Start a run and end it as a power cut would, in training, once its first checkpoint is written."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OFA_CACHE": str(folder / "cache")}
+    command = [sys.executable, ROOT / "train.py", *SMALL_DEMO, *words]
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 200
+        while not (folder / "first/checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    assert read(folder / "first")["global_step"] == 3

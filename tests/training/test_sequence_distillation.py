@@ -1,0 +1,75 @@
+"""A student that learns what its teacher answered to the training file."""
+
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+from runs import predictions_of, run
+
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from criterions.self_critical import SelfCritical
+from ofa.errors import UserError
+from ofa.tokenizer import Tokenizer
+from training.build import build_data, build_distillation, build_task
+from training.command_line import CONFIGS, check_overrides
+
+SMALL_DEMO = ["task=snli_ve", "model=micro", "data.rows.train=24", "data.rows.evaluation=6", "task.image_size=32",
+              "data.scenes.grid=2", "data.batch_size=4"]  # fmt: skip
+SHORT = ["trainer.max_steps=2", "validate_every=2"]
+
+
+def config_of(*words):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", list(words))
+
+
+def test_a_teacher_answers_the_training_file_and_a_student_learns_that(tmp_path, monkeypatch):
+    run("train.py", *SMALL_DEMO, *SHORT, "hydra.run.dir=teacher", folder=tmp_path)
+    words = ["checkpoint=teacher", "split=train", "hydra.run.dir=answers"]
+    process = run("evaluate.py", *SMALL_DEMO, *words, folder=tmp_path)
+    assert "accuracy" in process.stdout
+    assert json.loads((tmp_path / "answers/metrics.json").read_text()).keys() == {"train"}
+    answers = predictions_of(tmp_path / "answers", "train")
+    assert [answer["uniq_id"] for answer in answers] == [f"train{i}" for i in range(24)]
+
+    distill = ["distill=sequence", "distill.predictions=answers/predictions.jsonl"]
+    process = run("train.py", *SMALL_DEMO, *SHORT, *distill, "hydra.run.dir=student", folder=tmp_path)
+    assert "the teacher answered 24 rows of training in answers/predictions.jsonl" in process.stdout
+    metrics = json.loads((tmp_path / "student/metrics.json").read_text())
+    assert metrics.keys() == {"val", "test"} and 0 <= metrics["val"]["accuracy"] <= 1
+    assert "train/kd" not in (tmp_path / "student/metrics.csv").read_text().splitlines()[0]
+
+    monkeypatch.setenv("OFA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    config = config_of(*SMALL_DEMO, *distill)
+    task = build_task(config, Tokenizer.demo())
+    batches = build_data(config, task, ["train", "val"]).train_dataloader()
+    said = {name: truth.answer for batch in batches for name, truth in zip(batch.ids, batch.truths, strict=True)}
+    assert said == {answer["uniq_id"]: answer["answer"] for answer in answers}
+
+
+def test_answers_alone_need_no_teacher_and_may_stand_beside_one():
+    hard = LabelSmoothedCrossEntropy()
+    assert build_distillation(config_of("distill=sequence", "distill.predictions=p"), Tokenizer.demo(), hard) is None
+    both = ["distill=logits", "distill.predictions=p", "distill.teacher=nowhere"]
+    check_overrides("train", both)
+    with pytest.raises(UserError, match="checkpoint nowhere does not exist"):
+        build_distillation(config_of(*both), Tokenizer.demo(), hard)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["distill=sequence"], "distill.predictions has to be given: train.py distill.predictions=..."),
+        (["distill=sequence", "distill.predictions=p", "distill.kd=ce"], "there is no setting 'distill.kd'"),
+    ],
+)
+def test_what_is_missing_or_does_not_apply_is_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        check_overrides("train", words)
+
+
+def test_answers_make_no_sense_for_a_reward():
+    config = config_of("task=caption_scst", "distill=sequence", "distill.predictions=p")
+    with pytest.raises(UserError, match="task=caption_scst learns from rewards alone, not from a teacher"):
+        build_distillation(config, Tokenizer.demo(), SelfCritical())

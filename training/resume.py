@@ -1,0 +1,144 @@
+"""Going on with an interrupted run as if it had not been interrupted: `resume=RUN`.
+
+Lightning's checkpoints hold weights, their average, optimizer, schedule and position in data and loops; what they
+lack is added here. A resumed run has a folder of its own, and the old one stays as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from ofa.checkpoint import BEST, LAST, read_config
+from ofa.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# What may differ from the run that is resumed: it says where files lie and what is shown, and changes no update.
+# (validate_every may not: it decides which checkpoint is the best.)
+FREE = ("resume", "pictures", "logger", "data.root", "data.num_workers", "data.eval_batch_size",
+        "trainer.log_every_n_steps", "trainer.enable_model_summary")  # fmt: skip
+
+
+def checkpoint_to_resume(config: DictConfig, folder: Path) -> Path | None:
+    """The last checkpoint of the run that `resume` names, if it does.
+
+    Args:
+        config: of the new run.
+        folder: of the new run.
+
+    Raises:
+        UserError: there is no such run, it was another one, or its checkpoint is missing or damaged.
+    """
+    if config.resume is None:
+        return None
+    run = Path(config.resume)
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"resume={run} is not the folder of a run: there is no {run / 'config.yaml'}")
+    if run.resolve() == folder.resolve():
+        raise UserError(f"resume={run} is hydra.run.dir, too; a resumed run needs another folder")
+    for file in (run / BEST, run / LAST):
+        if not file.is_file():
+            raise UserError(f"resume={run}: there is no {file}, which the first validation writes; start the run anew")
+    _check_same_run(config, run)
+    read_config(run / LAST)  # whether it can be read
+    return run / LAST
+
+
+def _check_same_run(config: DictConfig, run: Path) -> None:
+    before, now = (
+        dict(_settings(OmegaConf.to_container(settings, resolve=True)))
+        for settings in (OmegaConf.load(run / "config.yaml"), config)
+    )
+    for key in before | now:
+        if not any(f"{key}.".startswith(f"{free}.") for free in FREE) and before.get(key) != now.get(key):
+            raise UserError(
+                f"{key}={_written(now.get(key))}, but resume={run} was started with {key}={_written(before.get(key))}; "
+                "give the words it was started with, or start anew from its weights with init="
+            )
+
+
+def _settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The full name of each setting, and its value."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _written(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+class RestOfState(pl.Callback):
+    """Keeps in checkpoints, as plain values and tensors: random states, and gradients that wait for their update.
+
+    A validation may come between the batches of one update, where an epoch is not a multiple of the accumulation.
+    The position in the data is in the checkpoint; Lightning forgets to give it to a loader that was made early, to
+    count the updates of the run.
+    """
+
+    def __init__(self) -> None:
+        self.position: dict[str, Any] | None = None  # in the data; None: not resumed
+        self.gradients: dict[str, Tensor] = {}
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        name, numbers, *rest = np.random.get_state()
+        checkpoint["random"] = {
+            "python": random.getstate(),
+            "numpy": (name, numbers.tolist(), *rest),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        }
+        waiting = module.named_parameters() if trainer.fit_loop.epoch_loop._should_accumulate() else ()
+        checkpoint["gradients"] = {name: p.grad for name, p in waiting if p.grad is not None}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if "random" not in checkpoint:
+            raise UserError(
+                f"{trainer.ckpt_path} was written before runs could be resumed; start anew from its weights with init="
+            )
+        states = checkpoint["random"]
+        random.setstate(states["python"])
+        np.random.set_state(states["numpy"])
+        torch.set_rng_state(states["torch"])
+        if states["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states["cuda"])
+        self.gradients = checkpoint["gradients"]
+        (self.position,) = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+        log.info("going on behind update %d of %s", checkpoint["global_step"], trainer.ckpt_path)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.position is not None:
+            trainer.train_dataloader.load_state_dict(self.position)
+        for name, gradient in self.gradients.items():  # not earlier: Lightning empties them before it starts
+            module.get_parameter(name).grad = gradient.to(module.device)
+        self.gradients = {}
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """The best checkpoint by a score; a resumed run starts with a copy of the best one so far."""
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["callbacks"][self.state_key]
+        old, new = (Path(folder, f"{self.filename}.ckpt") for folder in (Path(trainer.ckpt_path).parent, self.dirpath))
+        new.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(old, new)
+        state |= {
+            "dirpath": self.dirpath,
+            "best_model_path": str(new),
+            "kth_best_model_path": str(new),
+            "best_k_models": {str(new): state["best_model_score"]},
+        }

@@ -21,13 +21,13 @@ from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BOS, CODE_OFFSET, EOS, UNK
 from tasks.base import Task
 from tasks.caption import Caption
-from training.cached_teacher import CachedTeacher
-from training.distillation import DistillationModule
+from training.distillation.cache import TeacherCache
+from training.distillation.cached_teacher import CachedTeacher
+from training.distillation.module import DistillationModule
+from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
-from training.teacher import Teacher
-from training.teacher_cache import TeacherCache
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.config import OFAConfig
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
-from training.distillation_plan import plan_distillation
+from training.distillation.plan import plan_distillation
 
 SMALL_DEMO = [
     "model=micro",

@@ -31,18 +31,18 @@ from ofa.tokenizer import Tokenizer
 from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
-from training.cached_teacher import CachedTeacher
 from training.callbacks import ReportNotes, SaveAtEnd, WriteAnswers
-from training.distillation import DistillationModule
-from training.distillation_plan import DistillationPlan, plan_distillation
-from training.fingerprint import fingerprint
+from training.distillation.cache import TeacherCache
+from training.distillation.cache_fingerprint import fingerprint
+from training.distillation.cached_teacher import CachedTeacher
+from training.distillation.module import DistillationModule
+from training.distillation.plan import DistillationPlan, plan_distillation
+from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
 from training.resume import BestCheckpoint, RestOfState
 from training.self_critical import SelfCriticalModule
-from training.teacher import Teacher
-from training.teacher_cache import TeacherCache
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from tasks.base import Task
 from tasks.caption import Caption
 from tasks.demo_chance import chance_levels
 from training.build import demo_files
-from training.distillation_plan import DistillationPlan
-from training.teacher_cache import TeacherCache
+from training.distillation.cache import TeacherCache
+from training.distillation.plan import DistillationPlan
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from data.batch import Sample, collate
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree
 from training.build import build_teacher
-from training.distillation import DistillationModule
-from training.distillation_plan import DistillationPlan
+from training.distillation.cache import TeacherCache
+from training.distillation.module import DistillationModule
+from training.distillation.plan import DistillationPlan
+from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.optim import Optim
-from training.teacher import Teacher
-from training.teacher_cache import TeacherCache
 
 VOCABULARY = STUDENT.vocab_size
 ANSWERS = [[7], [8, 9], [8, 10]]
@@ -200,7 +200,7 @@ def test_a_changed_row_is_noticed(change, teacher, samples, tmp_path):
     ],
 )
 def test_what_a_cache_cannot_give_is_refused_before_weights_are_read(settings, message, teacher, monkeypatch):
-    monkeypatch.setattr("training.distillation_plan.load_model", None)
+    monkeypatch.setattr("training.distillation.plan.load_model", None)
     with pytest.raises(UserError, match=message):
         make_plan(teacher, cache="kept", **settings)
 

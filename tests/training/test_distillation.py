@@ -15,10 +15,10 @@ from ofa.checkpoint import load
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree
 from ofa.tokenizer import Tokenizer
-from training.distillation import DistillationModule
+from training.distillation.module import DistillationModule
+from training.distillation.student import start_from_teacher, teacher_layers
 from training.freezing import Freezing
 from training.optim import Optim
-from training.student import start_from_teacher, teacher_layers
 
 CLOSE = dict(rtol=1e-4, atol=1e-5)
 
@@ -220,7 +220,7 @@ def test_a_teacher_of_encoder_states_alone_does_not_decode(teacher, batch):
     ],
 )
 def test_what_cannot_work_is_refused_before_weights_are_read(settings, message, teacher, monkeypatch):
-    monkeypatch.setattr("training.distillation_plan.load_model", None)
+    monkeypatch.setattr("training.distillation.plan.load_model", None)
     with pytest.raises(UserError, match=message):
         make_plan(**{"teacher": teacher, **settings})
 

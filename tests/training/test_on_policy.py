@@ -15,10 +15,10 @@ from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree, score_candidates
 from ofa.model import OFAModel
-from training.distillation import DistillationModule
+from training.distillation.module import DistillationModule
+from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.optim import Optim
-from training.teacher import Teacher
 
 CONFIG = OFAConfig.from_name("micro", dropout=0.0, init_std=0.1)
 TREE = PrefixTree([[7], [8, 9], [8, 10]])

@@ -13,8 +13,8 @@ from ofa.errors import UserError
 from ofa.generation import PrefixTree
 from ofa.tokenizer import Tokenizer
 from training import teacher_cache
-from training.fingerprint import fingerprint
-from training.teacher_cache import TeacherCache
+from training.distillation.cache import TeacherCache
+from training.distillation.cache_fingerprint import fingerprint
 
 
 @pytest.fixture
@@ -180,8 +180,8 @@ def test_the_same_weights_and_rows_elsewhere_are_the_same(world, tmp_path):
 
 
 def test_of_a_large_file_size_and_ends_count(world, monkeypatch):
-    monkeypatch.setattr("training.fingerprint.WHOLE", 100)
-    monkeypatch.setattr("training.fingerprint.END", 50)
+    monkeypatch.setattr("training.distillation.cache_fingerprint.WHOLE", 100)
+    monkeypatch.setattr("training.distillation.cache_fingerprint.END", 50)
     seen = set()
     for text in ("a" * 200, "b" + "a" * 199, "a" * 199 + "b", "a" * 201, "a" * 100 + "b" + "a" * 99):
         world.file.write_text(text)

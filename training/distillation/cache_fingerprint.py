@@ -11,7 +11,7 @@ from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.module import OFADataModule
 from ofa.generation import PrefixTree
 from ofa.tokenizer import Tokenizer
-from training.distillation_plan import DistillationPlan
+from training.distillation.plan import DistillationPlan
 
 CHUNK = 1 << 20  # bytes read at a time
 WHOLE = 1 << 30  # a training file of more bytes is known by its size ...
@@ -40,6 +40,7 @@ def fingerprint(
         "precision of the teacher (distill.teacher_precision)": plan.precision,
         "image size of the teacher (distill.teacher_image_size)": plan.image_size,
         "training file (data)": _training_file(data),
+        "teacher's answers to learn (distill.predictions)": _predictions(data),
         "choice of columns (data.columns)": dict(data.columns),
         "task or settings of it (task)": task,
         "seed (seed)": data.seed,
@@ -54,6 +55,13 @@ def _training_file(data: OFADataModule) -> list[Any]:
     """Rows, size and content."""
     file, size = data.files["train"], data.files["train"].stat().st_size
     return [len(data.rows("train")), size, _hash_of_ends(file, size if size <= WHOLE else END)]
+
+
+def _predictions(data: OFADataModule) -> str | None:
+    if data.teacher_answers is None:
+        return None
+    file = data.teacher_answers.path
+    return _hash_of_ends(file, file.stat().st_size)
 
 
 def _hash_of_ends(file: Path, length: int) -> str:

@@ -14,11 +14,11 @@ from ofa.generation import GenerationOptions, SamplingOptions, sample
 from ofa.model import OFAModel
 from ofa.vocabulary import PAD
 from tasks.base import Task
-from training.cached_teacher import CachedTeacher
+from training.distillation.cached_teacher import CachedTeacher
+from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
-from training.teacher import Teacher
 
 
 class DistillationModule(TrainingModule):

@@ -12,9 +12,9 @@ from criterions.label_smoothing import Targets
 from data.batch import Batch
 from ofa.errors import UserError
 from ofa.vocabulary import PAD
-from training.logit_records import pack, unpack
-from training.teacher import Teacher
-from training.teacher_cache import REMEDY, TeacherCache
+from training.distillation.cache import REMEDY, TeacherCache
+from training.distillation.cache_records import pack, unpack
+from training.distillation.teacher import Teacher
 
 
 class CachedTeacher:

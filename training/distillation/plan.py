@@ -17,9 +17,9 @@ from ofa.errors import UserError
 from ofa.generation import PrefixTree
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
-from training.cache_plan import CachePlan, plan_cache
-from training.student import start_from_teacher, teacher_layers
-from training.teacher import PRECISIONS, Teacher
+from training.distillation.cache_plan import CachePlan, plan_cache
+from training.distillation.student import start_from_teacher, teacher_layers
+from training.distillation.teacher import PRECISIONS, Teacher
 
 
 @dataclass(frozen=True)

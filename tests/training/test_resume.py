@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from distilling import make_model, make_plan, save
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger
 from runs import ROOT, run
@@ -22,7 +23,10 @@ from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
-from training.build import training_callbacks
+from training.build import build_teacher, training_callbacks
+from training.distillation.cache import TeacherCache
+from training.distillation.module import DistillationModule
+from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
@@ -63,7 +67,7 @@ def same(first, second):
     return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
 
 
-class Scored(TrainingModule):
+class FallingScore:
     """Validates by a score that falls from update to update, so that the first validation is the best."""
 
     def on_validation_epoch_start(self):
@@ -74,6 +78,14 @@ class Scored(TrainingModule):
 
     def on_validation_epoch_end(self):
         self.log("val/score", -float(self.global_step))
+
+
+class Scored(FallingScore, TrainingModule):
+    pass
+
+
+class ScoredStudent(FallingScore, DistillationModule):
+    pass
 
 
 class Interrupt(pl.Callback):
@@ -96,15 +108,24 @@ def write_rows(path, rows=10):
     return path
 
 
-def fit(file, folder, checkpoint=None, interrupt=None, workers=0, seed=1, **options):
+def make_trained(teacher, cache):
+    """With a teacher, one that learns, more and more, from its logits in a cache."""
+    parts = OFAModel(MICRO), SimpleNamespace(tree=None), GenerationOptions()
+    optim, freezing = Optim(lr=1e-3, warmup_steps=2), Freezing()
+    if teacher is None:
+        return Scored(*parts, LabelSmoothedCrossEntropy(0.1), optim, freezing)
+    plan = make_plan(teacher, cache=str(cache), kd_schedule="growing")
+    teacher = build_teacher(plan, TeacherCache(cache, 10, {}))
+    return ScoredStudent(*parts, plan.criterion, optim, freezing, teacher)
+
+
+def fit(file, folder, checkpoint=None, interrupt=None, workers=0, seed=1, teacher=None, cache=None, **options):
     pl.seed_everything(seed, verbose=False)
     data = OFADataModule(
-        {"train": file, "val": file}, {"id": 0}, encode, batch_size=2, eval_batch_size=5, num_workers=workers
-    )
-    module = Scored(
-        OFAModel(MICRO), SimpleNamespace(tree=None), GenerationOptions(), LabelSmoothedCrossEntropy(0.1),
-        Optim(lr=1e-3, warmup_steps=2), Freezing(),
+        {"train": file, "val": file}, {"id": 0}, encode, batch_size=2, eval_batch_size=5, num_workers=workers,
+        train_views=None if cache is None else 1,
     )  # fmt: skip
+    module = make_trained(teacher, cache)
     config = OmegaConf.create({"pictures": 0, "ema": {"decay": 0.9}})
     callbacks = training_callbacks(config, SimpleNamespace(best="score"), folder)
     trainer = pl.Trainer(
@@ -144,6 +165,26 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path, every, accu
     assert rates and rates == learning_rates(tmp_path / "whole")[-len(rates) :]
     assert trainer.checkpoint_callback.best_model_path == str((tmp_path / "second/checkpoints/best.ckpt").resolve())
     assert_equal(read(tmp_path / "second", "best"), best_of_first)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_resumed_run_goes_on_with_its_half_filled_teacher_cache(tmp_path, monkeypatch):
+    file, teacher = write_rows(tmp_path / "rows.tsv"), save(make_model(TEACHER, 1), tmp_path / "teacher")
+    asked, answer = [], Teacher.__call__
+    monkeypatch.setattr(
+        Teacher, "__call__", lambda self, batch, targets: (asked.extend(batch.ids), answer(self, batch, targets))[1]
+    )
+    options = {"val_check_interval": 3, "teacher": teacher}
+    fit(file, tmp_path / "whole", cache=tmp_path / "whole_cache", **options)
+    assert len(asked) == len(set(asked)) == 10
+    with pytest.raises(InterruptedError):
+        fit(file, tmp_path / "first", cache=tmp_path / "cache", interrupt=4, **options)
+    assert len(asked) == 18  # the batch behind the checkpoint is known, too
+    last = tmp_path / "first/checkpoints/last.ckpt"
+    fit(file, tmp_path / "second", last, cache=tmp_path / "cache", seed=2, **options)
+    assert len(asked) == 20
+    assert_equal(read(tmp_path / "whole"), read(tmp_path / "second"))
+    assert logged(tmp_path / "second") == logged(tmp_path / "whole")[3:]
 
 
 def test_a_run_goes_on_only_with_the_rows_it_had(tmp_path):

@@ -9,10 +9,11 @@ from distilling import STUDENT, make_model, make_plan, save
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample
 from data.module import OFADataModule
+from data.teacher_answers import TeacherAnswers
 from ofa.errors import UserError
 from ofa.generation import PrefixTree
 from ofa.tokenizer import Tokenizer
-from training import teacher_cache
+from training.distillation import cache as teacher_cache
 from training.distillation.cache import TeacherCache
 from training.distillation.cache_fingerprint import fingerprint
 
@@ -133,18 +134,24 @@ def world(tmp_path):
         tree=None,
         tokenizer=Tokenizer.demo(),
         file=tmp_path / "train.tsv",
+        predictions=None,
     )
 
 
 def parts(world):
     plan = make_plan(world.teacher, world.hard, tree=world.tree, **world.settings)
-    data = OFADataModule({"train": world.file}, {"id": 0}, encode, batch_size=1, eval_batch_size=1, seed=world.seed)
+    answers = None if world.predictions is None else TeacherAnswers(world.predictions, "id", {})
+    data = OFADataModule(
+        {"train": world.file}, {"id": 0}, encode, batch_size=1, eval_batch_size=1, seed=world.seed,
+        teacher_answers=answers,
+    )  # fmt: skip
     return fingerprint(plan, data, world.task, world.tree, world.tokenizer)
 
 
 CHANGES = {
     "distill.teacher": lambda world, tmp_path: setattr(world, "teacher", save(make_model(STUDENT, 2), tmp_path / "b")),
     "data": lambda world, tmp_path: world.file.write_text("a\nc\n"),
+    "distill.predictions": lambda world, tmp_path: setattr(world, "predictions", world.file),
     "task": lambda world, tmp_path: setattr(world, "task", {"image_size": 64}),
     "seed": lambda world, tmp_path: setattr(world, "seed", 2),
     "tokenizer": lambda world, tmp_path: setattr(world, "tokenizer", SimpleNamespace(digest=lambda: "other")),

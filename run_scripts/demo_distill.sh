@@ -29,6 +29,11 @@ train() {  # train RUN SETTING...: a run folder and what is set for it
   fi
 }
 
+finish() {  # wait for all; one that failed ends the script
+  local run
+  for run in $(jobs -p); do wait "$run"; done
+}
+
 in_turn() {  # start a run beside at most JOBS - 1 others
   while (($(jobs -rp | wc -l) >= jobs)); do wait -n; done
   train "$@" &
@@ -41,12 +46,12 @@ for task in $tasks; do
   student=(task="$task" model=tiny trainer.max_steps="${student_updates[$task]}" validate_every=50)
   for seed in 1 2 3; do in_turn "$task/plain_$seed" "${student[@]}" seed="$seed"; done
 done
-wait
+finish
 for task in $tasks; do
   student=(task="$task" model=tiny trainer.max_steps="${student_updates[$task]}" validate_every=50)
   for seed in 1 2 3; do
     in_turn "$task/distilled_$seed" "${student[@]}" seed="$seed" distill=hidden distill.teacher="$folder/$task/teacher"
   done
 done
-wait
+finish
 "$python" run_scripts/demo_distill_report.py "$folder"

@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     tasks = [task for task in METRICS if all(runs(folder / task, student) for student in STUDENTS)]
+    if not tasks:
+        parser.error(f"{folder} holds no task with finished runs of both students")
     table = "\n".join(["| task, split | metric | teacher | plain | distilled | gain |", "|---|---|---|---|---|---|",
                        *(line for task in tasks for line in rows(folder / task, METRICS[task]))])  # fmt: skip
     (folder / "table.md").write_text(table + "\n")

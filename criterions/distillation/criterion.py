@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from criterions.distillation.intermediate import INTERMEDIATE_LOSSES
@@ -69,13 +70,14 @@ class DistillationCriterion(nn.Module):
         self.temperature = temperature or Temperature()
         self.probability_shift = probability_shift
         self.vocabulary_size = student.vocab_size
-        self.projections = nn.ModuleDict(
-            {
-                str(i): build_projection(match.projection, student.d_model, teacher.d_model)
-                for i, match in enumerate(self.matches)
-                if match.projection is not None
-            }
-        )
+        projected = {str(i): match for i, match in enumerate(self.matches) if match.projection is not None}
+        with torch.random.fork_rng(devices=[]):  # a student starts from the same weights with a teacher and without
+            self.projections = nn.ModuleDict(
+                {
+                    i: build_projection(match.projection, student.d_model, teacher.d_model)
+                    for i, match in projected.items()
+                }
+            )
 
     @property
     def passes(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from criterions.distillation.attention import valid_cells
@@ -21,8 +20,13 @@ class States:
 
     def twice(self) -> States:
         """Those of the batch stacked on itself."""
-        logits = None if self.logits is None else torch.cat([self.logits] * 2)
-        return States(logits, {feature: torch.cat([state] * 2) for feature, state in self.features.items()})
+        logits = None if self.logits is None else _twice(self.logits)
+        return States(logits, {feature: _twice(state) for feature, state in self.features.items()})
+
+
+def _twice(tensor: Tensor) -> Tensor:
+    """[2 N, ...]; autocast refuses to concatenate a half precision that is not its own."""
+    return tensor.repeat(2, *[1] * (tensor.dim() - 1))
 
 
 @dataclass(frozen=True)

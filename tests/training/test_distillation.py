@@ -116,6 +116,7 @@ def test_training_changes_student_and_projections_and_no_bit_of_the_teacher(teac
     module = make_module(teacher, matches="first:hidden_mse:encoder,first:value_relation:cross", projection="linear")
     theirs = module.teacher.models[0]
     before = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
+    learnt = {name: tensor.clone() for name, tensor in module.named_parameters()}
     optimizer = module.optim.optimizer(module)
     for _ in range(2):
         optimizer.zero_grad()
@@ -123,12 +124,21 @@ def test_training_changes_student_and_projections_and_no_bit_of_the_teacher(teac
         optimizer.step()
     assert not theirs.training and all(p.grad is None for p in theirs.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in theirs.state_dict().items())
-    assert module.criterion.projections["0"].weight.grad.any()
-    assert module.model.encoder.layers[0].fc1.weight.grad.any()
+    for name in ("criterion.projections.0.weight", "model.encoder.layers.0.fc1.weight"):
+        assert not torch.equal(module.get_parameter(name), learnt[name])
     assert {name.split(".")[0] for name in module.state_dict()} == {"model", "criterion"}
     updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert updated == {id(p) for p in module.parameters()} and not updated & {id(p) for p in theirs.parameters()}
     assert copy.deepcopy(module).teacher is module.teacher
+
+
+def test_a_student_starts_from_the_same_weights_with_projections_and_without(teacher):
+    states = []
+    for settings in ({}, {"matches": "first:cos:encoder", "projection": "linear"}):
+        torch.manual_seed(3)
+        make_plan(teacher, **settings)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
 
 
 def test_the_loss_on_the_targets_alone_is_that_of_plain_training(teacher, batch):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from distilling import SMALL_DEMO
 from runs import run
 
 from criterions.distillation.criterion import DistillationCriterion
@@ -112,12 +113,31 @@ def test_the_loss_is_the_divergence_on_the_sampled_tokens_as_computed_by_hand(ca
         torch.testing.assert_close(found.terms[name], plain.terms[name])
 
 
-def test_several_teachers_give_their_mean_probability(batch):
-    module = make_module(OnPolicy(1.0, "ce"), teachers=(1, 2)).eval()
+@pytest.mark.parametrize("kd", ["ce", None])
+def test_several_teachers_give_their_mean_probability(kd, batch):
+    module = make_module(OnPolicy(1.0, "ce"), teachers=(1, 2), kd=kd).eval()
     sampled = module._sampled(batch)
     mean = sum(logits(model, sampled).softmax(-1) for model in module.teacher.models) / 2
     expected = -(mean * logits(module.model, sampled).log_softmax(-1)).sum(-1).mean()
     torch.testing.assert_close(module.loss(batch).terms["on_policy"], expected, **CLOSE)
+
+
+def test_each_source_is_encoded_once_by_the_teacher(batch, monkeypatch):
+    module = make_module(OnPolicy())
+    encoder, calls = module.teacher.models[0].encoder, []
+    encode = encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda *args: (calls.append(1), encode(*args))[1])
+    module.loss(batch)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(torch.bfloat16, "16-true"), (torch.float16, "bf16-true")])
+def test_student_and_teacher_may_be_of_different_half_precisions(student, teacher, batch):
+    module = make_module(OnPolicy(), LabelSmoothedCrossEntropy(0.1, rdrop_alpha=1.0))
+    module.teacher = Teacher([make_model(1)], precision=teacher)
+    with torch.autocast("cpu", student):
+        loss = module.loss(batch)
+    assert all(torch.isfinite(term) for term in loss.terms.values())
 
 
 def test_prompts_stay_in_front_of_what_is_sampled(batch):
@@ -231,13 +251,9 @@ def test_settings_that_make_no_sense_are_refused_by_name(settings, message):
 
 
 def test_a_run_logs_the_divergence_on_its_own_sequences(tmp_path):
-    small = [
-        "model=micro", "data.rows.train=64", "data.rows.evaluation=10", "task.image_size=32", "data.scenes.grid=2",
-        "trainer.max_steps=2", "trainer.log_every_n_steps=1", "validate_every=2",
-    ]  # fmt: skip
-    run("train.py", *small, "hydra.run.dir=teacher", folder=tmp_path)
+    run("train.py", *SMALL_DEMO, "hydra.run.dir=teacher", folder=tmp_path)
     student = ["distill=logits", "distill.teacher=teacher", "distill.on_policy.weight=1", "distill.kd=null"]
-    run("train.py", *small, *student, "trainer.precision=bf16-mixed", "hydra.run.dir=student", folder=tmp_path)
+    run("train.py", *SMALL_DEMO, *student, "trainer.precision=bf16-mixed", "hydra.run.dir=student", folder=tmp_path)
     with open(tmp_path / "student/metrics.csv", newline="") as file:
         values = [row["train/on_policy"] for row in csv.DictReader(file) if row["train/on_policy"]]
     assert len(values) == 2 and all(float(value) > 0 for value in values)

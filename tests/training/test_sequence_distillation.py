@@ -1,6 +1,7 @@
 """A student that learns what its teacher answered to the training file."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -49,12 +50,12 @@ def test_a_teacher_answers_the_training_file_and_a_student_learns_that(tmp_path,
 
 
 def test_answers_alone_need_no_teacher_and_may_stand_beside_one():
-    hard = LabelSmoothedCrossEntropy()
-    assert build_distillation(config_of("distill=sequence", "distill.predictions=p"), Tokenizer.demo(), hard) is None
+    parts = Tokenizer.demo(), SimpleNamespace(tree=None), LabelSmoothedCrossEntropy()
+    assert build_distillation(config_of("distill=sequence", "distill.predictions=p"), *parts) is None
     both = ["distill=logits", "distill.predictions=p", "distill.teacher=nowhere"]
     check_overrides("train", both)
     with pytest.raises(UserError, match="checkpoint nowhere does not exist"):
-        build_distillation(config_of(*both), Tokenizer.demo(), hard)
+        build_distillation(config_of(*both), *parts)
 
 
 @pytest.mark.parametrize(
@@ -72,4 +73,4 @@ def test_what_is_missing_or_does_not_apply_is_refused(words, message):
 def test_answers_make_no_sense_for_a_reward():
     config = config_of("task=caption_scst", "distill=sequence", "distill.predictions=p")
     with pytest.raises(UserError, match="task=caption_scst learns from rewards alone, not from a teacher"):
-        build_distillation(config, Tokenizer.demo(), SelfCritical())
+        build_distillation(config, Tokenizer.demo(), SimpleNamespace(tree=None), SelfCritical())

@@ -7,7 +7,7 @@ from torch import Tensor
 from criterions.distillation.criterion import DistillationCriterion
 from criterions.distillation.on_policy import OnPolicy
 from criterions.distillation.states import Masks, States
-from criterions.label_smoothing import Loss
+from criterions.label_smoothing import Loss, Targets
 from data.batch import Batch
 from ofa.encoder import EncoderOutput
 from ofa.generation import GenerationOptions, SamplingOptions, sample
@@ -68,9 +68,17 @@ class DistillationModule(TrainingModule):
         )
 
     def loss(self, batch: Batch) -> Loss:
-        sampled = None if self.on_policy is None else self._sampled(batch)
         targets = self.criterion.hard.targets(batch.target, self.task.tree)
-        given = self.teacher(batch, targets)
+        if self.on_policy is None:
+            return self._on_targets(batch, targets, self.teacher(batch, targets))[0]
+        sampled, sources = self._sampled(batch), self.teacher.encode(batch)
+        loss, encoded = self._on_targets(batch, targets, self.teacher.states(batch, targets, sources))
+        divergence = self._on_sampled(sampled, sources, encoded)
+        total = loss.sum + self.on_policy.weight * divergence
+        return Loss(total, 1, {**loss.terms, "loss": total, "on_policy": divergence})
+
+    def _on_targets(self, batch: Batch, targets: Targets, given: States) -> tuple[Loss, EncoderOutput]:
+        """The criterion's loss, and the sources as the student encoded them, in all its passes."""
         if self.criterion.passes == 2:  # the teacher has no dropout that would make a second pass another
             batch, targets, given = batch.twice(), targets.twice(), given.twice()
         wanted = self.criterion.student_features
@@ -86,11 +94,7 @@ class DistillationModule(TrainingModule):
             self.total_updates,
             batch.weights,
         )
-        if sampled is None:
-            return loss
-        divergence = self._divergence(sampled, encoded)
-        total = loss.sum + self.on_policy.weight * divergence
-        return Loss(total, 1, {**loss.terms, "loss": total, "on_policy": divergence})
+        return loss, encoded
 
     def _sampled(self, batch: Batch) -> Batch:
         """The batch with answers of the student's own; a resumed run samples the same."""
@@ -100,10 +104,10 @@ class DistillationModule(TrainingModule):
             hypotheses = sample(self.model, batch.inputs, self.sampling, seeds, batch.prefix_tokens)
         return batch.with_targets([h.tokens[len(p) :] for h, p in zip(hypotheses, batch.prefixes, strict=True)])
 
-    def _divergence(self, sampled: Batch, encoded: EncoderOutput) -> Tensor:
-        """Of student and teacher on what the student sampled; the sources it has `encoded` already, in all passes."""
+    def _on_sampled(self, sampled: Batch, sources: list[EncoderOutput], encoded: EncoderOutput) -> Tensor:
+        """The divergence of student and teacher on what the student sampled, both of whom have seen the sources."""
         targets = self.criterion.hard.targets(sampled.target, self.task.tree)
-        given = self.teacher.of_probabilities()(sampled, targets)
+        given = States(self.teacher.probabilities(sampled, targets, sources), {})
         if self.criterion.passes == 2:
             sampled, targets, given = sampled.twice(), targets.twice(), given.twice()
         decoded = self.model.decoder(sampled.decoder_input_ids, encoded)

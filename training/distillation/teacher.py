@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from criterions.distillation.states import States
 from criterions.label_smoothing import Targets, log_probabilities
 from data.batch import Batch
+from ofa.decoder import DecoderOutput
+from ofa.encoder import EncoderOutput
 from ofa.features import Feature
 from ofa.generation.ensemble import average
 from ofa.model import OFAModel
@@ -52,40 +54,57 @@ class Teacher:
         """Itself, since it never changes: a moving average copies the training module, and means the student."""
         return self
 
-    def of_probabilities(self) -> Teacher:
-        """The same models, asked for their mean probabilities and nothing else."""
-        other = copy.copy(self)
-        other.features, other.mean_of = (), "probabilities"
-        return other
-
     def to(self, device: torch.device) -> None:
         for model in self.models:
             model.to(device)
 
-    @torch.no_grad()
     def __call__(self, batch: Batch, targets: Targets) -> States:
         """What is wanted, of the source and the decoder inputs of a batch, and of its N target tokens."""
-        with torch.autocast(batch.input_ids.device.type, enabled=False):  # the precision is the weights'
-            images = self._resized(batch.patch_images)
-            states = [self._states(model, batch, images, targets) for model in self.models]
-        if len(states) == 1:
-            return states[0]
-        logits = [state.logits for state in states]
-        if self.mean_of == "probabilities":
-            return States(average([log_probabilities(one, targets.allowed) for one in logits]), {})
-        return States(torch.stack(logits).float().mean(0), {})
+        return self.states(batch, targets, self.encode(batch))
 
-    def _states(self, model: OFAModel, batch: Batch, images: Tensor | None, targets: Targets) -> States:
-        if self.mean_of is None and not self.features:  # the student learns from what it samples alone
-            return States(None, {})
-        encoded = model.encoder(batch.input_ids, images, batch.patch_masks, self.features)
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> list[EncoderOutput]:
+        """The sources of a batch as each of the models sees them, to be asked about any answers."""
+        with self._own_precision(batch):
+            images = self._resized(batch.patch_images)
+            return [model.encoder(batch.input_ids, images, batch.patch_masks, self.features) for model in self.models]
+
+    @torch.no_grad()
+    def states(self, batch: Batch, targets: Targets, encoded: Sequence[EncoderOutput]) -> States:
+        """As when called, of sources that are encoded already."""
+        features = encoded[0].features
         if self.mean_of is None and all(feature.stack == "encoder" for feature in self.features):
-            return States(None, encoded.features)
-        decoded = model.decoder(batch.decoder_input_ids, encoded, wanted=self.features)
-        features = encoded.features | decoded.features
-        if self.mean_of is None:
             return States(None, features)
-        return States(model.logits(decoded.last_hidden_state[targets.valid], targets.ids), features)
+        with self._own_precision(batch):
+            decoded = self._decode(batch, encoded, self.features)
+            logits = None if self.mean_of is None else self._mean(self.mean_of, decoded, targets)
+        return States(logits, features | decoded[0].features)
+
+    @torch.no_grad()
+    def probabilities(self, batch: Batch, targets: Targets, encoded: Sequence[EncoderOutput]) -> Tensor:
+        """Logits [N, A] of the mean probabilities alone, whatever is wanted when called."""
+        with self._own_precision(batch):
+            return self._mean("probabilities", self._decode(batch, encoded, ()), targets)
+
+    def _own_precision(self, batch: Batch) -> AbstractContextManager:
+        """That of the weights: no autocast of the student's."""
+        return torch.autocast(batch.input_ids.device.type, enabled=False)
+
+    def _decode(
+        self, batch: Batch, encoded: Sequence[EncoderOutput], wanted: Collection[Feature]
+    ) -> list[DecoderOutput]:
+        pairs = zip(self.models, encoded, strict=True)
+        return [model.decoder(batch.decoder_input_ids, sources, wanted=wanted) for model, sources in pairs]
+
+    def _mean(self, of: str, decoded: Sequence[DecoderOutput], targets: Targets) -> Tensor:
+        """Logits [N, A]: of one model its own, of several the mean."""
+        pairs = zip(self.models, decoded, strict=True)
+        logits = [model.logits(one.last_hidden_state[targets.valid], targets.ids) for model, one in pairs]
+        if len(logits) == 1:
+            return logits[0]
+        if of == "probabilities":
+            return average([log_probabilities(one, targets.allowed) for one in logits])
+        return torch.stack(logits).float().mean(0)
 
     def _resized(self, images: Tensor | None) -> Tensor | None:
         """[B, 3, h, w] at the teacher's size and precision: the same picture, augmented alike."""

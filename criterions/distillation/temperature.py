@@ -19,8 +19,8 @@ LEAST_SHARE = 0.1  # of the base, that a schedule leaves of a token's temperatur
 class Temperature:
     """Which schedule, and its settings.
 
-    No token's temperature is below a tenth of the base: at 0 or below, which `beta` may be large enough for, the softmax
-    would mean nothing or the opposite.
+    No token's temperature is below a tenth of the base: a large `beta` could bring it to 0 or below, where the softmax
+    means nothing or the opposite.
 
     Attributes:
         schedule: constant, flsw or cwsm.

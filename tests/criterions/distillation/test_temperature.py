@@ -44,7 +44,9 @@ def test_no_token_has_a_temperature_that_teaches_the_opposite(n_ids):
     assert cwsm(student, base=0.2, beta=1.0).min() < 0
     unsure, sure = Temperature("cwsm", base=0.2).of_tokens(student, student)
     assert unsure.item() == pytest.approx(0.02) and sure > 0.2
-    opposed, agreed = Temperature("flsw", base=0.2).of_tokens(student, student * torch.tensor([[1.0], [-1.0]])).sort()[0]
+    opposed, agreed = (
+        Temperature("flsw", base=0.2).of_tokens(student, student * torch.tensor([[1.0], [-1.0]])).sort()[0]
+    )
     assert opposed.item() == pytest.approx(0.02) and agreed > 0.2
 
 

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ofa.checkpoint import find, load_weights, tokenizer_folder
+from ofa.checkpoint import find, load_model, tokenizer_folder
 from training import build, report
 from training.command_line import command
 from training.evaluation import EvaluationModule
@@ -27,8 +27,8 @@ def evaluate(config: DictConfig) -> None:
     splits = build.splits_to_test(config, task)
     data = build.build_data(config, task, splits, test_splits=splits)
     trainer = build.build_trainer(config, build.test_callbacks(config, task, folder), folder, logger=False)
-    model = build.build_model(config)
-    load_weights(model, checkpoint)
+    model = load_model(checkpoint)
+    build.check_image_size(config, model.config)
     trainer.test(EvaluationModule(model, task, generation), datamodule=data, verbose=False)
     report.say_scores(config, folder, task)
 

@@ -14,7 +14,7 @@ from ofa.errors import UserError
 
 log = logging.getLogger(__name__)
 
-WRITER = "python evaluate.py checkpoint=TEACHER split=train"
+WRITER = "python evaluate.py task=TASK checkpoint=TEACHER split=train"
 
 
 @dataclass(frozen=True)
@@ -59,27 +59,35 @@ class AnsweredRows(Sequence[Row]):
         return replace(row, values=values, source=f", where {answers.column} is the teacher's, from {answers.path}")
 
 
-def read_teacher_answers(path: Path, field: str, column: str, write: Callable[[Any], str]) -> TeacherAnswers:
+def read_teacher_answers(
+    path: Path, field: str, column: str, write: Callable[[Any], str], skip_broken: bool = False
+) -> TeacherAnswers:
     """The answers to split train in a `predictions.jsonl` of evaluate.py; of several to one id the first is kept.
 
     Args:
         field: of a line, which holds the answer.
         column: of a row of training, which is to hold it.
         write: brings an answer into the column's format; raises ValueError for what is none.
+        skip_broken: leave a malformed line out, as it is done with broken rows, and its row with it.
 
     Raises:
         UserError: the file cannot be read, or holds no answer to split train.
-        RowError: a line of it is malformed.
+        RowError: a line of it is malformed, and it is not to be skipped.
     """
     answers: dict[str, str] = {}
     others = set()
+    broken: list[RowError] = []
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
                     prediction = _read(line, field, write)
                 except ValueError as error:
-                    raise RowError(path, number, str(error), f"correct it, or write the file by `{WRITER}`") from error
+                    remedy = f"correct it, write the file by `{WRITER}`, or set data.on_error=skip"
+                    broken.append(RowError(path, number, str(error), remedy))
+                    if not skip_broken:
+                        raise broken[-1] from error
+                    continue
                 if prediction is not None:
                     name, answer = prediction
                     if answers.setdefault(name, answer) != answer:
@@ -92,6 +100,10 @@ def read_teacher_answers(path: Path, field: str, column: str, write: Callable[[A
     if not answers:
         raise UserError(f"distill.predictions={path} holds no answers to split train; write them by `{WRITER}`")
     log.info("the teacher answered %d rows of training in %s", len(answers), path)
+    if broken:
+        log.warning(
+            "%d of its lines hold no answer and are left out with their rows; the first: %s", len(broken), broken[0]
+        )
     if others:
         log.warning("%s holds other answers to %d ids, too; of each the first is learnt", path, len(others))
     return TeacherAnswers(path, column, answers)

@@ -30,7 +30,7 @@ def parse_box(text: str, where: Row) -> Box:
     box = (x0, y0, x1, y1)
     if not all(map(math.isfinite, box)):
         raise where.error(f"the box {text!r} is not finite")
-    if not _has_area(box):
+    if not has_area(box):
         raise where.error(f"the box {text!r} has no area: it needs x0 < x1 and y0 < y1")
     return box
 
@@ -43,7 +43,7 @@ def clip_box(box: Box, width: int, height: int, where: Row) -> tuple[Box, str | 
     """
     x0, y0, x1, y1 = box
     clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
-    if not _has_area(clipped):
+    if not has_area(clipped):
         raise where.error(f"the box {box} is outside its image of {width} x {height} pixels")
     return clipped, None if clipped == box else CLIPPED
 
@@ -70,7 +70,7 @@ def _area(upper_left: Tensor, lower_right: Tensor) -> Tensor:
     return (lower_right - upper_left).clamp(min=0).prod(dim=-1)
 
 
-def _has_area(box: Box) -> bool:
+def has_area(box: Box) -> bool:
     x0, y0, x1, y1 = box
     return x0 < x1 and y0 < y1
 

@@ -119,6 +119,8 @@ class Caption(ImageTask[References, Captioned]):
     def answer_cell(self, answer: Any) -> str:
         if not isinstance(answer, str):
             raise ValueError(f"the caption {answer} is not text")
+        if not answer.translate(_WITHOUT_PUNCTUATION).strip():
+            raise ValueError("the caption is empty")
         return answer
 
     def metric(self) -> CaptionScores:

@@ -17,7 +17,7 @@ from data.tsv import Row
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
 from ofa.vocabulary import BIN_OFFSET, BINS, EOS, N_BINS
-from tasks.boxes import Box, bins_to_boxes, boxes_to_bins, clip_box, parse_box
+from tasks.boxes import Box, bins_to_boxes, boxes_to_bins, clip_box, has_area, parse_box
 from tasks.drawing import TILE, draw_tile
 from tasks.image_task import ImageTask
 from tasks.metrics.boxes import BoxAccuracy
@@ -122,6 +122,8 @@ class RefCOCO(ImageTask[Region, BoxPrediction]):
     def answer_cell(self, answer: Any) -> str:
         if not isinstance(answer, list) or len(answer) != 4 or not all(map(_is_number, answer)):
             raise ValueError(f"the box {answer} is not four numbers")
+        if not has_area(answer):
+            raise ValueError(f"the box {answer} has no area")
         return ",".join(map(str, answer))
 
     def metric(self) -> BoxAccuracy:

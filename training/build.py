@@ -74,12 +74,13 @@ def check(config: DictConfig) -> None:
     decay = OmegaConf.select(config, "ema.decay")
     if decay is not None and not (isinstance(decay, float) and 0 < decay < 1):
         raise UserError(f"ema.decay={decay} is not a number between 0 and 1")
-    precision, on_cpu = str(config.trainer.precision), config.trainer.accelerator == "cpu"
-    if precision.startswith("16") and (on_cpu or not torch.cuda.is_available()):
+    without_gpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    precision = str(config.trainer.precision)
+    if precision.startswith("16") and without_gpu:
         raise UserError(f"trainer.precision={precision} needs a GPU; on a CPU use 32-true or bf16-mixed")
     if OmegaConf.select(config, "task.name") == "caption_scst" and config.get("init", "") is None:
         raise UserError("task=caption_scst goes on from a captioning model: set init=RUN, a run of task=caption")
-    if str(OmegaConf.select(config, "distill.teacher_precision")).startswith("16") and on_cpu:
+    if str(OmegaConf.select(config, "distill.teacher_precision")).startswith("16") and without_gpu:
         raise UserError("distill.teacher_precision=16-true needs a GPU; on a CPU use 32-true or bf16-true")
     if config.trainer.get("max_steps") == 0:
         raise UserError("trainer.max_steps=0 is a run of no length; set at least 1, or -1 for no limit")
@@ -171,8 +172,10 @@ def build_distillation(
         return None
     if isinstance(criterion, SelfCritical):
         raise UserError(f"task={config.task.name} learns from rewards alone, not from a teacher; leave distill=none")
-    settings.pop("predictions")  # they are data
+    predictions = settings.pop("predictions")  # they are data
     if not settings:
+        if predictions is None:
+            raise UserError("distill.predictions names no file: give what evaluate.py wrote, or choose distill=none")
         return None
     if config.init is not None and config.distill.init_from_teacher is not None:
         raise UserError(
@@ -226,14 +229,19 @@ def model_config(config: DictConfig) -> OFAConfig:
     return OFAConfig.from_name(size, **settings)
 
 
-def build_model(config: DictConfig) -> OFAModel:
-    """A model of the configured size with fresh weights."""
-    architecture = model_config(config)
+def check_image_size(config: DictConfig, architecture: OFAConfig) -> None:
+    """Refuse images larger than a model has positions for."""
     image_size = config.task.get("image_size")
     if image_size is not None and image_size > architecture.max_image_size:
         raise UserError(
             f"task.image_size={image_size} is more than the {architecture.max_image_size} px a model has positions for"
         )
+
+
+def build_model(config: DictConfig) -> OFAModel:
+    """A model of the configured size with fresh weights."""
+    architecture = model_config(config)
+    check_image_size(config, architecture)
     model = OFAModel(architecture)
     model.set_gradient_checkpointing(config.model.gradient_checkpointing)
     if config.model.compile:
@@ -274,7 +282,8 @@ def teacher_answers(config: DictConfig, task: Task) -> TeacherAnswers | None:
     file = OmegaConf.select(config, "distill.predictions")
     if file is None:
         return None
-    return read_teacher_answers(Path(file), task.answer_field, task.answer_column, task.answer_cell)
+    parts = (task.answer_field, task.answer_column, task.answer_cell)
+    return read_teacher_answers(Path(file), *parts, skip_broken=config.data.on_error == "skip")
 
 
 def splits_to_test(config: DictConfig, task: Task) -> list[str]:

@@ -107,14 +107,34 @@ def _is_group(name: str) -> bool:
     return (CONFIGS / name).is_dir()
 
 
+def _composes(config_name: str, override: Override) -> bool:
+    try:
+        compose(config_name, [override.input_line])
+    except ConfigCompositionException:
+        return False
+    return True
+
+
 def _explain(error: ConfigCompositionException, config_name: str, overrides: list[Override]) -> UserError:
-    """The override that does not fit, and the key that was meant."""
+    """The override that does not fit, and the key or the choice that was meant."""
+    for override in overrides:
+        group = override.key_or_group
+        if _is_group(group) and not _composes(config_name, override):
+            return UserError(f"{config_name}.py reads nothing of {group}; leave {override.input_line} out")
     groups = [o.input_line for o in overrides if _is_group(o.key_or_group)]
+    config = compose(config_name, groups)
     keys = [
-        *(key for key, _ in _settings(compose(config_name, groups))),
+        *(key for key, _ in _settings(config)),
         *(path.name for path in CONFIGS.iterdir() if path.is_dir()),
     ]
     for override in overrides:
+        group = override.key_or_group.split(".")[0]
+        if (CONFIGS / group / "none.yaml").is_file() and config.get(group) == {}:
+            options = sorted(file.stem for file in (CONFIGS / group).glob("[!_]*.yaml") if file.stem != "none")
+            return UserError(
+                f"{override.key_or_group} has no effect with {group}=none; choose one of "
+                f"{', '.join(f'{group}={option}' for option in options)}"
+            )
         if override.key_or_group not in keys and not override.is_add():
             return UserError(
                 f"there is no setting {override.key_or_group!r}{did_you_mean(override.key_or_group, keys)}"

@@ -26,10 +26,8 @@ log = logging.getLogger(__name__)
 
 
 def say_start(config: DictConfig, folder: Path) -> None:
-    """The first lines: task, model, data, where the outputs go."""
-    log.info(
-        "task %s, model %s, data %s; outputs go to %s", config.task.name, config.model.name, config.data.name, folder
-    )
+    """The first lines: task, data, where the outputs go."""
+    log.info("task %s, data %s; outputs go to %s", config.task.name, config.data.name, folder)
     if config.data.name == "demo":
         log.info(
             "this is the demo: generated scenes, %d px pictures, a short schedule from scratch; for published data and "
@@ -114,19 +112,20 @@ def _matrix_table(title: str, matrix: dict[str, dict[str, int]]) -> Table:
 def say_next(config: DictConfig, folder: Path, task: Task) -> None:
     """What to type after a training run; the choices that shaped its data, task and model are repeated."""
     other_way = "" if task.scores_candidates else " generation.beam_size=1"
-    changed = [word for word in HydraConfig.get().overrides.task if word.split(".")[0] in ("data", "task", "model")]
-    words = [f"task={config.task.name}", f"model={config.model.name}", f"data={config.data.name}", *changed]
+    changed = [word for word in HydraConfig.get().overrides.task if word.split(".")[0] in ("data", "task")]
+    of_model = [word for word in HydraConfig.get().overrides.task if word.startswith("model.")]
+    words = [f"task={config.task.name}", f"data={config.data.name}"]
     console = Console()
     console.print("Score the best checkpoint again, or with other options:", soft_wrap=True)
     console.print(
-        f"  python evaluate.py {shlex.join(words)} checkpoint={folder}{other_way}",
+        f"  python evaluate.py {shlex.join([*words, *changed])} checkpoint={folder}{other_way}",
         soft_wrap=True,
         highlight=False,
     )
     if type(task) is Caption:
         console.print("Train on with CIDEr-D as the reward:", soft_wrap=True)
-        same = [word for word in words[1:] if not word.startswith("data.files")]  # stage 2 has a file of its own
-        stage_2 = shlex.join(["task=caption_scst", *same])
+        same = [word for word in changed if not word.startswith("data.files")]  # stage 2 has a file of its own
+        stage_2 = shlex.join(["task=caption_scst", f"model={config.model.name}", words[1], *of_model, *same])
         console.print(
             f"  python train.py {stage_2} init={folder} tokenizer={folder / 'tokenizer'}",
             soft_wrap=True,

@@ -15,8 +15,7 @@ from criterions.distillation.schedules import check_weight_schedule, weight_fact
 from criterions.distillation.states import Masks, States
 from criterions.distillation.temperature import Temperature
 from criterions.label_smoothing import LabelSmoothedCrossEntropy, Loss, Targets
-from ofa.config import OFAConfig, did_you_mean
-from ofa.errors import UserError
+from ofa.config import OFAConfig, check_choice, check_number
 from ofa.features import Feature
 
 
@@ -57,11 +56,10 @@ class DistillationCriterion(nn.Module):
         probability_shift: bool = False,
     ) -> None:
         super().__init__()
-        if kd is not None and kd not in LOGIT_LOSSES:
-            raise UserError(f"distill.kd={kd} is not one of {', '.join(LOGIT_LOSSES)}{did_you_mean(kd, LOGIT_LOSSES)}")
-        for key, weight in (("hard_weight", hard_weight), ("kd_weight", kd_weight)):
-            if weight < 0:
-                raise UserError(f"distill.{key}={weight} is negative; 0 leaves the part out")
+        if kd is not None:
+            check_choice(kd, "distill.kd", LOGIT_LOSSES)
+        check_number(hard_weight, "distill.hard_weight", "0 leaves the targets out")
+        check_number(kd_weight, "distill.kd_weight", "distill.kd=null leaves the teacher's logits out")
         self.schedules = {"hard": hard_schedule, "kd": kd_schedule, "match": match_schedule}
         for part, schedule in self.schedules.items():
             check_weight_schedule(schedule, f"distill.{part}_schedule")

@@ -65,7 +65,7 @@ def mse(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, all
     return squares.mean(-1) if allowed is None else squares.masked_fill(~allowed, 0).sum(-1) / allowed.sum(-1)
 
 
-# The first is published under two names, ce where every id is allowed.
+# The first is published under two names: ce where every id is allowed, and there alone.
 LOGIT_LOSSES = {"ce": ce, "ce_with_mask": ce, "reverse_kl": reverse_kl, "jsd": jsd, "mse": mse}
 
 

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from criterions.distillation.intermediate import INTERMEDIATE_LOSSES, IntermediateLoss
 from criterions.distillation.projections import ACTIVATIONS
-from ofa.config import OFAConfig, did_you_mean
+from ofa.config import OFAConfig, check_number, did_you_mean
 from ofa.errors import UserError
 from ofa.features import Feature
 
@@ -88,8 +88,7 @@ class MatchRule:
         if self.projection is not None:
             self._check_name("projection", self.projection, ACTIVATIONS)
         check_layer_rule(self.rule, self._setting)
-        if not isinstance(self.weight, int | float) or self.weight < 0:
-            self._refuse(f"the weight {self.weight} is not a number of at least 0")
+        check_number(self.weight, f"{self._setting}: weight", "without one it is distill.match_weight")
         loss = self.intermediate_loss
         if self.stack == "cross" and loss.feature == "hidden":
             self._refuse("cross-attention has no hidden states of its own; take those of the decoder")
@@ -147,9 +146,9 @@ class MatchRule:
                 f"one of {', '.join(ACTIVATIONS)}"
             )
 
-    def _check_name(self, field: str, name: str, valid: Collection[str]) -> None:
-        if name not in valid:
-            self._refuse(f"{name!r} is not a {field}; take one of {', '.join(valid)}{did_you_mean(name, valid)}")
+    def _check_name(self, field: str, name: object, valid: Collection[str]) -> None:
+        if not isinstance(name, str) or name not in valid:
+            self._refuse(f"{name!r} is not a {field}; take one of {', '.join(valid)}{did_you_mean(str(name), valid)}")
 
     @property
     def _setting(self) -> str:
@@ -240,8 +239,8 @@ def parse_rules(text: str, weight: float = 1.0, projection: str | None = None) -
     return rules
 
 
-def _needs_equal_width(loss: str) -> bool:
-    return loss in INTERMEDIATE_LOSSES and INTERMEDIATE_LOSSES[loss].equal_width
+def _needs_equal_width(loss: object) -> bool:
+    return isinstance(loss, str) and loss in INTERMEDIATE_LOSSES and INTERMEDIATE_LOSSES[loss].equal_width
 
 
 def compose(rules: Iterable[MatchRule], student: OFAConfig, teacher: OFAConfig) -> list[Match]:

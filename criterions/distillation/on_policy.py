@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from criterions.distillation.logits import LOGIT_LOSSES
-from ofa.config import did_you_mean
-from ofa.errors import UserError
+from ofa.config import check_choice, check_number
 
 ON_POLICY_LOSSES = ("reverse_kl", "jsd", "ce")
 
@@ -31,17 +30,10 @@ class OnPolicy:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise UserError(f"distill.on_policy.weight={self.weight} is negative; 0 samples nothing")
-        if self.loss not in ON_POLICY_LOSSES:
-            raise UserError(
-                f"distill.on_policy.loss={self.loss} is not one of {', '.join(ON_POLICY_LOSSES)}"
-                f"{did_you_mean(self.loss, ON_POLICY_LOSSES)}"
-            )
-        if self.temperature <= 0:
-            raise UserError(
-                f"distill.on_policy.temperature={self.temperature} is not above 0; 1 samples as the student thinks"
-            )
+        check_number(self.weight, "distill.on_policy.weight", "0 samples nothing")
+        check_choice(self.loss, "distill.on_policy.loss", ON_POLICY_LOSSES)
+        samples_as = "1 samples as the student thinks"
+        check_number(self.temperature, "distill.on_policy.temperature", samples_as, above_zero=True)
 
     def divergence(self, student: Tensor, teacher: Tensor, allowed: Tensor | None) -> Tensor:
         """The mean over N sampled tokens, of logits [N, A] of which `allowed` [N, A] count; None: all."""

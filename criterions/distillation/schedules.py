@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ofa.config import did_you_mean
-from ofa.errors import UserError
+from ofa.config import check_choice
 
 
 def constant(progress: float) -> float:
@@ -25,10 +24,7 @@ WEIGHT_SCHEDULES = {"constant": constant, "growing": growing, "decaying": decayi
 
 def check_weight_schedule(name: str, key: str) -> None:
     """Refuse a name that is no weight schedule; `key` is the setting that holds it."""
-    if name not in WEIGHT_SCHEDULES:
-        raise UserError(
-            f"{key}={name} is not one of {', '.join(WEIGHT_SCHEDULES)}{did_you_mean(name, WEIGHT_SCHEDULES)}"
-        )
+    check_choice(name, key, WEIGHT_SCHEDULES)
 
 
 def weight_factor(name: str, update: int, total_updates: int) -> float:

@@ -9,15 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from criterions.label_smoothing import log_probabilities
-from ofa.config import did_you_mean
-from ofa.errors import UserError
+from ofa.config import check_choice, check_number
 
 SCHEDULES = ("constant", "flsw", "cwsm")
+LEAST_SHARE = 0.1  # of the base, that a schedule leaves of a token's temperature
 
 
 @dataclass(frozen=True)
 class Temperature:
     """Which schedule, and its settings.
+
+    No token's temperature is below a tenth of the base: a large `beta` could bring it to 0 or below, where the softmax
+    means nothing or the opposite.
 
     Attributes:
         schedule: constant, flsw or cwsm.
@@ -35,21 +38,21 @@ class Temperature:
     gamma: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise UserError(
-                f"distill.temperature.schedule={self.schedule} is not one of {', '.join(SCHEDULES)}"
-                f"{did_you_mean(self.schedule, SCHEDULES)}"
-            )
-        if self.base <= 0:
-            raise UserError(f"distill.temperature.base={self.base} is not above 0; 1 leaves the logits as they are")
+        check_choice(self.schedule, "distill.temperature.schedule", SCHEDULES)
+        leaves = "1 leaves the logits as they are"
+        check_number(self.base, "distill.temperature.base", leaves, above_zero=True)
+        check_number(self.beta, "distill.temperature.beta", "0 gives every token the base")
+        check_number(self.gamma, "distill.temperature.gamma", "2 is the published one")
 
     def of_tokens(self, student: Tensor, teacher: Tensor, allowed: Tensor | None = None) -> float | Tensor:
         """One number or [N], for logits [N, A] of which `allowed` [N, A] count; None: all."""
+        if self.schedule == "constant":
+            return self.base
         if self.schedule == "flsw":
-            return flsw(student, teacher, self.base, self.beta, self.gamma, allowed)
-        if self.schedule == "cwsm":
-            return cwsm(student, self.base, self.beta, allowed)
-        return self.base
+            temperature = flsw(student, teacher, self.base, self.beta, self.gamma, allowed)
+        else:
+            temperature = cwsm(student, self.base, self.beta, allowed)
+        return temperature.clamp(min=LEAST_SHARE * self.base)
 
 
 def flsw(
@@ -70,7 +73,7 @@ def flsw(
 def cwsm(student: Tensor, base: float, beta: float, allowed: Tensor | None = None) -> Tensor:
     """base + (mean(w) - w) * beta with w = 1 / (max softmax(student) + 1e-3), [N]: weights by the student's confidence.
 
-    Nothing keeps it positive: w is up to the number of ids, which a beta for a large vocabulary has to make up for.
+    Nothing here keeps it positive: w is up to the number of ids, which a small beta has to make up for.
 
     Args:
         student: [N, A] logits, before any temperature; no gradient passes.

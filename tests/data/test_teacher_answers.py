@@ -58,8 +58,20 @@ def test_of_several_answers_to_one_id_the_first_is_learnt_and_that_is_said(write
 )
 def test_a_malformed_line_is_named_with_the_remedy(write, line, message):
     path = write(prediction("a"), line)
-    with pytest.raises(RowError, match=f"^line 2 of {path}: {message}.*; correct it, or write [^\n]*split=train`$"):
+    with pytest.raises(
+        RowError,
+        match=f"^line 2 of {path}: {message}.*; correct it, write [^\n]*split=train`, or set data.on_error=skip$",
+    ):
         read(path)
+
+
+def test_malformed_lines_are_left_out_and_counted_where_broken_rows_are_skipped(write, caplog):
+    path = write(prediction("a"), prediction("b", answer=5), "", prediction("c", answer="no"))
+    answers = read_teacher_answers(path, "answer", "label", upper, skip_broken=True)
+    assert answers.by_id == {"a": "YES", "c": "NO"}
+    assert f"2 of its lines hold no answer and are left out with their rows; the first: line 2 of {path}" in caplog.text
+    with pytest.raises(UserError, match="holds no answers to split train"):
+        read_teacher_answers(write(""), "answer", "label", upper, skip_broken=True)
 
 
 def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path):

@@ -52,6 +52,13 @@ def test_impossible_numbers_are_refused_by_name(changes, message):
         checked(**changes)
 
 
+@pytest.mark.parametrize("key", ["trainer.precision", "distill.teacher_precision"])
+def test_half_precision_is_refused_without_a_gpu_whatever_the_accelerator_is_called(key, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match=f"{key}=16-true needs a GPU"):
+        checked(trainer__accelerator="auto", **{key: "16-true"})
+
+
 def test_all_devices_of_a_machine_with_several_are_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(UserError, match="trainer.devices=auto: several processes are not supported yet"):

@@ -101,7 +101,7 @@ def test_cached_and_live_teacher_give_each_sample_the_same_loss(allowed, setting
     torch.testing.assert_close(cached.loss(collate(samples)).terms["kd"], together, **HALF)
 
 
-@pytest.mark.parametrize("kd", ["ce", "mse"])
+@pytest.mark.parametrize("kd", ["ce_with_mask", "mse"])
 def test_the_mean_of_several_teachers_is_kept(kd, teacher, samples, tmp_path):
     teachers = [teacher, save(make_model(STUDENT, 2), tmp_path / "second")]
     hard = LabelSmoothedCrossEntropy(constraint_range=[7, 16])

@@ -46,6 +46,18 @@ def test_a_mistaken_override_is_answered_in_one_line_with_the_closest_name(words
     assert "\n" not in str(error.value)
 
 
+def test_a_setting_of_a_distillation_that_is_not_chosen_is_answered_with_the_choices():
+    message = "distill.teacher has no effect with distill=none; choose one of distill=attention, .*, distill=sequence$"
+    with pytest.raises(UserError, match=message):
+        check_overrides("train", ["distill.teacher=RUN"])
+
+
+@pytest.mark.parametrize("word", ["model=base", "optim=adamw", "distill=logits"])
+def test_a_choice_that_a_script_does_not_read_is_refused(word):
+    with pytest.raises(UserError, match=f"evaluate.py reads nothing of .*; leave {word} out"):
+        check_overrides("evaluate", [word, "checkpoint=RUN"])
+
+
 def test_devices_may_be_a_list_or_auto():
     check_overrides("train", ["trainer.devices=[1]"])
 

@@ -12,6 +12,7 @@ from runs import run
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample, collate
 from ofa.checkpoint import load
+from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree
 from ofa.tokenizer import Tokenizer
@@ -142,7 +143,8 @@ def test_a_student_starts_from_the_same_weights_with_projections_and_without(tea
 
 
 def test_the_loss_on_the_targets_alone_is_that_of_plain_training(teacher, batch):
-    module = make_module(teacher, kd_weight=0.0).eval()
+    module = make_module(teacher).eval()
+    module.criterion.kd_weight = 0.0
     hidden = module.model.decoder(
         batch.decoder_input_ids, module.model.encoder(batch.input_ids, batch.patch_images, batch.patch_masks)
     ).last_hidden_state
@@ -211,13 +213,19 @@ def test_a_teacher_of_encoder_states_alone_does_not_decode(teacher, batch):
     [
         ({"kd": None}, "nothing is learnt from the teacher"),
         ({"kd": "mes"}, "distill.kd=mes is not one of ce, ce_with_mask, .*, mse; did you mean 'mse'"),
-        ({"on_policy": {"weight": -1}}, "distill.on_policy.weight=-1 is negative"),
-        ({"hard_weight": -1}, "distill.hard_weight=-1 is negative"),
-        ({"match_schedule": "grow"}, "distill.match_schedule=grow is not one of .*; did you mean 'growing'"),
-        ({"temperature": {"base": 0}}, "distill.temperature.base=0 is not above 0"),
+        ({"on_policy": {"weight": -1}}, "distill.on_policy.weight=-1 is not a number of at least 0"),
+        ({"kd": ["ce", "mse"]}, r"distill.kd=\['ce', 'mse'\] is not one of ce, ce_with_mask"),
+        ({"hard_weight": -1}, "distill.hard_weight=-1 is not a number of at least 0; 0 leaves the targets out"),
+        ({"hard_weight": None}, "distill.hard_weight=null is not a number of at least 0"),
+        ({"kd_weight": None}, "distill.kd_weight=null is not a number of at least 0"),
+        ({"kd_weight": float("nan")}, "distill.kd_weight=nan is not a number of at least 0"),
+        ({"kd_schedule": ["growing"]}, "distill.kd_schedule=.* is not one of"),
+        ({"kd_schedule": "grow"}, "distill.kd_schedule=grow is not one of .*; did you mean 'growing'"),
+        ({"temperature": {"base": 0}}, "distill.temperature.base=0 is not a number above 0"),
         ({"matches": "first:attention_mse:encoder"}, "the student has 4 heads and the teacher 6"),
         ({"matches": "first:hidden_mse:encoder"}, "the student is 64 wide and the teacher 96; set the projection"),
-        ({"teacher": []}, "distill.teacher is an empty list"),
+        ({"teacher": []}, "distill.teacher names no teacher; give a run folder"),
+        ({"teacher": None}, "distill.teacher names no teacher; give a run folder"),
         ({"teacher": "nowhere"}, "checkpoint nowhere does not exist"),
         ({"teacher_precision": "bf16"}, "distill.teacher_precision=bf16 is not one of .*; did you mean 'bf16-true'"),
         ({"teacher_image_size": 688}, "has positions for 672 px and would see 688 px"),
@@ -225,6 +233,24 @@ def test_a_teacher_of_encoder_states_alone_does_not_decode(teacher, batch):
             {"teacher_image_size": 64, "matches": "first:attention_mse_sum:cross"},
             "distill.teacher_image_size=64: attention_mse_sum:cross compares source positions",
         ),
+        ({"projection": "gelu"}, "distill.projection=gelu is not one of linear, relu, tanh"),
+        ({"projection": "relu"}, "distill.projection has no effect where distill.matches is null; set distill.matches"),
+        ({"match_weight": 2}, "distill.match_weight has no effect where distill.matches is null"),
+        ({"match_weight": None}, "distill.match_weight=null is not a number"),
+        ({"match_schedule": "growing"}, "distill.match_schedule has no effect where distill.matches is null"),
+        ({"cache_views": 2}, "distill.cache_views has no effect where distill.cache is null"),
+        ({"cache_top_k": None}, "distill.cache_top_k has no effect where distill.cache is null"),
+        ({"kd": None, "kd_schedule": "growing"}, "distill.kd_schedule has no effect where distill.kd is null"),
+        ({"kd": None, "probability_shift": True}, "distill.probability_shift has no effect where distill.kd is null"),
+        ({"kd": None, "temperature": {"base": 2.0}}, "distill.temperature has no effect where distill.kd is null"),
+        ({"kd_weight": 0.0}, "distill.kd_weight=0 asks the teacher .*; set distill.kd=null instead"),
+        ({"on_policy": {"weight": 0.0, "loss": "jsd"}}, "have no effect without distill.on_policy.weight"),
+        ({"teacher_image_size": 32, "image_size": None}, "distill.teacher_image_size=32 has no effect on a task with"),
+        (
+            {"kd": "ce", "hard": LabelSmoothedCrossEntropy(constraint_range=[7, 11])},
+            r"distill.kd=ce is .*, and criterion.constraint_range=\[7, 11\] .*; set distill.kd=ce_with_mask",
+        ),
+        ({"kd": "ce", "tree": PrefixTree([[7]])}, "distill.kd=ce is .*, and the task's answers .*=ce_with_mask"),
         ({"init_from_teacher": "frist"}, "distill.init_from_teacher: there is no layer rule 'frist'"),
         ({"init_from_teacher": "last3"}, "distill.init_from_teacher: student layer -1"),
     ],
@@ -241,10 +267,41 @@ def test_the_students_own_sequences_may_be_all_that_is_learnt_from(teacher):
     assert make_plan(teacher).on_policy is None
 
 
-@pytest.mark.parametrize("settings", [{"matches": "first:attention_mse_sum:encoder"}, {"init_from_teacher": "first"}])
-def test_what_needs_one_teacher_is_refused_with_two(settings, teacher):
-    with pytest.raises(UserError, match="distill.teacher names 2"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"matches": "first:attention_mse_sum:encoder"}, "distill.teacher names 2"),
+        ({"init_from_teacher": "first"}, "distill.teacher names 2"),
+        (
+            {"temperature": {"schedule": "flsw"}},
+            "flsw reads a teacher's logits, and of the 2 in distill.teacher the prob",
+        ),
+    ],
+)
+def test_what_needs_one_teacher_is_refused_with_two(settings, message, teacher):
+    with pytest.raises(UserError, match=message):
         make_plan([teacher, teacher], **settings)
+
+
+def test_a_mean_of_logits_is_as_good_as_one_teachers(teacher):
+    assert make_plan([teacher, teacher], kd="mse", temperature={"schedule": "flsw"}).mean_of == "logits"
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "message"),
+    [
+        ("tiny", "huge", "the student's encoder has heads 64 wide and the teacher's 80"),
+        ("base", "tiny", "the student is 768 wide and the teacher 256, too narrow"),
+    ],
+)
+def test_heads_that_a_cut_would_scramble_and_narrow_teachers_are_no_start(student, teacher, message):
+    with pytest.raises(UserError, match=f"distill.init_from_teacher=first: {message}"):
+        teacher_layers("first", OFAConfig.from_name(student), OFAConfig.from_name(teacher))
+
+
+def test_a_decoder_of_other_heads_is_no_start_either():
+    with pytest.raises(UserError, match="the student's decoder has heads 64 wide and the teacher's 128"):
+        teacher_layers("first", OFAConfig.from_name("tiny"), OFAConfig.from_name("large", decoder_attention_heads=8))
 
 
 def test_a_teacher_with_another_vocabulary_is_refused(teacher, vocabulary, tmp_path):

@@ -239,10 +239,12 @@ def test_a_student_that_learns_on_its_own_sequences_comes_near_its_teacher(batch
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weight": -1}, "distill.on_policy.weight=-1 is negative"),
+        ({"weight": -1}, "distill.on_policy.weight=-1 is not a number of at least 0; 0 samples nothing"),
         ({"loss": "reverse-kl"}, "loss=reverse-kl is not one of reverse_kl, jsd, ce; did you mean 'reverse_kl'"),
         ({"loss": "mse"}, "on_policy.loss=mse is not one of"),
-        ({"temperature": 0.0}, "distill.on_policy.temperature=0.0 is not above 0"),
+        ({"weight": None}, "distill.on_policy.weight=null is not a number"),
+        ({"temperature": 0.0}, "distill.on_policy.temperature=0.0 is not a number above 0"),
+        ({"temperature": None}, "distill.on_policy.temperature=null is not a number"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(settings, message):

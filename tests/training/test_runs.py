@@ -69,7 +69,7 @@ def test_the_same_command_gives_the_same_numbers(demo_run):
 def test_evaluate_scores_the_chosen_split_of_a_run_with_the_chosen_beam(demo_run):
     folder, _ = demo_run
     out = "hydra.run.dir=evaluation"
-    run("evaluate.py", *SMALL_DEMO, "checkpoint=run", "split=testA", "generation.beam_size=5", out, folder=folder)
+    run("evaluate.py", *SMALL_DEMO[1:], "checkpoint=run", "split=testA", "generation.beam_size=5", out, folder=folder)
     ours = json.loads((folder / "evaluation/metrics.json").read_text())
     assert ours == {"testA": json.loads((folder / "run/metrics.json").read_text())["testA"]}
     assert predictions_of(folder / "evaluation", "testA") == predictions_of(folder / "run", "testA")
@@ -78,7 +78,7 @@ def test_evaluate_scores_the_chosen_split_of_a_run_with_the_chosen_beam(demo_run
 def test_a_checkpoint_of_another_size_is_refused_in_one_line(demo_run):
     folder, _ = demo_run
     words = [word for word in SMALL_DEMO if word != "model=micro"]
-    process = run("evaluate.py", *words, "model=tiny", "checkpoint=run", folder=folder, check=False)
+    process = run("train.py", *words, "model=tiny", "init=run", folder=folder, check=False)
     assert process.returncode == 1
     assert re.fullmatch(
         r"error: .*best.ckpt holds a model of another size: .*; set model= .*\n", process.stderr.splitlines(True)[-1]
@@ -112,7 +112,8 @@ def test_published_columns_with_jpegs_train_and_evaluate(tsv_words, tmp_path):
     run("train.py", *tsv_words, *short, "ema.decay=0.9", "hydra.run.dir=run", folder=tmp_path)
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics.keys() == {"val", "testA", "testB"}
-    run("evaluate.py", *tsv_words, "task.image_size=64", "checkpoint=run/checkpoints/last.ckpt", "split=[val,testB]",
+    words = [word for word in tsv_words if word != "model=micro"]
+    run("evaluate.py", *words, "task.image_size=64", "checkpoint=run/checkpoints/last.ckpt", "split=[val,testB]",
         "hydra.run.dir=evaluation", folder=tmp_path)  # fmt: skip
     assert json.loads((tmp_path / "evaluation/metrics.json").read_text()).keys() == {"val", "testB"}
     boxes = predictions_of(tmp_path / "evaluation", "val")
@@ -181,5 +182,6 @@ def test_train_and_val_files_alone_are_enough_and_a_missing_checkpoint_is_named(
     assert json.loads((tmp_path / "run/metrics.json").read_text()).keys() == {"val"}
     last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 1  # two batches, accumulated
+    words.remove("model=micro")
     process = run("evaluate.py", *words, "checkpoint=nowhere", folder=tmp_path, check=False)
     assert process.stderr.splitlines()[-1] == "error: checkpoint nowhere does not exist"

@@ -14,8 +14,9 @@ from ofa.tokenizer import Tokenizer
 from training.build import build_data, build_distillation, build_task
 from training.command_line import CONFIGS, check_overrides
 
-SMALL_DEMO = ["task=snli_ve", "model=micro", "data.rows.train=24", "data.rows.evaluation=6", "task.image_size=32",
+SMALL_DEMO = ["model=micro", "task=snli_ve", "data.rows.train=24", "data.rows.evaluation=6", "task.image_size=32",
               "data.scenes.grid=2", "data.batch_size=4"]  # fmt: skip
+TASK = SimpleNamespace(tree=None)
 SHORT = ["trainer.max_steps=2", "validate_every=2"]
 
 
@@ -27,7 +28,7 @@ def config_of(*words):
 def test_a_teacher_answers_the_training_file_and_a_student_learns_that(tmp_path, monkeypatch):
     run("train.py", *SMALL_DEMO, *SHORT, "hydra.run.dir=teacher", folder=tmp_path)
     words = ["checkpoint=teacher", "split=train", "hydra.run.dir=answers"]
-    process = run("evaluate.py", *SMALL_DEMO, *words, folder=tmp_path)
+    process = run("evaluate.py", *SMALL_DEMO[1:], *words, folder=tmp_path)
     assert "accuracy" in process.stdout
     assert json.loads((tmp_path / "answers/metrics.json").read_text()).keys() == {"train"}
     answers = predictions_of(tmp_path / "answers", "train")
@@ -50,12 +51,14 @@ def test_a_teacher_answers_the_training_file_and_a_student_learns_that(tmp_path,
 
 
 def test_answers_alone_need_no_teacher_and_may_stand_beside_one():
-    parts = Tokenizer.demo(), SimpleNamespace(tree=None), LabelSmoothedCrossEntropy()
-    assert build_distillation(config_of("distill=sequence", "distill.predictions=p"), *parts) is None
+    hard = LabelSmoothedCrossEntropy()
+    assert (
+        build_distillation(config_of("distill=sequence", "distill.predictions=p"), Tokenizer.demo(), TASK, hard) is None
+    )
     both = ["distill=logits", "distill.predictions=p", "distill.teacher=nowhere"]
     check_overrides("train", both)
     with pytest.raises(UserError, match="checkpoint nowhere does not exist"):
-        build_distillation(config_of(*both), *parts)
+        build_distillation(config_of(*both), Tokenizer.demo(), TASK, hard)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,13 @@ def test_what_is_missing_or_does_not_apply_is_refused(words, message):
         check_overrides("train", words)
 
 
+def test_a_distillation_from_no_answers_is_refused():
+    config = config_of("distill=sequence", "distill.predictions=null")
+    with pytest.raises(UserError, match="distill.predictions names no file: .* or choose distill=none"):
+        build_distillation(config, Tokenizer.demo(), TASK, LabelSmoothedCrossEntropy())
+
+
 def test_answers_make_no_sense_for_a_reward():
     config = config_of("task=caption_scst", "distill=sequence", "distill.predictions=p")
     with pytest.raises(UserError, match="task=caption_scst learns from rewards alone, not from a teacher"):
-        build_distillation(config, Tokenizer.demo(), SimpleNamespace(tree=None), SelfCritical())
+        build_distillation(config, Tokenizer.demo(), TASK, SelfCritical())

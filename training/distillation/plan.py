@@ -6,20 +6,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from criterions.distillation.criterion import DistillationCriterion
 from criterions.distillation.matching import Match, compose, read_rules
 from criterions.distillation.on_policy import OnPolicy
+from criterions.distillation.projections import ACTIVATIONS
 from criterions.distillation.temperature import Temperature
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.checkpoint import TOKENIZER, find, load_model, read_config
-from ofa.config import OFAConfig, did_you_mean
+from ofa.config import OFAConfig, check_choice, check_number
 from ofa.errors import UserError
 from ofa.generation import PrefixTree
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
+from training.command_line import CONFIGS
 from training.distillation.cache_plan import CachePlan, plan_cache
 from training.distillation.student import start_from_teacher, teacher_layers
 from training.distillation.teacher import PRECISIONS, Teacher
+
+# By a setting, those that mean nothing where it is left out.
+OPTIONS_OF = {
+    "kd": ("kd_schedule", "temperature", "probability_shift"),
+    "matches": ("match_weight", "match_schedule", "projection"),
+    "cache": ("cache_views", "cache_top_k"),
+}
 
 
 @dataclass(frozen=True)
@@ -86,16 +97,20 @@ def plan_distillation(
     """
     settings = dict(settings)
     paths, precision, seen = (settings.pop(f"teacher{key}") for key in ("", "_precision", "_image_size"))
-    paths = paths if isinstance(paths, list) else [str(paths)]
-    if not paths:
-        raise UserError("distill.teacher is an empty list; give a run folder or checkpoint, or several")
-    if precision not in PRECISIONS:
-        raise UserError(
-            f"distill.teacher_precision={precision} is not one of {', '.join(PRECISIONS)}"
-            f"{did_you_mean(precision, PRECISIONS)}"
-        )
+    paths = paths if isinstance(paths, list) else [paths]
+    if not paths or None in paths:
+        raise UserError("distill.teacher names no teacher; give a run folder or checkpoint, or a list of several")
+    check_choice(precision, "distill.teacher_precision", PRECISIONS)
+    check_number(settings["match_weight"], "distill.match_weight", "1 is the default")
+    if settings["projection"] is not None:
+        check_choice(settings["projection"], "distill.projection", ACTIVATIONS)
+    _check_options(settings)
     rules = read_rules(*(settings.pop(key) for key in ("matches", "match_weight", "projection")))
     on_policy = OnPolicy(**settings.pop("on_policy"))
+    if on_policy.weight == 0 and on_policy != OnPolicy(weight=0):
+        raise UserError(
+            "distill.on_policy.loss and .temperature have no effect without distill.on_policy.weight; set it"
+        )
     on_policy = on_policy if on_policy.weight > 0 else None
     if settings["kd"] is None and not rules and on_policy is None:
         raise UserError(
@@ -114,13 +129,27 @@ def plan_distillation(
             f"distill.matches compares intermediate states with one teacher's, and distill.teacher names {len(paths)}; "
             "several are averaged on logits only: leave the matches out, or all teachers but one"
         )
-    files = [find(path) for path in paths]
+    restricted = tree is not None or hard.constraint_range is not None
+    if settings["kd"] == "ce" and restricted:
+        what = "the task's answers" if tree is not None else f"criterion.constraint_range={hard.constraint_range}"
+        raise UserError(
+            f"distill.kd=ce is the published loss over all ids, and {what} allows some alone; "
+            "set distill.kd=ce_with_mask"
+        )
+    settings["temperature"] = Temperature(**settings["temperature"])
+    if settings["temperature"].schedule == "flsw" and settings["kd"] != "mse" and len(paths) > 1:
+        raise UserError(
+            f"distill.temperature.schedule=flsw reads a teacher's logits, and of the {len(paths)} in distill.teacher "
+            "the probabilities are averaged; take another schedule, one teacher, or distill.kd=mse"
+        )
+    if seen is not None and image_size is None:
+        raise UserError(f"distill.teacher_image_size={seen} has no effect on a task without images; leave it null")
+    files = [find(str(path)) for path in paths]
     configs = [read_config(file) for file in files]
     for file, config in zip(files, configs, strict=True):
         _check_teacher(file, config, student, tokenizer, seen or image_size)
     matches = compose(rules, student, configs[0])
     _check_image_sizes(matches, seen, image_size)
-    settings["temperature"] = Temperature(**settings["temperature"])
     criterion = DistillationCriterion(hard, matches, student, configs[0], **settings)
     first_layers = None if init_rule is None else teacher_layers(init_rule, student, configs[0])
     cache = plan_cache(*cache, criterion, tree)
@@ -130,6 +159,22 @@ def plan_distillation(
             f"{on_policy.weight} asks about sequences that are not known before; leave out one of them"
         )
     return DistillationPlan(files, criterion, precision, seen, first_layers, on_policy, cache)
+
+
+def _check_options(settings: dict[str, Any]) -> None:
+    """Refuse a setting that was changed and has no effect."""
+    defaults = OmegaConf.to_container(OmegaConf.load(CONFIGS / "distill/_settings.yaml"))
+    for needed, keys in OPTIONS_OF.items():
+        for key in keys:
+            if not settings[needed] and settings[key] != defaults[key]:
+                raise UserError(
+                    f"distill.{key} has no effect where distill.{needed} is null; set distill.{needed}, or leave "
+                    f"distill.{key} as it was"
+                )
+    if settings["kd"] is not None and settings["kd_weight"] == 0:
+        raise UserError(
+            "distill.kd_weight=0 asks the teacher for logits that do not count; set distill.kd=null instead"
+        )
 
 
 def _check_teacher(

@@ -55,7 +55,8 @@ def test_a_list_holds_compact_forms_and_settings_with_weights_of_their_own():
         ([3], "distill.matches has 3; take rule:loss:stack, or settings among rule, loss, stack, weight, projection"),
         ([{"rule": "gap", "loss": "cos"}], "of which the first three have to be given"),
         ([{"rule": "gap", "loss": "cos", "stack": "encoder", "wieght": 2}], "settings among"),
-        ([{"rule": "gap", "loss": "cos", "stack": "encoder", "weight": "x"}], "the weight x is not a number"),
+        ([{"rule": "gap", "loss": "cos", "stack": "encoder", "weight": "x"}], "weight=x is not a number"),
+        ([{"rule": "gap", "loss": ["cos"], "stack": "encoder"}], r"\['cos'\] is not a loss; take one of"),
     ],
 )
 def test_a_list_of_anything_else_is_refused(matches, message):
@@ -117,7 +118,9 @@ def test_a_match_says_all_that_is_needed_to_compute_it():
         (dict(loss="hiden_mse"), "'hiden_mse' is not a loss; .* did you mean 'hidden_mse'"),
         (dict(stack="coder"), "'coder' is not a stack"),
         (dict(projection="gelu"), "'gelu' is not a projection; take one of linear, relu, tanh"),
-        (dict(weight=-1.0), "the weight -1.0 is not a number of at least 0"),
+        (dict(weight=-1.0), "weight=-1.0 is not a number of at least 0"),
+        (dict(weight=float("nan")), "weight=nan is not a number of at least 0"),
+        (dict(projection=["relu"]), r"\['relu'\] is not a projection"),
         (dict(stack="cross"), "cross-attention has no hidden states"),
         (dict(loss="attention_mse", projection="linear"), "needs no equal widths; leave the projection out"),
     ],

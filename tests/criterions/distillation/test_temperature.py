@@ -37,6 +37,19 @@ def test_ids_that_are_not_allowed_do_not_count(schedule):
     torch.testing.assert_close(temperature.of_tokens(STUDENT, TEACHER, allowed), restricted)
 
 
+@pytest.mark.parametrize("n_ids", [2, 1004])
+def test_no_token_has_a_temperature_that_teaches_the_opposite(n_ids):
+    torch.manual_seed(0)
+    student = torch.cat([torch.zeros(1, n_ids), 20 * torch.eye(n_ids)[:1]])  # knows nothing, is sure
+    assert cwsm(student, base=0.2, beta=1.0).min() < 0
+    unsure, sure = Temperature("cwsm", base=0.2).of_tokens(student, student)
+    assert unsure.item() == pytest.approx(0.02) and sure > 0.2
+    opposed, agreed = (
+        Temperature("flsw", base=0.2).of_tokens(student, student * torch.tensor([[1.0], [-1.0]])).sort()[0]
+    )
+    assert opposed.item() == pytest.approx(0.02) and agreed > 0.2
+
+
 @pytest.mark.parametrize("schedule", ["flsw", "cwsm"])
 def test_no_gradient_passes_a_temperature(schedule):
     student = STUDENT.clone().requires_grad_()
@@ -49,7 +62,16 @@ def test_a_constant_temperature_is_a_number():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(dict(schedule="fslw"), "schedule=fslw .* did you mean 'flsw'"), (dict(base=0.0), "base=0.0 is not above 0")],
+    [
+        (dict(schedule="fslw"), "schedule=fslw .* did you mean 'flsw'"),
+        (dict(schedule=None), "schedule=null is not one of"),
+        (dict(base=0.0), "base=0.0 is not a number above 0"),
+        (dict(base=None), "base=null is not a number above 0"),
+        (dict(beta=None), "beta=null is not a number of at least 0"),
+        (dict(beta=[1]), r"beta=\[1\] is not a number"),
+        (dict(gamma=-1.0), "gamma=-1.0 is not a number of at least 0"),
+        (dict(gamma=float("nan")), "gamma=nan is not a number"),
+    ],
 )
 def test_impossible_options_are_refused_by_name(options, message):
     with pytest.raises(UserError, match=message):

@@ -67,8 +67,7 @@ class CachedTeacher:
     def _ask(self, batch: Batch, targets: Targets) -> torch.Tensor:
         """[N, A], the teacher's logits."""
         if self.teacher is None:
-            with torch.random.fork_rng(devices=[]):  # a model begins with random weights; dropout must not notice
-                self.teacher = self.load()
+            self.teacher = self.load()
             self.teacher.to(self.device)
         return self.teacher(batch, targets).logits
 

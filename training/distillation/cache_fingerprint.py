@@ -43,7 +43,6 @@ def fingerprint(
         "teacher's answers to learn (distill.predictions)": _predictions(data),
         "choice of columns (data.columns)": dict(data.columns),
         "task or settings of it (task)": task,
-        "number of views (distill.cache_views)": plan.cache.views,
         "set of allowed ids (criterion.constraint_range, or the answers)": _allowed(plan.criterion.hard, tree),
         "number of ids kept (distill.cache_top_k)": plan.cache.top_k,
         "vocabulary (tokenizer)": tokenizer.digest(),

@@ -174,6 +174,17 @@ def test_a_half_filled_cache_is_gone_on_with_and_a_full_one_needs_no_teacher(
     assert copy.deepcopy(third).teacher is third.teacher
 
 
+def test_when_the_cache_is_full_the_teacher_leaves_memory(teacher, samples, tmp_path):
+    module = make_module(teacher, tmp_path / "cache")
+    module.loss(collate(samples))
+    assert module.teacher.teacher is not None
+    rest = [replace(samples[0], id=str(key), key=key) for key in (1, 2, 3, 4, 6)]
+    module.loss(collate(rest))
+    assert module.teacher.teacher is None
+    module.loss(collate(samples + rest))
+    assert module.teacher.teacher is None
+
+
 def test_a_student_may_start_from_a_teacher_whose_cache_is_full(teacher, samples, tmp_path):
     make_module(teacher, tmp_path / "cache").loss(collate(samples))
     plan, student = make_plan(teacher, cache=str(tmp_path / "cache"), init_from_teacher="first"), make_model(STUDENT, 3)

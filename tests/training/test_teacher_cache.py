@@ -231,13 +231,3 @@ def test_the_same_weights_and_rows_elsewhere_another_seed_and_more_views_are_the
     world.settings.update(kd_weight=2.0, cache_views=2)
     world.seed = 2
     assert parts(world) == before
-
-
-def test_of_a_large_file_size_and_ends_count(world, monkeypatch):
-    monkeypatch.setattr("training.distillation.cache_fingerprint.WHOLE", 100)
-    monkeypatch.setattr("training.distillation.cache_fingerprint.END", 50)
-    seen = set()
-    for text in ("a" * 200, "b" + "a" * 199, "a" * 199 + "b", "a" * 201, "a" * 100 + "b" + "a" * 99):
-        world.file.write_text(text)
-        seen.add(json.dumps(parts(world)["training file (data)"]))
-    assert len(seen) == 4

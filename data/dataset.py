@@ -14,11 +14,12 @@ from data.batch import Batch, Sample, collate
 from data.tsv import Row, RowError
 from ofa.errors import UserError
 
-# A task's view of a row, for training (True) or evaluation. The generator is seeded by (seed, view, row), so
+# A task's view of a row, for training (True) or evaluation. The generator is seeded by (seed, epoch or view, row), so
 # augmentation repeats for any workers.
 Encode = Callable[[Row, np.random.Generator, bool], Sample]
 OnError = Literal["stop", "skip"]
 
+VIEWS_SEED = 0  # of augmentations that come again, whatever the run's: what a teacher said of them serves every seed
 MAX_SKIPPED = 100  # broken rows in a row, after which a file is not damaged in places but wrong
 
 
@@ -29,14 +30,16 @@ class TaskDataset(Dataset[Sample]):
     where a sample more or less does not matter, and left out in evaluation, where nothing may count twice; either way
     a note with file, line and reason travels in the batch.
 
-    A sample's key is view * number of rows + its row; it stands for the same sample in every run with this seed.
+    A sample's key is view * number of rows + its row; with views it stands for the same sample in every run.
 
     Args:
         rows: such as a TSVFile; reading one may raise RowError.
         encode: row, random generator and whether for training -> sample; may raise RowError.
         train: whether samples are for training.
         limit: use the first `limit` rows only.
-        views: how many augmentations there are of each row; epochs go round them. None: every epoch has a new one.
+        seed: of the augmentations, where every epoch has a new one.
+        views: how many augmentations there are of each row, the same for all seeds; epochs go round them. None: every
+            epoch has a new one.
     """
 
     def __init__(
@@ -102,8 +105,9 @@ class TaskDataset(Dataset[Sample]):
         return batch
 
     def _read(self, index: int) -> Sample:
-        view = int(self.epoch) if self.views is None else int(self.epoch) % self.views
-        rng = np.random.default_rng((self.seed, view, index))
+        epoch = int(self.epoch)
+        seed, view = (self.seed, epoch) if self.views is None else (VIEWS_SEED, epoch % self.views)
+        rng = np.random.default_rng((seed, view, index))
         sample = self.encode(self.rows[index], rng, self.train)
         return replace(sample, key=view * len(self.rows) + index)
 

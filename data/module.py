@@ -29,7 +29,7 @@ class OFADataModule(pl.LightningDataModule):
         batch_size: samples per training step and process.
         eval_batch_size: samples per evaluation step and process.
         num_workers: reading processes per loader; 0 reads in the main process.
-        seed: of the order and the augmentation.
+        seed: of the order and, without train_views, of the augmentation.
         on_error: what a broken row does, see TaskDataset.
         train_limit: train on the first rows only.
         train_views: how many augmentations of each row training shows, see TaskDataset.

@@ -34,14 +34,15 @@ def load(path: str | Path) -> tuple[OFAModel, Tokenizer]:
 
 
 def load_model(path: str | Path) -> OFAModel:
-    """The model of a run folder or .ckpt file, in evaluation mode.
+    """The model of a run folder or .ckpt file, in evaluation mode; the random state of torch stays as it is.
 
     Raises:
         UserError: as `load`.
     """
     file = find(path)
     checkpoint = _read(file)
-    model = OFAModel(_config(checkpoint, file))
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, only to be overwritten
+        model = OFAModel(_config(checkpoint, file))
     _copy_weights(model, _weights(checkpoint, file), file)
     return model.eval()
 

@@ -1,4 +1,4 @@
-"""The start of train.py and evaluate.py: mistakes on the command line end in one line that names the remedy."""
+"""The start of every command: mistakes on the command line end in one line that names the remedy."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ofa.config import did_you_mean
 from ofa.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+SCRIPTS = ("train", "evaluate")  # other commands are modules of this folder
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -93,7 +94,8 @@ def check_overrides(config_name: str, words: list[str]) -> None:
     for key, is_missing in _settings(config):
         if not is_missing or key == "data.root":  # data.files may stand for data.root
             continue
-        raise UserError(f"{key} has to be given: {config_name}.py {key}=...")
+        program = f"{config_name}.py" if config_name in SCRIPTS else f"python -m training.{config_name}"
+        raise UserError(f"{key} has to be given: {program} {key}=...")
 
 
 def _parse(words: list[str]) -> list[Override]:

@@ -157,6 +157,15 @@ def test_epochs_go_round_the_views_of_each_row_in_an_order_of_their_own(write):
     assert module(write(8)).train_dataset().views is None
 
 
+def test_views_are_the_same_for_every_seed_and_the_order_is_not(write):
+    first, second = (module(write(8), train_views=2, seed=seed).train_dataloader() for seed in (1, 2))
+    drawn = [
+        [(key, truth) for batch in loader for key, truth in zip(batch.keys, batch.truths, strict=True)]
+        for loader in (first, second)
+    ]
+    assert drawn[0] != drawn[1] and sorted(drawn[0]) == sorted(drawn[1])
+
+
 def test_a_key_is_that_of_the_row_really_read(write):
     rows = dataset(write(5, broken=(2, 3, 5)), train=True, on_error="skip", views=3, limit=5)
     rows.set_epoch(4)

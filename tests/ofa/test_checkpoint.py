@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ofa import OFAConfig, OFAModel, load
-from ofa.checkpoint import load_weights
+from ofa.checkpoint import load_model, load_weights
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
 
@@ -32,6 +32,12 @@ def test_the_model_and_tokenizer_of_a_run_are_loaded_from_folder_or_file(run, mo
     assert loaded.config == model.config and not loaded.training
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert tokenizer.encode("the red circle") == Tokenizer.demo().encode("the red circle")
+
+
+def test_loading_a_model_leaves_the_random_numbers_alone(run):
+    state = torch.get_rng_state()
+    load_model(run)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_weights_of_another_size_are_refused_by_the_first_that_differs(run):

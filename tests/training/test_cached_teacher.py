@@ -3,6 +3,7 @@
 import copy
 import csv
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -49,10 +50,11 @@ def calls(monkeypatch):
     return calls
 
 
-def make_module(teacher, cache=None, *, hard=None, tree=None, **settings):
+def make_module(teacher, cache=None, *, hard=None, tree=None, dropout=0.0, **settings):
     """A student whose teacher is live or, with a folder, cached; the plan's cache has room for eight samples."""
     folder = None if cache is None else str(cache)
-    plan, model = make_plan(teacher, hard, tree=tree, cache=folder, **settings), make_model(STUDENT, 3)
+    plan = make_plan(teacher, hard, tree=tree, cache=folder, **settings)
+    model = make_model(replace(STUDENT, dropout=dropout), 3)
     store = None if cache is None else TeacherCache(plan.cache.folder, 8, {})
     parts = (GenerationOptions(), plan.criterion, Optim(lr=1e-3), Freezing(), build_teacher(plan, store))
     module = DistillationModule(model, SimpleNamespace(tree=tree), *parts).eval()
@@ -99,6 +101,17 @@ def test_cached_and_live_teacher_give_each_sample_the_same_loss(allowed, setting
     assert losses(cached, samples) == losses(cached, samples)
     together = live.loss(collate(samples)).terms["kd"]
     torch.testing.assert_close(cached.loss(collate(samples)).terms["kd"], together, **HALF)
+
+
+def test_the_student_drops_out_the_same_with_a_live_and_with_a_cached_teacher(teacher, samples, tmp_path):
+    hard, found = LabelSmoothedCrossEntropy(constraint_range=[7, 16]), []
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):  # the second one is full
+        module = make_module(teacher, cache, hard=hard, dropout=0.3).train()
+        found.append([module.loss(collate(samples)).sum for _ in range(2)])
+    live, filling, reading = found
+    assert live[0] != live[1]
+    assert filling == reading
+    torch.testing.assert_close(filling, live, **HALF)
 
 
 @pytest.mark.parametrize("kd", ["ce_with_mask", "mse"])
@@ -159,6 +172,17 @@ def test_a_half_filled_cache_is_gone_on_with_and_a_full_one_needs_no_teacher(
     third = make_module(teacher, tmp_path / "cache")
     assert third.loss(collate([b, c])).terms["kd"] == expected
     assert copy.deepcopy(third).teacher is third.teacher
+
+
+def test_when_the_cache_is_full_the_teacher_leaves_memory(teacher, samples, tmp_path):
+    module = make_module(teacher, tmp_path / "cache")
+    module.loss(collate(samples))
+    assert module.teacher.teacher is not None
+    rest = [replace(samples[0], id=str(key), key=key) for key in (1, 2, 3, 4, 6)]
+    module.loss(collate(rest))
+    assert module.teacher.teacher is None
+    module.loss(collate(samples + rest))
+    assert module.teacher.teacher is None
 
 
 def test_a_student_may_start_from_a_teacher_whose_cache_is_full(teacher, samples, tmp_path):

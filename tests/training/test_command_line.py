@@ -65,3 +65,5 @@ def test_devices_may_be_a_list_or_auto():
 def test_a_setting_that_has_to_be_given_is_asked_for():
     with pytest.raises(UserError, match=r"checkpoint has to be given: evaluate.py checkpoint=..."):
         check_overrides("evaluate", ["task=refcoco"])
+    with pytest.raises(UserError, match=r"teacher has to be given: python -m training.fill_cache distill.teacher=..."):
+        check_overrides("fill_cache", ["distill=logits"])

@@ -10,10 +10,10 @@ process adds only to shards that it has made itself, so that several can fill on
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ import numpy as np
 from ofa.errors import UserError
 
 FORMAT = 1  # to be raised when records are made in another way, so that older folders are not taken for new ones
-DESCRIPTION, INDEX = "cache.json", "index.bin"
+DESCRIPTION, INDEX, UNFINISHED = "cache.json", "index.bin", "unfinished."
 # The place is shard << OFFSET_BITS | offset, one word, so that two processes that write one entry cannot mix theirs.
 ENTRY = np.dtype([("place", "<u8"), ("size", "<u4"), ("check", "<u4")])
 OFFSET_BITS = 40
@@ -36,7 +36,8 @@ class TeacherCache:
 
     Args:
         folder: of the files above.
-        n_keys: the number of samples there are; keys count from 0.
+        n_keys: the number of samples there are; keys count from 0. An index of fewer keys grows, and of more a part is
+            used, so that a cache may be opened with another number.
         fingerprint: what the records depend on, a JSON value for each part; an error calls a part by its name.
         shard_bytes: a shard that would become larger is not added to.
 
@@ -64,8 +65,8 @@ class TeacherCache:
 
     @property
     def n_bytes(self) -> int:
-        """The size of all files."""
-        return sum(file.stat().st_size for file in self.folder.iterdir())
+        """The size of index and shards."""
+        return sum(file.stat().st_size for file in self.folder.glob("*.bin"))
 
     def has(self, keys: Sequence[int]) -> np.ndarray:
         """Booleans, one for each key: whether it has a record."""
@@ -128,26 +129,24 @@ class TeacherCache:
 
 
 def _create(folder: Path, n_keys: int, fingerprint: Mapping[str, Any]) -> None:
-    """The folder with an empty index: whole or not at all, for several processes may do this at once."""
-    holds_something = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if holds_something and not (folder / DESCRIPTION).is_file():
-        raise UserError(f"distill.cache={folder} is no cache and holds something else; give a new or empty folder")
-    unfinished = None
+    """An empty index, then what makes the folder a cache; several processes may do this at once.
+
+    Nothing outside the folder is written, which may be mounted. Each file is linked to its name when it is whole, and
+    a name is never taken from another process's file, which that may have begun to fill.
+    """
+    description = json.dumps({"format": FORMAT, "fingerprint": fingerprint}, indent=2) + "\n"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
-        # Zeros that are on disk: to store into a map of a file with holes would kill the process on a full disk.
-        np.zeros(n_keys, ENTRY).tofile(unfinished / INDEX)
-        description = {"format": FORMAT, "fingerprint": fingerprint}
-        (unfinished / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        unfinished.chmod(0o755)
-        unfinished.rename(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        others = [file for file in folder.iterdir() if file.name != INDEX and UNFINISHED not in file.name]
+        if others and not (folder / DESCRIPTION).is_file():
+            raise UserError(f"distill.cache={folder} is no cache and holds something else; give a new or empty folder")
+        with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as unfinished:
+            for name, content in ((INDEX, _no_entries(n_keys)), (DESCRIPTION, description.encode())):
+                Path(unfinished, name).write_bytes(content)
+                with contextlib.suppress(FileExistsError):  # another process was faster
+                    os.link(Path(unfinished, name), folder / name)
     except OSError as error:
-        if not (folder / DESCRIPTION).is_file():  # else another process was faster
-            raise UserError(f"distill.cache={folder} cannot be made ({error.strerror})") from error
-    finally:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        raise UserError(f"distill.cache={folder} cannot be made ({error.strerror})") from error
 
 
 def _check_fingerprint(folder: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -165,10 +164,24 @@ def _check_fingerprint(folder: Path, fingerprint: Mapping[str, Any]) -> None:
 
 
 def _map_index(file: Path, n_keys: int) -> np.ndarray:
+    """The first `n_keys` entries; those that are not there yet are added."""
     size = file.stat().st_size if file.is_file() else 0
-    if size != n_keys * ENTRY.itemsize:
-        raise UserError(f"{file} has {size} bytes instead of {n_keys * ENTRY.itemsize}; {REMEDY}")
-    return np.memmap(file, ENTRY, "r+" if os.access(file, os.W_OK) else "r")
+    if size == 0 or size % ENTRY.itemsize:
+        raise UserError(f"{file} has {size} bytes, not {ENTRY.itemsize} for each key; {REMEDY}")
+    if size < n_keys * ENTRY.itemsize:
+        try:
+            with file.open("ab") as opened:  # another process may do the same: what is too long does no harm
+                opened.write(_no_entries(n_keys - size // ENTRY.itemsize))
+        except OSError as error:
+            if os.access(file, os.W_OK):
+                os.truncate(file, size)
+            raise UserError(f"distill.cache={file.parent} cannot be written ({error.strerror})") from error
+    return np.memmap(file, ENTRY, "r+" if os.access(file, os.W_OK) else "r", shape=n_keys)
+
+
+def _no_entries(n_keys: int) -> bytes:
+    """Zeros to be on disk: to store into a map of a file with holes would kill the process on a full disk."""
+    return bytes(n_keys * ENTRY.itemsize)
 
 
 def _map_shard(file: Path) -> mmap.mmap | bytes:

@@ -18,7 +18,7 @@ from training.distillation.teacher import Teacher
 
 
 class CachedTeacher:
-    """Stands for a Teacher of logits: what it said of a sample is kept, and it is loaded when there is more to ask.
+    """Stands for a Teacher of logits: what it said of a sample is kept. It is in memory while there is more to ask.
 
     What is returned always comes from the cache, so that a run that fills it learns exactly what later ones learn.
 
@@ -56,6 +56,8 @@ class CachedTeacher:
         if missing:
             records = pack(self._ask(batch, targets), targets, self.top_k)
             self.cache.write(*([column[i] for i in missing] for column in (batch.keys, checks, records)))
+            if len(self.cache) == self.cache.n_keys:
+                self.teacher = None
         for name, check, stored in zip(batch.ids, checks, self.cache.checks(batch.keys), strict=True):
             if check != stored:
                 raise UserError(
@@ -67,8 +69,7 @@ class CachedTeacher:
     def _ask(self, batch: Batch, targets: Targets) -> torch.Tensor:
         """[N, A], the teacher's logits."""
         if self.teacher is None:
-            with torch.random.fork_rng(devices=[]):  # a model begins with random weights; dropout must not notice
-                self.teacher = self.load()
+            self.teacher = self.load()
             self.teacher.to(self.device)
         return self.teacher(batch, targets).logits
 

@@ -84,8 +84,9 @@ def _written(value: Any) -> str:
 
 
 class RestOfState(pl.Callback):
-    """Keeps in checkpoints, as plain values and tensors: random states, gradients that wait for their update, and
-    digests of the files that are learnt from, with which alone the run can go on.
+    """Keeps in checkpoints, as plain values and tensors: random states, gradients that wait, digests of files.
+
+    The files that are learnt from have to be the same when the run goes on.
 
     A validation may come between the batches of one update, where an epoch is not a multiple of the accumulation.
     The position in the data is in the checkpoint; Lightning forgets to give it to a loader that was made early, to

@@ -34,14 +34,17 @@ def train(config: DictConfig) -> float | None:
         report.say_distillation(distillation, cache)
     trainer = build.build_trainer(
         config,
-        build.training_callbacks(config, task, folder),
+        build.training_callbacks(config, task, folder, build.learnt_files(data, distillation)),
         folder,
         logger=[build.make(logger) for logger in config.logger.values()],
         **build.validation_settings(config, batches=len(data.train_dataloader())),
     )
     model = build.build_model(config)
-    if config.init is not None and interrupted is None:
-        load_weights(model, config.init)
+    if interrupted is None:  # else all weights are those of its checkpoint
+        if config.init is not None:
+            load_weights(model, config.init)
+        if distillation is not None:
+            distillation.start(model)
     module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
 
     tokenizer.save(folder / "tokenizer")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,6 @@ def build_module(
 ) -> TrainingModule:
     """What is trained: the model with the criterion's kind of training step."""
     if distillation is not None:
-        distillation.start(model)
         teacher = build_teacher(distillation, cache)
         parts = (model, task, generation, distillation.criterion, optim, freezing, teacher)
         return DistillationModule(*parts, on_policy=distillation.on_policy, seed=config.seed)
@@ -359,13 +358,30 @@ def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Call
     return [RichProgressBar(), ReportNotes(), WriteAnswers(folder, task, config.pictures)]
 
 
-def training_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Callback]:
-    """Those of a test, and what a training run keeps: its best and its last checkpoint, its learning rates."""
+def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:
+    """What training learns from, for RestOfState."""
+    files = {"training file (data)": [data.files["train"]]}
+    if data.teacher_answers is not None:
+        files["file of answers (distill.predictions)"] = [data.teacher_answers.path]
+    if distillation is not None:
+        files["teacher (distill.teacher)"] = distillation.files
+    return files
+
+
+def training_callbacks(
+    config: DictConfig, task: Task, folder: Path, files: Mapping[str, Sequence[Path]]
+) -> list[pl.Callback]:
+    """Those of a test, and what a training run keeps: its best and its last checkpoint, its learning rates.
+
+    Args:
+        folder: of the run.
+        files: what it learns from, as `learnt_files` returns it.
+    """
     checkpoints = folder / "checkpoints"
     callbacks = [
         *test_callbacks(config, task, folder),
         LearningRateMonitor("step"),
-        RestOfState(),
+        RestOfState(files),
         BestCheckpoint(checkpoints, "best", monitor=f"val/{task.best}", mode="max", enable_version_counter=False),
         ModelCheckpoint(checkpoints, "last", monitor=None, enable_version_counter=False),  # at each validation, ...
         SaveAtEnd(checkpoints / "last.ckpt"),  # ... and at the end of training

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ofa.checkpoint import BEST, LAST, read_config
 from ofa.errors import UserError
+from training.digest import digest
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +84,20 @@ def _written(value: Any) -> str:
 
 
 class RestOfState(pl.Callback):
-    """Keeps in checkpoints, as plain values and tensors: random states, and gradients that wait for their update.
+    """Keeps in checkpoints, as plain values and tensors: random states, gradients that wait, digests of files.
+
+    The files that are learnt from have to be the same when the run goes on.
 
     A validation may come between the batches of one update, where an epoch is not a multiple of the accumulation.
     The position in the data is in the checkpoint; Lightning forgets to give it to a loader that was made early, to
     count the updates of the run.
+
+    Args:
+        files: that are learnt from, under the name by which an error is to call them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, files: Mapping[str, Sequence[Path]]) -> None:
+        self.files = {name: [digest(path) for path in paths] for name, paths in files.items()}
         self.position: dict[str, Any] | None = None  # in the data; None: not resumed
         self.gradients: dict[str, Tensor] = {}
 
@@ -102,14 +109,21 @@ class RestOfState(pl.Callback):
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
         }
+        checkpoint["files"] = self.files
         waiting = module.named_parameters() if trainer.fit_loop.epoch_loop._should_accumulate() else ()
         checkpoint["gradients"] = {name: p.grad for name, p in waiting if p.grad is not None}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if "random" not in checkpoint:
+        if not {"random", "files"} <= checkpoint.keys():
             raise UserError(
                 f"{trainer.ckpt_path} was written before runs could be resumed; start anew from its weights with init="
             )
+        for name, digests in self.files.items():
+            if digests != checkpoint["files"].get(name):
+                raise UserError(
+                    f"the run of {trainer.ckpt_path} had another {name}; give the one it had, or start anew from its "
+                    "weights with init="
+                )
         states = checkpoint["random"]
         random.setstate(states["python"])
         np.random.set_state(states["numpy"])

@@ -19,11 +19,12 @@ from runs import ROOT, run
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample
 from data.module import OFADataModule
+from data.teacher_answers import TeacherAnswers
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
-from training.build import build_teacher, training_callbacks
+from training.build import build_teacher, learnt_files, training_callbacks
 from training.distillation.cache import TeacherCache
 from training.distillation.module import DistillationModule
 from training.distillation.teacher import Teacher
@@ -119,7 +120,9 @@ def make_trained(teacher, cache):
     return ScoredStudent(*parts, plan.criterion, optim, freezing, teacher)
 
 
-def fit(file, folder, checkpoint=None, interrupt=None, workers=0, seed=1, teacher=None, cache=None, **options):
+def fit(
+    file, folder, checkpoint=None, interrupt=None, workers=0, seed=1, teacher=None, cache=None, files=None, **options
+):
     pl.seed_everything(seed, verbose=False)
     data = OFADataModule(
         {"train": file, "val": file}, {"id": 0}, encode, batch_size=2, eval_batch_size=5, num_workers=workers,
@@ -127,7 +130,7 @@ def fit(file, folder, checkpoint=None, interrupt=None, workers=0, seed=1, teache
     )  # fmt: skip
     module = make_trained(teacher, cache)
     config = OmegaConf.create({"pictures": 0, "ema": {"decay": 0.9}})
-    callbacks = training_callbacks(config, SimpleNamespace(best="score"), folder)
+    callbacks = training_callbacks(config, SimpleNamespace(best="score"), folder, files or {})
     trainer = pl.Trainer(
         accelerator="cpu", callbacks=[*callbacks, *([Interrupt(interrupt)] if interrupt else [])], max_epochs=3,
         logger=CSVLogger(folder, "", ""), log_every_n_steps=1, check_val_every_n_epoch=None, gradient_clip_val=1.0,
@@ -196,6 +199,34 @@ def test_a_run_goes_on_only_with_the_rows_it_had(tmp_path):
         fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", val_check_interval=3)
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_run_goes_on_only_with_files_of_the_content_they_had(tmp_path):
+    file, last = write_rows(tmp_path / "rows.tsv"), tmp_path / "first/checkpoints/last.ckpt"
+    files = {"training file (data)": [file], "teacher (distill.teacher)": [tmp_path / "a", tmp_path / "b"]}
+    for path in files["teacher (distill.teacher)"]:
+        path.write_text("weights")
+    options = {"val_check_interval": 3, "files": files}
+    with pytest.raises(InterruptedError):
+        fit(file, tmp_path / "first", interrupt=4, **options)
+    (tmp_path / "b").write_text("Weights")
+    with pytest.raises(UserError, match=r"the run of .*last.ckpt had another teacher \(distill.teacher\); give"):
+        fit(file, tmp_path / "second", last, **options)
+    (tmp_path / "a").rename(tmp_path / "c")
+    (tmp_path / "b").write_text("weights")
+    files["teacher (distill.teacher)"][0] = tmp_path / "c"
+    fit(file, tmp_path / "second", last, **options)
+
+
+def test_a_run_goes_on_only_with_what_it_learns_from(tmp_path):
+    paths = {name: write_rows(tmp_path / name) for name in ("train", "val", "answers", "teacher")}
+    data = OFADataModule(
+        {"train": paths["train"], "val": paths["val"]}, {"id": 0}, encode, batch_size=2, eval_batch_size=5,
+        teacher_answers=TeacherAnswers(paths["answers"], "id", {}),
+    )  # fmt: skip
+    files = learnt_files(data, SimpleNamespace(files=[paths["teacher"]]))
+    assert sorted(path.name for group in files.values() for path in group) == ["answers", "teacher", "train"]
+
+
 @pytest.fixture
 def interrupted(tmp_path):
     """The configuration and the folder of a run, whose last checkpoint says as much as is read of it here."""
@@ -254,7 +285,7 @@ def test_a_missing_or_damaged_run_is_refused_in_one_line(interrupted, tmp_path):
 SMALL_DEMO = ["model=micro", "data.rows.train=64", "data.rows.evaluation=10", "task.image_size=32",
               "data.batch_size=16", "data.scenes.grid=2", "model.dropout=0.2", "ema.decay=0.9", "trainer.max_steps=10",
               "validate_every=3", "trainer.log_every_n_steps=1", "distill=hidden", "distill.teacher=teacher",
-              "distill.kd_schedule=growing"]  # fmt: skip
+              "distill.kd_schedule=growing", "distill.init_from_teacher=first"]  # fmt: skip
 
 
 def test_a_run_that_is_killed_and_resumed_ends_as_the_one_that_was_not(tmp_path):
@@ -269,6 +300,7 @@ def test_a_run_that_is_killed_and_resumed_ends_as_the_one_that_was_not(tmp_path)
     kill_behind_a_checkpoint(tmp_path, "hydra.run.dir=first")
     process = run("train.py", *SMALL_DEMO, "resume=first", "hydra.run.dir=second", folder=tmp_path)
     assert "going on behind update 3 of first/checkpoints/last.ckpt" in process.stdout
+    assert process.stdout.count("weights of teacher/checkpoints/best.ckpt") == 1  # the student does not start from it
 
     assert_equal(read(tmp_path / "whole"), read(tmp_path / "second"))
     assert {name.split(".")[0] for name in read(tmp_path / "second")["current_model_state"]} == {"model", "criterion"}

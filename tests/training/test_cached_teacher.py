@@ -92,10 +92,9 @@ def losses(module, samples):
 def test_cached_and_live_teacher_give_each_sample_the_same_loss(allowed, settings, teacher, samples, tmp_path):
     hard = LabelSmoothedCrossEntropy(0.1, constraint_range=[7, 16] if allowed == "range" else None)
     tree = PrefixTree(ANSWERS) if allowed == "tree" else None
-    if allowed == "whole":
-        settings = {**settings, "cache_top_k": VOCABULARY}
+    kept = {"cache_top_k": VOCABULARY} if allowed == "whole" else {}
     live = make_module(teacher, hard=hard, tree=tree, **settings)
-    cached = make_module(teacher, tmp_path / "cache", hard=hard, tree=tree, **settings)
+    cached = make_module(teacher, tmp_path / "cache", hard=hard, tree=tree, **settings, **kept)
     expected = losses(live, samples)
     torch.testing.assert_close(losses(cached, samples), expected, **HALF)
     assert losses(cached, samples) == losses(cached, samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from criterions.distillation.criterion import DistillationCriterion
-from criterions.distillation.matching import Match, compose, read_rules
+from criterions.distillation.matching import Match, MatchRule, compose, read_rules
 from criterions.distillation.on_policy import OnPolicy
 from criterions.distillation.projections import ACTIVATIONS
 from criterions.distillation.temperature import Temperature
@@ -106,42 +107,13 @@ def plan_distillation(
         check_choice(settings["projection"], "distill.projection", ACTIVATIONS)
     _check_options(settings)
     rules = read_rules(*(settings.pop(key) for key in ("matches", "match_weight", "projection")))
-    on_policy = OnPolicy(**settings.pop("on_policy"))
-    if on_policy.weight == 0 and on_policy != OnPolicy(weight=0):
-        raise UserError(
-            "distill.on_policy.loss and .temperature have no effect without distill.on_policy.weight; set it"
-        )
-    on_policy = on_policy if on_policy.weight > 0 else None
-    if settings["kd"] is None and not rules and on_policy is None:
-        raise UserError(
-            "distill.kd=null, no distill.matches and distill.on_policy.weight=0: nothing is learnt from the teacher; "
-            "set one"
-        )
+    on_policy = _on_policy(settings.pop("on_policy"))
     init_rule = settings.pop("init_from_teacher")
     cache = [settings.pop(f"cache{key}") for key in ("", "_views", "_top_k")]
-    if init_rule is not None and len(paths) > 1:
-        raise UserError(
-            f"distill.init_from_teacher={init_rule} and distill.teacher names {len(paths)} teachers; start from one by "
-            "a run with that one, or leave it null"
-        )
-    if rules and len(paths) > 1:
-        raise UserError(
-            f"distill.matches compares intermediate states with one teacher's, and distill.teacher names {len(paths)}; "
-            "several are averaged on logits only: leave the matches out, or all teachers but one"
-        )
-    restricted = tree is not None or hard.constraint_range is not None
-    if settings["kd"] == "ce" and restricted:
-        what = "the task's answers" if tree is not None else f"criterion.constraint_range={hard.constraint_range}"
-        raise UserError(
-            f"distill.kd=ce is the published loss over all ids, and {what} allows some alone; "
-            "set distill.kd=ce_with_mask"
-        )
     settings["temperature"] = Temperature(**settings["temperature"])
-    if settings["temperature"].schedule == "flsw" and settings["kd"] != "mse" and len(paths) > 1:
-        raise UserError(
-            f"distill.temperature.schedule=flsw reads a teacher's logits, and of the {len(paths)} in distill.teacher "
-            "the probabilities are averaged; take another schedule, one teacher, or distill.kd=mse"
-        )
+    _check_losses(settings["kd"], rules, on_policy, hard, tree)
+    if len(paths) > 1:
+        _check_several(len(paths), settings["kd"], rules, init_rule, settings["temperature"])
     if seen is not None and image_size is None:
         raise UserError(f"distill.teacher_image_size={seen} has no effect on a task without images; leave it null")
     files = [find(str(path)) for path in paths]
@@ -159,6 +131,56 @@ def plan_distillation(
             f"{on_policy.weight} asks about sequences that are not known before; leave out one of them"
         )
     return DistillationPlan(files, criterion, precision, seen, first_layers, on_policy, cache)
+
+
+def _on_policy(settings: dict[str, Any]) -> OnPolicy | None:
+    on_policy = OnPolicy(**settings)
+    if on_policy.weight == 0 and on_policy != OnPolicy(weight=0):
+        raise UserError(
+            "distill.on_policy.loss and .temperature have no effect without distill.on_policy.weight; set it"
+        )
+    return on_policy if on_policy.weight > 0 else None
+
+
+def _check_losses(
+    kd: str | None,
+    rules: Sequence[MatchRule],
+    on_policy: OnPolicy | None,
+    hard: LabelSmoothedCrossEntropy,
+    tree: PrefixTree | None,
+) -> None:
+    if kd is None and not rules and on_policy is None:
+        raise UserError(
+            "distill.kd=null, no distill.matches and distill.on_policy.weight=0: nothing is learnt from the teacher; "
+            "set one"
+        )
+    if kd == "ce" and (tree is not None or hard.constraint_range is not None):
+        what = "the task's answers" if tree is not None else f"criterion.constraint_range={hard.constraint_range}"
+        raise UserError(
+            f"distill.kd=ce is the published loss over all ids, and {what} allows some alone; "
+            "set distill.kd=ce_with_mask"
+        )
+
+
+def _check_several(
+    n_teachers: int, kd: str | None, rules: Sequence[MatchRule], init_rule: object, temperature: Temperature
+) -> None:
+    """Refuse what needs one teacher."""
+    if init_rule is not None:
+        raise UserError(
+            f"distill.init_from_teacher={init_rule} and distill.teacher names {n_teachers} teachers; start from one by "
+            "a run with that one, or leave it null"
+        )
+    if rules:
+        raise UserError(
+            f"distill.matches compares intermediate states with one teacher's, and distill.teacher names {n_teachers}; "
+            "several are averaged on logits only: leave the matches out, or all teachers but one"
+        )
+    if temperature.schedule == "flsw" and kd != "mse":
+        raise UserError(
+            f"distill.temperature.schedule=flsw reads a teacher's logits, and of the {n_teachers} in distill.teacher "
+            "the probabilities are averaged; take another schedule, one teacher, or distill.kd=mse"
+        )
 
 
 def _check_options(settings: dict[str, Any]) -> None:

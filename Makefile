@@ -17,7 +17,7 @@ demo: $(INSTALLED)   ## train the 33 M-parameter tiny model on generated scenes 
 	$(BIN)/python train.py task=refcoco model=tiny
 
 test: $(INSTALLED)   ## the whole test suite
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 lint: $(INSTALLED)   ## style and format
 	$(BIN)/ruff check .

@@ -312,7 +312,7 @@ def test_a_run_that_is_killed_and_resumed_ends_as_the_one_that_was_not(tmp_path)
 
 def kill_behind_a_checkpoint(folder, *words):
     """Start a run and end it as a power cut would, in training, once its first checkpoint is written."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OFA_CACHE": str(folder / "cache")}
+    environment = {"OMP_NUM_THREADS": "2", **os.environ, "OFA_CACHE": str(folder / "cache")}  # the same as in `run`
     command = [sys.executable, ROOT / "train.py", *SMALL_DEMO, *words]
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 200

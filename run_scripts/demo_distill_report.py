@@ -28,7 +28,7 @@ def main() -> None:
                        *(line for task in tasks for line in rows(folder / task, METRICS[task]))])  # fmt: skip
     (folder / "table.md").write_text(table + "\n")
     plot(folder, tasks)
-    print(f"{table}\n\nseeds: mean ± standard deviation; also in {folder}/table.md, curves in {folder}/curves.png")
+    print(f"{table}\n\nmean ± standard deviation (seeds); also in {folder}/table.md, curves in {folder}/curves.png")
 
 
 def runs(folder: Path, student: str) -> list[Path]:
@@ -49,7 +49,9 @@ def rows(folder: Path, metric: str) -> list[str]:
 
 
 def spread(values: list[float]) -> str:
-    return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else f"{mean(values):.3f}"
+    """Mean, standard deviation and number of seeds."""
+    deviation = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{mean(values):.3f}{deviation} ({len(values)})"
 
 
 def plot(folder: Path, tasks: list[str]) -> None:

@@ -102,7 +102,7 @@ class SaveAtEnd(pl.Callback):
         self.file = file
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.file)
+        trainer.save_checkpoint(self.file, weights_only=False)  # said, or Lightning says it for each run
 
 
 class ReportNotes(pl.Callback):

@@ -124,17 +124,17 @@ class OFAConfig:
 def check_choice(value: object, key: str, valid: Collection[str]) -> None:
     """Refuse, in an error about the setting `key`, what is not one of the valid names."""
     if not isinstance(value, str) or value not in valid:
-        raise UserError(f"{key}={_typed(value)} is not one of {', '.join(valid)}{did_you_mean(str(value), valid)}")
+        raise UserError(f"{key}={typed(value)} is not one of {', '.join(valid)}{did_you_mean(str(value), valid)}")
 
 
 def check_number(value: object, key: str, remedy: str, *, above_zero: bool = False) -> None:
     """Refuse, in an error about the setting `key`, what is not a finite number of at least 0, or above it."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or value < 0 or (above_zero and value == 0):
-        raise UserError(f"{key}={_typed(value)} is not a number {'above' if above_zero else 'of at least'} 0; {remedy}")
+        raise UserError(f"{key}={typed(value)} is not a number {'above' if above_zero else 'of at least'} 0; {remedy}")
 
 
-def _typed(value: object) -> object:
+def typed(value: object) -> object:
     """A value as it is typed on the command line."""
     return "null" if value is None else value
 

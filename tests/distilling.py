@@ -1,15 +1,18 @@
 """Teachers and students small enough to compute their losses by hand."""
 
 import copy
+from types import SimpleNamespace
 
 import torch
 from omegaconf import OmegaConf
 from runs import ROOT
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from data.batch import Sample, collate
 from ofa.config import OFAConfig
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
+from training.distillation.module import DistillationModule
 from training.distillation.plan import plan_distillation
 
 SMALL_DEMO = [
@@ -35,6 +38,23 @@ del DEFAULTS["predictions"]  # they are data, and no part of the plan
 def make_model(config, seed):
     torch.manual_seed(seed)
     return OFAModel(config)
+
+
+def make_batch():
+    """Two samples with pictures and prompts, both of other lengths."""
+    torch.manual_seed(4)
+    return collate(
+        [
+            Sample("a", [0, 11, 12, 2], [8, 9, 2], torch.randn(3, 32, 32), truth=None, prefix=[11, 12]),
+            Sample("b", [0, 13, 2], [7, 2], torch.randn(3, 32, 32), truth=None, prefix=[13]),
+        ]
+    )
+
+
+def forget_trainer(monkeypatch):
+    """Let a training module take a step by itself, as the first of a run."""
+    monkeypatch.setattr(DistillationModule, "global_step", 0)
+    monkeypatch.setattr(DistillationModule, "trainer", SimpleNamespace(precision="32-true"), raising=False)
 
 
 def save(model, folder):

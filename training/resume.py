@@ -21,6 +21,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from ofa.checkpoint import BEST, LAST, read_config
+from ofa.config import typed
 from ofa.errors import UserError
 from training.digest import digest
 
@@ -65,7 +66,7 @@ def _check_same_run(config: DictConfig, run: Path) -> None:
     for key in before | now:
         if not any(f"{key}.".startswith(f"{free}.") for free in FREE) and before.get(key) != now.get(key):
             raise UserError(
-                f"{key}={_written(now.get(key))}, but resume={run} was started with {key}={_written(before.get(key))}; "
+                f"{key}={typed(now.get(key))}, but resume={run} was started with {key}={typed(before.get(key))}; "
                 "give the words it was started with, or start anew from its weights with init="
             )
 
@@ -77,10 +78,6 @@ def _settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield from _settings(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _written(value: Any) -> str:
-    return "null" if value is None else str(value)
 
 
 class RestOfState(pl.Callback):

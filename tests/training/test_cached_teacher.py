@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from distilling import SMALL_DEMO, STUDENT, TEACHER, make_model, make_plan, outputs, save
+from distilling import SMALL_DEMO, STUDENT, TEACHER, forget_trainer, make_model, make_plan, outputs, save
 from runs import run
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
@@ -36,8 +36,7 @@ def teacher(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_trainer(monkeypatch):
-    monkeypatch.setattr(DistillationModule, "global_step", 0)
-    monkeypatch.setattr(DistillationModule, "trainer", SimpleNamespace(precision="32-true"), raising=False)
+    forget_trainer(monkeypatch)
 
 
 @pytest.fixture

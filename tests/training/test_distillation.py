@@ -6,11 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from distilling import SMALL_DEMO, STUDENT, TEACHER, make_model, make_plan, outputs, save
+from distilling import SMALL_DEMO, STUDENT, TEACHER, forget_trainer, make_batch, make_model, make_plan, outputs, save
 from runs import run
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
-from data.batch import Sample, collate
 from ofa.checkpoint import load
 from ofa.config import OFAConfig
 from ofa.errors import UserError
@@ -36,8 +35,7 @@ def second_teacher(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_trainer(monkeypatch):
-    monkeypatch.setattr(DistillationModule, "global_step", 0)
-    monkeypatch.setattr(DistillationModule, "trainer", SimpleNamespace(precision="32-true"), raising=False)
+    forget_trainer(monkeypatch)
 
 
 def make_module(teacher, hard=None, tree=None, **settings):
@@ -53,13 +51,7 @@ def make_module(teacher, hard=None, tree=None, **settings):
 
 @pytest.fixture
 def batch():
-    torch.manual_seed(4)
-    return collate(
-        [
-            Sample("a", [0, 11, 12, 2], [8, 9, 2], torch.randn(3, 32, 32), truth=None, prefix=[11, 12]),
-            Sample("b", [0, 13, 2], [7, 2], torch.randn(3, 32, 32), truth=None, prefix=[13]),
-        ]
-    )
+    return make_batch()
 
 
 def test_the_loss_is_the_sum_of_its_parts_as_computed_by_hand(teacher, batch):

@@ -5,13 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from distilling import SMALL_DEMO
+from distilling import SMALL_DEMO, forget_trainer, make_batch
 from runs import run
 
 from criterions.distillation.criterion import DistillationCriterion
 from criterions.distillation.on_policy import OnPolicy
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
-from data.batch import Sample, collate
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree, score_candidates
@@ -28,8 +27,7 @@ CLOSE = dict(rtol=1e-4, atol=1e-5)
 
 @pytest.fixture(autouse=True)
 def no_trainer(monkeypatch):
-    monkeypatch.setattr(DistillationModule, "global_step", 0)
-    monkeypatch.setattr(DistillationModule, "trainer", SimpleNamespace(precision="32-true"), raising=False)
+    forget_trainer(monkeypatch)
 
 
 def make_model(seed, **options):
@@ -51,13 +49,7 @@ def make_module(on_policy, hard=None, tree=None, kd="ce", hard_weight=1.0, teach
 
 @pytest.fixture
 def batch():
-    torch.manual_seed(4)
-    return collate(
-        [
-            Sample("a", [0, 11, 12, 2], [8, 9, 2], torch.randn(3, 32, 32), truth=None, prefix=[11, 12]),
-            Sample("b", [0, 13, 2], [7, 2], torch.randn(3, 32, 32), truth=None, prefix=[13]),
-        ]
-    )
+    return make_batch()
 
 
 def logits(model, batch):

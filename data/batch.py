@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ofa.padding import pad
 from ofa.vocabulary import BOS, PAD
 
 
@@ -109,14 +110,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         truths=[sample.truth for sample in samples],
         notes=[note for sample in samples for note in sample.notes],
     )
-
-
-def pad(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of ids as one int64 tensor [B, length of the longest], filled up with <pad> on the right."""
-    padded = torch.full((len(rows), max(map(len, rows), default=0)), PAD)
-    for line, row in zip(padded, rows, strict=True):
-        line[: len(row)] = torch.tensor(row, dtype=torch.int64)
-    return padded
 
 
 def _decoder_rows(prefixes: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

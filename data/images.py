@@ -1,26 +1,13 @@
-"""Pictures: from the base64 of an encoded file to the normalised tensor a model takes."""
+"""The image column of a row: base64 of an encoded file."""
 
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
-import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from data.tsv import Row
-
-# 8000 x 8000: above any photograph in the published data, and 192 MB when decoded. Below Pillow's own limits, which
-# warn first and refuse only at twice the size.
-MAX_PIXELS = 64_000_000
-
-# What photographs come in. Pillow knows more, some of which start other programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+from ofa.images import ImageError, open_image
 
 URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 
@@ -28,34 +15,18 @@ URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 def decode_image(text: str, where: Row) -> Image.Image:
     """The RGB picture in `text`, base64 of an encoded file in the standard or the URL-safe alphabet, padded or not.
 
-    Pixels are those of the published system: transparency is dropped, not blended, and the EXIF orientation is not
-    applied, since boxes and published results refer to pixels as they are stored.
-
     Args:
         text: the image column.
         where: the row it stands in, named in errors.
 
     Raises:
-        RowError: for base64 or a picture that does not decode in full, and for one of more than MAX_PIXELS.
+        RowError: for base64 or a picture that does not decode in full, and for one of too many pixels.
     """
     encoded = _decode_base64(text, where)
-    with _decoding(where):
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)  # reads the header only
-    if image.width * image.height > MAX_PIXELS:
-        raise where.error(f"the picture is {image.width} x {image.height} px, more than the {MAX_PIXELS} px allowed")
-    with _decoding(where):
-        return _to_rgb(image)
-
-
-@contextmanager
-def _decoding(where: Row) -> Iterator[None]:
-    """Turns whatever a decoder raises into an error about the row."""
     try:
-        yield
-    except Image.UnidentifiedImageError as error:
-        raise where.error(f"the image column holds no picture of a known kind ({', '.join(FORMATS)})") from error
-    except Exception as error:  # on damaged bytes decoders raise anything from OSError to struct.error
-        raise where.error(f"the picture does not decode ({error})") from error
+        return open_image(encoded)
+    except ImageError as error:
+        raise where.error(f"the image cannot be used: {error}") from error
 
 
 def _decode_base64(text: str, where: Row) -> bytes:
@@ -66,37 +37,3 @@ def _decode_base64(text: str, where: Row) -> bytes:
         return base64.b64decode(symbols + b"=" * (-len(symbols) % 4), validate=True)
     except ValueError as error:  # binascii.Error and UnicodeEncodeError are ValueErrors
         raise where.error(f"the image column is not base64 ({error})") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip to white at 255
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-        image = Image.fromarray(grey.astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours as directly, without Pillow's warning
-    return image.convert("RGB")
-
-
-@dataclass(frozen=True)
-class ImageTransform:
-    """PIL picture -> float32 tensor [3, size, size]: resized by Pillow's bicubic filter, aspect not kept, normalised.
-
-    Args:
-        size: pixels a side.
-        mean, std: of each channel, on the scale where 255 is 1.
-    """
-
-    size: int
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        resized = np.array(image.resize((self.size, self.size), Image.Resampling.BICUBIC))
-        pixels = torch.from_numpy(resized).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
-        mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return pixels.sub_(mean).div_(std)
-
-
-def resize_ratios(size: int, width: int, height: int) -> tuple[float, float]:
-    """What x and y of a box in a picture of width x height are multiplied by when it becomes size x size."""
-    return size / width, size / height

@@ -1,4 +1,4 @@
-"""What a task is: `Task`, the shape every task's file has.
+"""What a task is: `Task`, the shape every task's file has: a processor with rows, truths and scores.
 
 A task knows one row of a TSV file and one model output, nothing of batches, training or processes. Truth and prediction
 are small frozen dataclasses of its own: the truth travels with the sample to `decode`, `score` and `draw`; the fields
@@ -7,7 +7,7 @@ of the prediction are what predictions.jsonl holds beside the sample's id.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -18,13 +18,14 @@ from torchmetrics import Metric
 
 from data.batch import Sample
 from data.tsv import Row
-from ofa.generation import GenerationOptions, Hypothesis, PrefixTree
+from ofa.generation import Hypothesis
+from ofa.processors.base import Processor
 
 Truth = TypeVar("Truth")
 Prediction = TypeVar("Prediction")
 
 
-class Task(ABC, Generic[Truth, Prediction]):
+class Task(Processor, Generic[Truth, Prediction]):
     """One task: columns to prompt and target, model output to answer, answer to score."""
 
     fixed_generation: ClassVar[tuple[str, ...]] = ()
@@ -53,17 +54,6 @@ class Task(ABC, Generic[Truth, Prediction]):
 
     unread_columns: tuple[str, ...] = ()
     """Those of `columns` that its settings leave unread, so that a file need not have them."""
-
-    tree: PrefixTree | None = None
-    """The answers of a task that has a closed set of them: training and generation allow no other."""
-
-    scores_candidates: bool = False
-    """Whether an answer is found by scoring each one of `tree`, instead of by beam search."""
-
-    @property
-    @abstractmethod
-    def generation(self) -> GenerationOptions:
-        """How the published evaluation generates an answer."""
 
     @abstractmethod
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +14,15 @@ from torch import Tensor
 from data.batch import Sample
 from data.tsv import Row
 from ofa.errors import UserError
-from ofa.generation import GenerationOptions, Hypothesis
+from ofa.generation import Hypothesis
+from ofa.processors.captioning import CaptionProcessor, without_punctuation
 from ofa.vocabulary import EOS
 from tasks.drawing import draw_tile
 from tasks.image_task import ImageTask
 from tasks.metrics.captions import CaptionReport, CaptionScores
 from tasks.metrics.cider import DocumentFrequencies
 
-_PROMPT = "what does the image describe?"
 _JOINT = "&&"  # between the references of one image
-_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Captioned:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caption(ImageTask[References, Captioned]):
+class Caption(CaptionProcessor, ImageTask[References, Captioned]):
     """Captions of COCO, stage 1. Letters keep their case, as in the published data, which is in lower case.
 
     Args:
@@ -73,10 +71,6 @@ class Caption(ImageTask[References, Captioned]):
     def frequencies(self) -> DocumentFrequencies | None:
         return None if self.document_frequencies is None else DocumentFrequencies.from_file(self.document_frequencies)
 
-    @property
-    def generation(self) -> GenerationOptions:
-        return GenerationOptions(beam_size=5, max_len=16, no_repeat_ngram_size=3)
-
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
         """The prompt and, in training, the row's one caption; in evaluation all references that the row holds.
 
@@ -86,7 +80,7 @@ class Caption(ImageTask[References, Captioned]):
         if not train:
             return self.with_references(row, references(row))
         caption = row.values["caption"]
-        words = caption.translate(_WITHOUT_PUNCTUATION).split()
+        words = without_punctuation(caption).split()
         if not words:
             raise row.error("the caption is empty")
         notes = []
@@ -102,24 +96,23 @@ class Caption(ImageTask[References, Captioned]):
         return self._sample(row, _JOINT.join(captions), captions, notes)
 
     def _sample(self, row: Row, target: str, captions: tuple[str, ...], notes: tuple[str, ...]) -> Sample:
-        source, prompt_notes = self.encode_prompt(_PROMPT)
+        question = self.ask()
         return Sample(
             id=row.values["uniq_id"],
-            source=source,
+            source=question.source,
             target=[*self.tokenizer.encode(target), EOS] if target else [],
             image=self.open_image(row)[1],
             truth=References(row.values["image_id"], captions),
-            notes=(*notes, *prompt_notes),
+            notes=(*notes, *question.notes),
         )
 
     def decode(self, hypothesis: Hypothesis, truth: References) -> Captioned:
-        text = self.tokenizer.decode(hypothesis.tokens)
-        return Captioned(text.translate(_WITHOUT_PUNCTUATION).strip(), hypothesis.score)
+        return Captioned(self.caption(hypothesis), hypothesis.score)
 
     def answer_cell(self, answer: Any) -> str:
         if not isinstance(answer, str):
             raise ValueError(f"the caption {answer} is not text")
-        if not answer.translate(_WITHOUT_PUNCTUATION).strip():
+        if not without_punctuation(answer):
             raise ValueError("the caption is empty")
         return answer
 
@@ -178,5 +171,5 @@ class SelfCriticalCaption(Caption):
 
 def references(row: Row) -> tuple[str, ...]:
     """The captions of a row, joined by `&&` in its column, without punctuation; empty ones are left out."""
-    captions = (c.translate(_WITHOUT_PUNCTUATION).strip() for c in row.values["caption"].strip().split(_JOINT))
+    captions = map(without_punctuation, row.values["caption"].strip().split(_JOINT))
     return tuple(caption for caption in captions if caption)

@@ -1,21 +1,14 @@
-"""Tasks whose answer is one of a known set: the prefix tree over the set, and the decoder's prompt."""
+"""Tasks whose answer is one of a known set."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from data.tsv import Row
-from ofa.errors import UserError
-from ofa.generation import GenerationOptions, Hypothesis, PrefixTree
-from ofa.vocabulary import EOS
+from ofa.generation import Hypothesis
+from ofa.processors.closed import ClosedAnswerProcessor
 from tasks.base import Truth
 from tasks.image_task import ImageTask
-
-PROMPT_TYPES = ("none", "src", "prev_output")
-INFERENCES = ("all_candidates", "beam_search")
 
 
 @dataclass(frozen=True)
@@ -27,72 +20,12 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClosedAnswerTask(ImageTask[Truth, Answer]):
-    """A task whose answers are known beforehand.
-
-    Args:
-        max_words: words of a text from the file that are read, the "source length" of the published recipes.
-        max_source_tokens: ids of a source; less than the position table has room for, as an answer may follow it.
-        prompt_type: what the decoder reads in front of the answer: nothing ("none"), the source ("src"), or the source
-            without its `</s>` ("prev_output").
-        inference: score every answer of the set ("all_candidates"), or search among them ("beam_search").
-
-    Raises:
-        UserError: an unknown choice, or a search behind a prompt that ends in `</s>`.
-    """
+class ClosedAnswerTask(ClosedAnswerProcessor, ImageTask[Truth, Answer]):
+    """A task whose answers are known beforehand."""
 
     answer_field = "answer"
     # They would count the decoder's prompt, too.
     fixed_generation = ("min_len", "no_repeat_ngram_size", "length_penalty", "normalize_scores")
-
-    max_words: int = 80
-    max_source_tokens: int = 992
-    prompt_type: str = "prev_output"
-    inference: str = "all_candidates"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_words < 1:
-            raise UserError(f"task.max_words={self.max_words} leaves no text to read")
-        if self.prompt_type not in PROMPT_TYPES:
-            raise UserError(f"task.prompt_type={self.prompt_type} is not one of {', '.join(PROMPT_TYPES)}")
-        if self.inference not in INFERENCES:
-            raise UserError(f"task.inference={self.inference} is not one of {', '.join(INFERENCES)}")
-        if (self.prompt_type, self.inference) == ("src", "beam_search"):
-            raise UserError(
-                "task.prompt_type=src ends the decoder's prompt in </s>, where a beam search ends, too; "
-                "set task.inference=all_candidates"
-            )
-
-    @property
-    @abstractmethod
-    def answers(self) -> Sequence[str]:
-        """The closed set."""
-
-    @cached_property
-    def tree(self) -> PrefixTree | None:
-        return PrefixTree([self.tokenizer.encode(answer) for answer in self.answers])
-
-    @property
-    def scores_candidates(self) -> bool:
-        return self.inference == "all_candidates"
-
-    @property
-    def generation(self) -> GenerationOptions:
-        """Beam search among the answers, by the sum of log-probabilities, which long answers must not win by length."""
-        return GenerationOptions(
-            beam_size=5,
-            max_len=self.tree.longest,
-            max_len_behind_prefix=True,
-            normalize_scores=False,
-            prefix_tree=self.tree,
-        )
-
-    def decoder_prompt(self, source: list[int]) -> list[int]:
-        """What stands between `<s>` and the answer in the decoder's input."""
-        if self.prompt_type == "none":
-            return []
-        return source[1:] if self.prompt_type == "src" else source[1:-1]
 
     def encode_answer(self, answer: str, row: Row) -> list[int]:
         """The ids of an answer, with `</s>`.
@@ -100,16 +33,10 @@ class ClosedAnswerTask(ImageTask[Truth, Answer]):
         Raises:
             RowError: the answer is not one of the set.
         """
-        tokens = self.tokenizer.encode(answer)
-        if self.tree is not None and (*tokens, EOS) not in self._answer_of:
-            raise row.error(f"the answer {answer!r} is not in the list of {len(self.answers)} answers")
-        return [*tokens, EOS]
+        try:
+            return self.answer_tokens(answer)
+        except ValueError as error:
+            raise row.error(str(error)) from error
 
     def decode(self, hypothesis: Hypothesis, truth: Truth) -> Answer:
-        tokens = tuple(hypothesis.tokens)
-        text = self.tokenizer.decode(tokens) if self.tree is None else self._answer_of[tokens]
-        return Answer(text, hypothesis.score)
-
-    @cached_property
-    def _answer_of(self) -> dict[tuple[int, ...], str]:
-        return {(*self.tokenizer.encode(answer), EOS): answer for answer in self.answers}
+        return Answer(self.answer(hypothesis), hypothesis.score)

@@ -11,8 +11,8 @@ import torch
 from data.demo.files import read_scenes
 from data.demo.scenes import COLOURS, SHAPES
 from data.tsv import TSVFile
+from ofa.boxes import Box, box_iou
 from tasks.base import Task
-from tasks.boxes import Box, box_iou
 from tasks.caption import Caption, SelfCriticalCaption, references
 from tasks.metrics.cider import CiderD, DocumentFrequencies
 from tasks.refcoco import RefCOCO, RefCOCOg

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,15 +11,11 @@ from torch import Tensor
 
 from data.batch import Sample
 from data.tsv import Row
+from ofa.processors.base import QuestionError
+from ofa.processors.entailment import ANSWERS, LABELS, EntailmentProcessor
 from tasks.closed import Answer, ClosedAnswerTask
 from tasks.drawing import draw_tile
 from tasks.metrics.entailment import EntailmentAccuracy
-from tasks.text import clean_caption, cut_words
-
-_WITH_CAPTION = 'can image and text1 " {caption} " imply text2 " {hypothesis} "?'
-_WITHOUT_CAPTION = 'does the image describe " {hypothesis} "?'
-ANSWERS = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
-_LABELS = {answer: label for label, answer in ANSWERS.items()}
 
 
 @dataclass(frozen=True)
@@ -32,14 +28,8 @@ class Entailment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SNLIVE(ClosedAnswerTask[Entailment]):
-    """SNLI-VE (arXiv 1901.06706), three answers.
-
-    Args:
-        use_caption: ask about image and caption together, as the published models were trained.
-    """
-
-    use_caption: bool = True
+class SNLIVE(EntailmentProcessor, ClosedAnswerTask[Entailment]):
+    """SNLI-VE (arXiv 1901.06706), three answers."""
 
     columns = {"uniq_id": 0, "image": 2, "hypothesis": 3, "caption": 4, "label": 5}  # column 1 is the image's id
     n_columns = 6
@@ -47,7 +37,6 @@ class SNLIVE(ClosedAnswerTask[Entailment]):
     files = {"val": "snli_ve_dev.tsv"}
     answer_column = "label"
     best = "accuracy"
-    answers: ClassVar[tuple[str, ...]] = tuple(ANSWERS.values())
 
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
         """The prompt around hypothesis and caption, and the label's word.
@@ -59,27 +48,19 @@ class SNLIVE(ClosedAnswerTask[Entailment]):
         label = row.values["label"].strip()
         if label not in ANSWERS and (label or train):
             raise row.error(f"the label {label!r} is not one of {', '.join(ANSWERS)}")
-        hypothesis, notes = cut_words(clean_caption, row.values["hypothesis"], self.max_words)
-        if not hypothesis:
-            raise row.error("the hypothesis is empty")
-        caption = ""
-        if self.use_caption:
-            caption, caption_notes = cut_words(clean_caption, row.values["caption"], self.max_words)
-            notes += caption_notes
-            if not caption:
-                raise row.error("the caption is empty, and task.use_caption=true asks about it")
-        prompt = _WITH_CAPTION if self.use_caption else _WITHOUT_CAPTION
-        source, prompt_notes = self.encode_prompt(prompt.format(hypothesis=hypothesis, caption=caption))
-        notes += prompt_notes
-        truth = Entailment(ANSWERS.get(label), hypothesis, caption)
+        try:
+            question = self.ask(row.values["hypothesis"], row.values.get("caption"))
+        except QuestionError as error:
+            raise row.error(str(error)) from error
+        truth = Entailment(ANSWERS.get(label), *question.texts)
         return Sample(
             id=row.values["uniq_id"],
-            source=source,
+            source=question.source,
             target=[] if truth.answer is None else self.encode_answer(truth.answer, row),
             image=self.open_image(row)[1],
             truth=truth,
-            prefix=self.decoder_prompt(source),
-            notes=notes if label else (*notes, "no label: not scored"),
+            prefix=question.prefix,
+            notes=question.notes if label else (*question.notes, "no label: not scored"),
         )
 
     @property
@@ -89,7 +70,7 @@ class SNLIVE(ClosedAnswerTask[Entailment]):
     def answer_cell(self, answer: Any) -> str:
         if answer not in self.answers:
             raise ValueError(f"the answer {answer!r} is not one of {', '.join(self.answers)}")
-        return _LABELS[answer]
+        return LABELS[answer]
 
     def metric(self) -> EntailmentAccuracy:
         return EntailmentAccuracy(tuple(ANSWERS))

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from data.batch import Batch
 from ofa.errors import UserError
-from ofa.generation import GenerationOptions, Hypothesis, best_candidates, generate
+from ofa.generation import GenerationOptions, Hypothesis
 from ofa.model import OFAModel
 from tasks.base import Task
 
@@ -50,14 +50,7 @@ class EvaluationModule(pl.LightningModule):
 
     def generate(self, batch: Batch) -> list[list[Hypothesis]]:
         """What the model says to each sample, best first, without the prompt that the decoder starts with."""
-        inputs, prefix = batch.inputs, batch.prefix_tokens
-        if self.task.scores_candidates:
-            return best_candidates(self.model, inputs, self.task.tree, prefix)
-        if prefix is None:
-            return generate(self.model, inputs, self.generation)
-        hypotheses = generate(self.model, inputs, self.generation, prefix)
-        prompts = zip(hypotheses, batch.prefixes, strict=True)
-        return [[_without_prompt(h, len(prompt)) for h in found] for found, prompt in prompts]
+        return self.task.search(self.model, batch.inputs, batch.prefix_tokens, self.generation)
 
     def on_validation_epoch_start(self) -> None:
         self._start_metrics({"val": self.task.metric()})
@@ -91,9 +84,3 @@ class EvaluationModule(pl.LightningModule):
         for prediction, truth in zip(predictions, batch.truths, strict=True):
             self.task.score(self.metrics[split], prediction, truth)
         return Answers(split, batch, predictions)
-
-
-def _without_prompt(hypothesis: Hypothesis, length: int) -> Hypothesis:
-    """What follows the first `length` tokens; its score is the sum of its own log-probabilities."""
-    token_scores = hypothesis.token_scores[length:]
-    return Hypothesis(hypothesis.tokens[length:], sum(token_scores), token_scores)

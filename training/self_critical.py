@@ -7,10 +7,11 @@ from torch import Tensor
 
 from criterions.label_smoothing import Loss
 from criterions.self_critical import SelfCritical
-from data.batch import Batch, pad
+from data.batch import Batch
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
 from ofa.model import OFAModel
+from ofa.padding import pad
 from ofa.vocabulary import BOS
 from tasks.caption import References, SelfCriticalCaption
 from tasks.metrics.cider import CiderD, with_end

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.answers import order_answers
+from ofa.answers import order_answers
 from ofa.errors import UserError
 from ofa.plain_pickle import load_plain_pickle
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data.images import MAX_PIXELS, ImageTransform, decode_image, resize_ratios
+from data.images import decode_image
 from data.tsv import Row, RowError
+from ofa.images import MAX_PIXELS, ImageTransform, resize_ratios
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "fairseq_data.json").read_text())
 WHERE = Row({}, Path("train.tsv"), 17)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data.answers import read_answers
 from data.prepare.answers import main
+from ofa.answers import read_answers
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,8 @@ import torch
 from golden import load_json
 
 from data.tsv import Row, RowError
-from tasks.boxes import CLIPPED, bins_to_boxes, box_iou, boxes_to_bins, clip_box, parse_box
+from ofa.boxes import bins_to_boxes, box_iou, boxes_to_bins
+from tasks.boxes import CLIPPED, clip_box, parse_box
 from tasks.metrics.boxes import BoxAccuracy
 
 RECORDED = load_json("fairseq_data.json")

@@ -12,7 +12,7 @@ from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import EOS
 from tasks.closed import Answer
-from tasks.vqa import VQA, Question
+from tasks.vqa import VQA, Asked
 
 RECORDED = load_json("fairseq_data.json")
 RNG = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def test_evaluation_takes_answers_outside_the_list_and_questions_without(task):
 
 def test_the_score_is_the_confidence_of_the_predicted_answer(task):
     metric = task.metric()
-    truth = Question("what color?", {"red": 0.9, "dark red": 0.3})
+    truth = Asked("what color?", {"red": 0.9, "dark red": 0.3})
     for answer in ("red", "dark red", "blue"):
         task.score(metric, Answer(answer, -0.1), truth)
     assert metric.compute()["vqa_score"].item() == pytest.approx(0.4)
@@ -115,7 +115,7 @@ def test_the_score_is_the_confidence_of_the_predicted_answer(task):
 
 def test_answers_come_from_the_list_and_results_name_the_question(task):
     tokens = [*task.tokenizer.encode("two dogs"), EOS]
-    truth = Question("how many?", {})
+    truth = Asked("how many?", {})
     prediction = task.decode(Hypothesis(tokens, -0.5, [0.0] * len(tokens)), truth)
     assert prediction == Answer("two dogs", -0.5)
     assert task.result("17", prediction, truth) == {"question_id": 17, "answer": "two dogs"}

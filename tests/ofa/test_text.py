@@ -1,7 +1,7 @@
 import pytest
 from golden import load_json
 
-from tasks.text import clean_caption, clean_question
+from ofa.text import clean_caption, clean_question
 
 RECORDED = load_json("fairseq_text.json")
 RECORDED_WORDS = 6

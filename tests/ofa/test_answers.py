@@ -1,6 +1,6 @@
 import pytest
 
-from data.answers import read_answers
+from ofa.answers import read_answers
 from ofa.errors import UserError
 
 

@@ -1,0 +1,105 @@
+"""Questions whose answer is one of a known set: the prefix tree over the set, and the decoder's prompt."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ofa.errors import UserError
+from ofa.generation import GenerationOptions, Hypothesis, PrefixTree
+from ofa.processors.base import ImageProcessor, Question
+from ofa.vocabulary import EOS
+
+PROMPT_TYPES = ("none", "src", "prev_output")
+INFERENCES = ("all_candidates", "beam_search")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedAnswerProcessor(ImageProcessor):
+    """Questions whose answers are known beforehand.
+
+    Args:
+        max_words: words of a given text that are read, the "source length" of the published recipes.
+        max_source_tokens: ids of a source; less than the position table has room for, as an answer may follow it.
+        prompt_type: what the decoder reads in front of the answer: nothing ("none"), the source ("src"), or the source
+            without its `</s>` ("prev_output").
+        inference: score every answer of the set ("all_candidates"), or search among them ("beam_search").
+
+    Raises:
+        UserError: an unknown choice, or a search behind a prompt that ends in `</s>`.
+    """
+
+    max_words: int = 80
+    max_source_tokens: int = 992
+    prompt_type: str = "prev_output"
+    inference: str = "all_candidates"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_words < 1:
+            raise UserError(f"task.max_words={self.max_words} leaves no text to read")
+        if self.prompt_type not in PROMPT_TYPES:
+            raise UserError(f"task.prompt_type={self.prompt_type} is not one of {', '.join(PROMPT_TYPES)}")
+        if self.inference not in INFERENCES:
+            raise UserError(f"task.inference={self.inference} is not one of {', '.join(INFERENCES)}")
+        if (self.prompt_type, self.inference) == ("src", "beam_search"):
+            raise UserError(
+                "task.prompt_type=src ends the decoder's prompt in </s>, where a beam search ends, too; "
+                "set task.inference=all_candidates"
+            )
+
+    @property
+    @abstractmethod
+    def answers(self) -> Sequence[str]:
+        """The closed set."""
+
+    @cached_property
+    def tree(self) -> PrefixTree | None:
+        return PrefixTree([self.tokenizer.encode(answer) for answer in self.answers])
+
+    @property
+    def scores_candidates(self) -> bool:
+        return self.inference == "all_candidates"
+
+    @property
+    def generation(self) -> GenerationOptions:
+        """Beam search among the answers, by the sum of log-probabilities, which long answers must not win by length."""
+        return GenerationOptions(
+            beam_size=5,
+            max_len=self.tree.longest,
+            max_len_behind_prefix=True,
+            normalize_scores=False,
+            prefix_tree=self.tree,
+        )
+
+    def question(self, prompt: str, texts: tuple[str, ...], notes: tuple[str, ...]) -> Question:
+        """A prompt made of cleaned texts, with what the decoder reads in front of the answer."""
+        source, prompt_notes = self.encode_prompt(prompt)
+        return Question(source, texts, self._decoder_prompt(source), (*notes, *prompt_notes))
+
+    def _decoder_prompt(self, source: list[int]) -> list[int]:
+        if self.prompt_type == "none":
+            return []
+        return source[1:] if self.prompt_type == "src" else source[1:-1]
+
+    def answer_tokens(self, answer: str) -> list[int]:
+        """The ids of an answer, with `</s>`.
+
+        Raises:
+            ValueError: it is not one of the set.
+        """
+        tokens = self.tokenizer.encode(answer)
+        if self.tree is not None and (*tokens, EOS) not in self._answer_of:
+            raise ValueError(f"the answer {answer!r} is not in the list of {len(self.answers)} answers")
+        return [*tokens, EOS]
+
+    def answer(self, hypothesis: Hypothesis) -> str:
+        """The answer that a hypothesis writes."""
+        tokens = tuple(hypothesis.tokens)
+        return self.tokenizer.decode(tokens) if self.tree is None else self._answer_of[tokens]
+
+    @cached_property
+    def _answer_of(self) -> dict[tuple[int, ...], str]:
+        return {(*self.tokenizer.encode(answer), EOS): answer for answer in self.answers}

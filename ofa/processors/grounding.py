@@ -1,0 +1,75 @@
+"""Visual grounding: which region does a text describe?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ofa.boxes import Box, bins_to_boxes, boxes_to_bins
+from ofa.errors import UserError
+from ofa.generation import GenerationOptions, Hypothesis
+from ofa.images import resize_ratios
+from ofa.processors.base import ImageProcessor, Question
+from ofa.text import clean_caption, cut_words
+from ofa.vocabulary import BIN_OFFSET, BINS, N_BINS
+
+_PROMPT = 'which region does the text " {text} " describe?'
+BOX_TOKENS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingProcessor(ImageProcessor):
+    """Boxes, written as four bins.
+
+    Args:
+        max_image_size: pixels that bin 999 stands for. The published weights were trained with 512 for both; another
+            image size moves both, or part of the bins could never be used.
+        max_words: words of an expression that are read, the "source length" of the published recipes.
+
+    Raises:
+        UserError: image_size and max_image_size differ.
+    """
+
+    image_size: int = 512
+    max_image_size: int = 512
+    max_words: int = 80
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size != self.max_image_size:
+            raise UserError(
+                f"task.image_size is {self.image_size} but task.max_image_size is {self.max_image_size}, "
+                "so boxes and bins would not cover the same range; set both to the same number of pixels"
+            )
+
+    @property
+    def generation(self) -> GenerationOptions:
+        """Beam search for exactly four of the bins."""
+        return GenerationOptions(beam_size=5, max_len=BOX_TOKENS, min_len=BOX_TOKENS, constraint_range=BINS)
+
+    def ask(self, text: str) -> Question:
+        """The question for the region of an expression."""
+        text, cut = cut_words(clean_caption, text, self.max_words)
+        source, notes = self.encode_prompt(_PROMPT.format(text=text))
+        return Question(source, (text,), notes=(*cut, *notes))
+
+    def box(self, hypothesis: Hypothesis, width: int, height: int) -> Box:
+        """The box that the hypothesis' first four tokens write, in pixels of an image of `width` x `height`.
+
+        Raises:
+            UserError: they are not four bins, because the generation options were changed so.
+        """
+        bins = [token - BIN_OFFSET for token in hypothesis.tokens[:BOX_TOKENS]]
+        if len(bins) < BOX_TOKENS or not all(0 <= number < N_BINS for number in bins):
+            raise UserError(
+                f"the tokens {hypothesis.tokens} are not a box of {BOX_TOKENS} bins; "
+                f"generate with max_len and min_len {BOX_TOKENS} and constraint_range {BINS}"
+            )
+        ratios = resize_ratios(self.image_size, width, height)
+        return tuple(bins_to_boxes(torch.tensor(bins), ratios, self.max_image_size).tolist())
+
+    def box_tokens(self, box: Box, width: int, height: int) -> list[int]:
+        """The four ids that write a box in pixels of an image of `width` x `height`."""
+        bins = boxes_to_bins(torch.tensor(box), resize_ratios(self.image_size, width, height), self.max_image_size)
+        return (bins + BIN_OFFSET).tolist()

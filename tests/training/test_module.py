@@ -12,6 +12,7 @@ from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree
 from ofa.model import OFAModel
+from ofa.processors.base import Processor
 from training.evaluation import EvaluationModule
 from training.freezing import Freezing
 from training.module import TrainingModule
@@ -78,9 +79,15 @@ def test_self_critical_training_refuses_a_beam_of_one():
         SelfCriticalModule(make_model(), task, options, SelfCritical(), None, Freezing(), reward=None)
 
 
+class Answering(Processor):
+    generation = GenerationOptions()
+
+    def __init__(self, tree, scores_candidates):
+        self.tree, self.scores_candidates = tree, scores_candidates
+
+
 def evaluation(tree, scores_candidates, **options):
-    task = SimpleNamespace(tree=tree, scores_candidates=scores_candidates)
-    return EvaluationModule(make_model().eval(), task, GenerationOptions(**options))
+    return EvaluationModule(make_model().eval(), Answering(tree, scores_candidates), GenerationOptions(**options))
 
 
 def test_a_beam_search_behind_prompts_finds_the_best_candidate_and_the_same_score():

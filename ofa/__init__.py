@@ -4,5 +4,6 @@ from ofa.checkpoint import load
 from ofa.config import OFAConfig
 from ofa.generation import GenerationOptions, generate
 from ofa.model import OFAModel
+from ofa.pipeline import pipeline
 
-__all__ = ["GenerationOptions", "OFAConfig", "OFAModel", "generate", "load"]
+__all__ = ["GenerationOptions", "OFAConfig", "OFAModel", "generate", "load", "pipeline"]

@@ -28,9 +28,6 @@ Prediction = TypeVar("Prediction")
 class Task(Processor, Generic[Truth, Prediction]):
     """One task: columns to prompt and target, model output to answer, answer to score."""
 
-    fixed_generation: ClassVar[tuple[str, ...]] = ()
-    """Options of `generation` that cannot be changed without making answers that are none."""
-
     columns: ClassVar[Mapping[str, int]]
     """Name and position, from 0, of each column the task reads in the published files."""
 

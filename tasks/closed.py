@@ -24,8 +24,6 @@ class ClosedAnswerTask(ClosedAnswerProcessor, ImageTask[Truth, Answer]):
     """A task whose answers are known beforehand."""
 
     answer_field = "answer"
-    # They would count the decoder's prompt, too.
-    fixed_generation = ("min_len", "no_repeat_ngram_size", "length_penalty", "normalize_scores")
 
     def encode_answer(self, answer: str, row: Row) -> list[int]:
         """The ids of an answer, with `</s>`.

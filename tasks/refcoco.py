@@ -50,7 +50,6 @@ class RefCOCO(GroundingProcessor, ImageTask[Region, BoxPrediction]):
     splits = ("val", "testA", "testB")
     answer_column = answer_field = "box"
     best = "acc@0.5"
-    fixed_generation = ("max_len", "min_len")  # a box is four bins
 
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
         """The prompt around the expression, and the box as four bins; a box partly outside the image is clipped.

@@ -23,7 +23,9 @@ from ofa.config import did_you_mean
 from ofa.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-SCRIPTS = ("train", "evaluate")  # other commands are modules of this folder
+SCRIPTS = ("train", "evaluate", "predict")  # other commands are modules of this folder
+
+OmegaConf.register_new_resolver("stem", lambda path: Path(path).resolve().stem, replace=True)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:

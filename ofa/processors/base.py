@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from PIL import Image
 from torch import Tensor
@@ -20,6 +21,8 @@ from ofa.images import ImageTransform
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BOS, EOS, PAD
+
+CANDIDATES = 5  # of all that are scored, that come back
 
 
 class QuestionError(UserError):
@@ -39,6 +42,12 @@ class Question:
 class Processor(ABC):
     """How a question is put to a model, and its answer found."""
 
+    pipeline: ClassVar[str]
+    """The name under which `ofa.pipeline` offers it."""
+
+    fixed_generation: ClassVar[tuple[str, ...]] = ()
+    """Options of `generation` that cannot be changed without making answers that are none."""
+
     tree: PrefixTree | None = None
     """The answers, where there is a closed set of them: training and generation allow no other."""
 
@@ -57,7 +66,7 @@ class Processor(ABC):
         prefix_tokens: Tensor | None,
         options: GenerationOptions,
     ) -> list[list[Hypothesis]]:
-        """What the model answers to each of B questions, best first, without the decoder's prompt.
+        """The best answers of the model to each of B questions, best first, without the decoder's prompt.
 
         Args:
             model: in evaluation mode.
@@ -66,7 +75,7 @@ class Processor(ABC):
             options: of the beam search, where there is one.
         """
         if self.scores_candidates:
-            return best_candidates(model, inputs, self.tree, prefix_tokens)
+            return best_candidates(model, inputs, self.tree, prefix_tokens, n=CANDIDATES)
         if prefix_tokens is None:
             return generate(model, inputs, options)
         lengths = (prefix_tokens != PAD).sum(dim=1).tolist()

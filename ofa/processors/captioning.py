@@ -16,6 +16,8 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 class CaptionProcessor(ImageProcessor):
     """Captions of images."""
 
+    pipeline = "image-captioning"
+
     @property
     def generation(self) -> GenerationOptions:
         return GenerationOptions(beam_size=5, max_len=16, no_repeat_ngram_size=3)

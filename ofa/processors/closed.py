@@ -31,6 +31,9 @@ class ClosedAnswerProcessor(ImageProcessor):
         UserError: an unknown choice, or a search behind a prompt that ends in `</s>`.
     """
 
+    # They would count the decoder's prompt, too.
+    fixed_generation = ("min_len", "no_repeat_ngram_size", "length_penalty", "normalize_scores")
+
     max_words: int = 80
     max_source_tokens: int = 992
     prompt_type: str = "prev_output"

@@ -23,6 +23,8 @@ class EntailmentProcessor(ClosedAnswerProcessor):
         use_caption: ask about image and caption together, as the published models were trained.
     """
 
+    pipeline = "visual-entailment"
+
     use_caption: bool = True
 
     answers: ClassVar[tuple[str, ...]] = tuple(ANSWERS.values())

@@ -31,6 +31,9 @@ class GroundingProcessor(ImageProcessor):
         UserError: image_size and max_image_size differ.
     """
 
+    pipeline = "visual-grounding"
+    fixed_generation = ("max_len", "min_len")  # a box is four bins
+
     image_size: int = 512
     max_image_size: int = 512
     max_words: int = 80

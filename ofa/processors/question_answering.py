@@ -31,6 +31,8 @@ class QuestionProcessor(ClosedAnswerProcessor):
         UserError: the list is missing or cannot be read, or all candidates are to be scored without one.
     """
 
+    pipeline = "visual-question-answering"
+
     constrained: bool = True
     answer_list: str | Path | Sequence[str] | None = None
     use_objects: bool = True

@@ -96,7 +96,7 @@ def test_a_beam_search_behind_prompts_finds_the_best_candidate_and_the_same_scor
     searched = evaluation(tree, False, prefix_tree=tree, **beams).generate(make_batch())
     torch.manual_seed(0)
     scored = evaluation(tree, True).generate(make_batch())
-    for found, (best,) in zip(searched, scored, strict=True):
+    for found, (best, *_) in zip(searched, scored, strict=True):
         assert [h.tokens for h in found if h.score == max(g.score for g in found)] == [best.tokens]
         assert found[0].score == pytest.approx(best.score, abs=1e-4)
 

@@ -1,0 +1,243 @@
+"""The six-line interface: `pipeline("image-captioning", model=FOLDER)(image="photo.jpg")`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from PIL import Image
+
+from ofa.checkpoint import TaskSettings, load_model, read_task, tokenizer_folder
+from ofa.config import did_you_mean
+from ofa.errors import UserError
+from ofa.generation import GenerationOptions, Hypothesis
+from ofa.inputs import ImageInput, InputError, read_image
+from ofa.model import OFAModel
+from ofa.padding import pad
+from ofa.processors import (
+    CaptionProcessor,
+    EntailmentProcessor,
+    GroundingProcessor,
+    ImageProcessor,
+    Question,
+    QuestionError,
+    QuestionProcessor,
+)
+from ofa.processors.entailment import LABELS
+from ofa.processors.saved import restored
+from ofa.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = {"cpu": 8, "cuda": 64}  # images at once, halved where the memory does not suffice
+PLANNED = ("text-to-image", "image-classification", "summarization", "text-classification", "ocr")
+
+P = TypeVar("P", bound=ImageProcessor)
+
+
+def pipeline(
+    task: str,
+    model: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int | None = None,
+) -> Pipeline:
+    """A model with the way one task asks it.
+
+    Args:
+        task: image-captioning, visual-grounding, visual-entailment or visual-question-answering.
+        model: anything `ofa.load` reads: a run's folder, a model folder, a published file, a Hugging Face hub id. What
+            it says about its task (image size, prompts, answers) is followed; else the published settings are.
+        tokenizer: folder or hub id of the vocabulary; None: the one beside the model.
+        device: such as "cuda:1"; None: a GPU where there is one.
+        dtype: of weights and computation: float32, or bfloat16 for half the memory.
+        batch_size: images at once; None: as many as the memory allows.
+
+    Example:
+        >>> ground = pipeline("visual-grounding", model="outputs/refcoco/tiny/...")  # doctest: +SKIP
+        >>> ground(image="photo.jpg", text="the blue mug")  # doctest: +SKIP
+        {'boxes': [[112.3, 40.1, 187.9, 131.0]], 'scores': [0.87]}
+
+    Raises:
+        UserError: there is no such pipeline, or the model or its vocabulary cannot be loaded.
+    """
+    if task not in PIPELINES:
+        if task in PLANNED:
+            raise UserError(f"the pipeline {task} is not there yet; there are {', '.join(PIPELINES)}")
+        raise UserError(
+            f"there is no pipeline {task!r}; there are {', '.join(PIPELINES)}{did_you_mean(task, PIPELINES)}"
+        )
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise UserError(f"dtype={dtype}: pipelines compute in torch.float32 or torch.bfloat16")
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"batch_size={batch_size} is not a whole number of at least 1")
+    words = Tokenizer.from_pretrained(tokenizer or tokenizer_folder(model))
+    settings = read_task(model)
+    if settings is not None and settings.pipeline != task:
+        log.warning("%s was made for %s; %s asks it with the published settings", model, settings.pipeline, task)
+        settings = None
+    processor, options = restored(settings or TaskSettings(task, {}, {}, None), words)
+    network = load_model(model)
+    if processor.image_size > network.config.max_image_size:
+        raise UserError(
+            f"{model} is to read images of {processor.image_size} px, but has positions for "
+            f"{network.config.max_image_size} px alone"
+        )
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return PIPELINES[task](network.to(place, dtype), processor, options, batch_size or BATCH_SIZE.get(place.type, 8))
+
+
+class Pipeline(ABC, Generic[P]):
+    """Images and texts to answers: one of each, or lists of them, which are answered in batches.
+
+    Args:
+        model: in evaluation mode, on its device and in its precision.
+        processor: asks it.
+        options: of generation.
+        batch_size: images at once, less where the memory does not suffice.
+    """
+
+    def __init__(self, model: OFAModel, processor: P, options: GenerationOptions, batch_size: int) -> None:
+        self.model, self.processor, self.options, self.batch_size = model, processor, options, batch_size
+
+    @abstractmethod
+    def ask(self, *texts: Any) -> Question:
+        """The question that the texts of a call make."""
+
+    @abstractmethod
+    def read(self, hypotheses: Sequence[Hypothesis], image: Image.Image) -> dict[str, Any]:
+        """The answer to a question about an image, as a caller gets it, of the best hypotheses, best first."""
+
+    def _answer(self, images: ImageInput | Sequence[ImageInput], *texts: Any) -> Any:
+        """One answer, or as many as there are images or texts in the longest list."""
+        given = [images, *texts]
+        lengths = {len(value) for value in given if isinstance(value, list | tuple)}
+        if not lengths:
+            return self._answer_all([tuple(given)])[0]
+        if len(lengths) > 1:
+            raise InputError(f"lists of {' and '.join(map(str, sorted(lengths)))} items: give one list, or equal ones")
+        (n,) = lengths
+        columns = [value if isinstance(value, list | tuple) else [value] * n for value in given]
+        return self._answer_all(list(zip(*columns, strict=True)))
+
+    def _answer_all(self, items: list[tuple]) -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = []
+        while len(answers) < len(items):
+            batch = items[len(answers) : len(answers) + self.batch_size]
+            try:
+                answers += self._answer_batch(batch)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                torch.cuda.empty_cache()
+                self.batch_size = len(batch) // 2
+                log.info("out of memory with %d images at once; going on with %d", len(batch), self.batch_size)
+        return answers
+
+    @torch.no_grad()
+    def _answer_batch(self, items: list[tuple]) -> list[dict[str, Any]]:
+        images = [read_image(image) for image, *_ in items]
+        try:
+            questions = [self.ask(*texts) for _, *texts in items]
+        except QuestionError as error:
+            raise InputError(str(error)) from error
+        weight = self.model.decoder.output_projection.weight
+        inputs = {
+            "input_ids": pad([question.source for question in questions]).to(weight.device),
+            "patch_images": torch.stack([self.processor.pixels(image) for image in images]).to(weight),
+        }
+        prefixes = [question.prefix for question in questions]
+        prefix_tokens = pad(prefixes).to(weight.device) if any(prefixes) else None
+        found = self.processor.search(self.model, inputs, prefix_tokens, self.options)
+        return [self.read(hypotheses, image) for hypotheses, image in zip(found, images, strict=True)]
+
+
+class ImageCaptioning(Pipeline[CaptionProcessor]):
+    """`pipe(image)` -> {"text": the caption, "score"}."""
+
+    def __call__(self, image: ImageInput | Sequence[ImageInput]) -> Any:
+        return self._answer(image)
+
+    def ask(self) -> Question:
+        return self.processor.ask()
+
+    def read(self, hypotheses: Sequence[Hypothesis], image: Image.Image) -> dict[str, Any]:
+        best = hypotheses[0]
+        return {"text": self.processor.caption(best), "score": math.exp(best.score)}
+
+
+class VisualGrounding(Pipeline[GroundingProcessor]):
+    """`pipe(image, text)` -> {"boxes": [[x0, y0, x1, y1]] in pixels of the image, "scores"}."""
+
+    def __call__(self, image: ImageInput | Sequence[ImageInput], text: str | Sequence[str]) -> Any:
+        return self._answer(image, text)
+
+    def ask(self, text: str) -> Question:
+        question = self.processor.ask(_as_text(text))
+        if not question.texts[0]:
+            raise InputError("the text is empty: name the object to be found")
+        return question
+
+    def read(self, hypotheses: Sequence[Hypothesis], image: Image.Image) -> dict[str, Any]:
+        best = hypotheses[0]
+        return {"boxes": [list(self.processor.box(best, *image.size))], "scores": [math.exp(best.score)]}
+
+
+class VisualEntailment(Pipeline[EntailmentProcessor]):
+    """`pipe(image, text, caption)` -> {"label": entailment, neutral or contradiction, "score", "labels": all three}."""
+
+    def __call__(
+        self,
+        image: ImageInput | Sequence[ImageInput],
+        text: str | Sequence[str],
+        caption: str | Sequence[str] | None = None,
+    ) -> Any:
+        return self._answer(image, text, caption)
+
+    def ask(self, text: str, caption: str | None) -> Question:
+        if caption is None and self.processor.use_caption:
+            raise InputError("this model is asked about an image with its caption: give caption=...")
+        if caption is not None and not self.processor.use_caption:
+            raise InputError("this model is asked about an image without its caption: leave caption out")
+        return self.processor.ask(_as_text(text), None if caption is None else _as_text(caption))
+
+    def read(self, hypotheses: Sequence[Hypothesis], image: Image.Image) -> dict[str, Any]:
+        labels = {LABELS[self.processor.answer(h)]: math.exp(h.score) for h in hypotheses}
+        best = next(iter(labels))
+        return {"label": best, "score": labels[best], "labels": labels}
+
+
+class VisualQuestionAnswering(Pipeline[QuestionProcessor]):
+    """`pipe(image, text)` -> {"text": the answer, "score", "answers": the best five and their scores}."""
+
+    def __call__(self, image: ImageInput | Sequence[ImageInput], text: str | Sequence[str]) -> Any:
+        return self._answer(image, text)
+
+    def ask(self, text: str) -> Question:
+        return self.processor.ask(_as_text(text))
+
+    def read(self, hypotheses: Sequence[Hypothesis], image: Image.Image) -> dict[str, Any]:
+        answers = {self.processor.answer(h): math.exp(h.score) for h in reversed(hypotheses)}  # of equals the best
+        best = self.processor.answer(hypotheses[0])
+        return {"text": best, "score": answers[best], "answers": dict(reversed(answers.items()))}
+
+
+PIPELINES: dict[str, type[Pipeline]] = {
+    CaptionProcessor.pipeline: ImageCaptioning,
+    GroundingProcessor.pipeline: VisualGrounding,
+    EntailmentProcessor.pipeline: VisualEntailment,
+    QuestionProcessor.pipeline: VisualQuestionAnswering,
+}
+
+
+def _as_text(given: Any) -> str:
+    if not isinstance(given, str):
+        raise InputError(f"a text is given as a string, not as a {type(given).__name__}")
+    return given

@@ -21,7 +21,7 @@ def evaluate(config: DictConfig) -> None:
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
-    tokenizer = build.build_tokenizer(config, config.tokenizer or tokenizer_folder(config.checkpoint))
+    tokenizer = build.build_tokenizer(config, config.tokenizer or tokenizer_folder(checkpoint))
     task = build.build_task(config, tokenizer)
     generation = build.generation_options(config, task)
     splits = build.splits_to_test(config, task)

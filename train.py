@@ -6,7 +6,8 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ofa.checkpoint import load_weights
+from ofa.checkpoint import EXPORT, export, load_weights
+from ofa.processors.saved import saved
 from training import build, report
 from training.command_line import command
 from training.resume import checkpoint_to_resume
@@ -54,6 +55,7 @@ def train(config: DictConfig) -> float | None:
     best = trainer.checkpoint_callback.best_model_path
     if best:
         load_weights(model, best)
+    export(folder / EXPORT, model, tokenizer, saved(task, generation))
     trainer.test(module, datamodule=data, verbose=False)
     report.say_scores(config, folder, task)
     report.say_next(config, folder, task)

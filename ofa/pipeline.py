@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ofa.checkpoint import TaskSettings, load_model, read_task, tokenizer_folder
+from ofa.checkpoint.task_settings import PIPELINES as ALL_PIPELINES
 from ofa.config import did_you_mean
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
@@ -35,7 +36,6 @@ from ofa.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = {"cpu": 8, "cuda": 64}  # images at once, halved where the memory does not suffice
-PLANNED = ("text-to-image", "image-classification", "summarization", "text-classification", "ocr")
 
 P = TypeVar("P", bound=ImageProcessor)
 
@@ -69,7 +69,7 @@ def pipeline(
         UserError: there is no such pipeline, or the model or its vocabulary cannot be loaded.
     """
     if task not in PIPELINES:
-        if task in PLANNED:
+        if task in ALL_PIPELINES:
             raise UserError(f"the pipeline {task} is not there yet; there are {', '.join(PIPELINES)}")
         raise UserError(
             f"there is no pipeline {task!r}; there are {', '.join(PIPELINES)}{did_you_mean(task, PIPELINES)}"
@@ -83,7 +83,7 @@ def pipeline(
     if settings is not None and settings.pipeline != task:
         log.warning("%s was made for %s; %s asks it with the published settings", model, settings.pipeline, task)
         settings = None
-    processor, options = restored(settings or TaskSettings(task, {}, {}, None), words)
+    processor, options = restored(settings or TaskSettings(task), words)
     network = load_model(model)
     if processor.image_size > network.config.max_image_size:
         raise UserError(

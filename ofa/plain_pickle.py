@@ -16,7 +16,7 @@ import numpy as np
 from ofa.errors import UserError
 
 _BUILTINS = ("builtins", "__builtin__")  # the second is Python 2's name
-_NUMPY_SCALARS = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
+NUMPY_SCALARS = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
 # Built-in types cannot be changed by a pickle, and making one of plain values executes nothing else.
 _TYPES = {
     **{(module, kind.__name__): kind for module in _BUILTINS for kind in (set, frozenset, bytes, complex)},
@@ -81,24 +81,28 @@ def _harmless_functions(encoding: str) -> dict[tuple[str, str], Callable]:
         encoding: in which Python 2's byte strings are read, among them the data of its NumPy scalars.
     """
 
-    def scalar(number_type: _NumberType, data: bytes | str) -> Any:
-        data = data.encode(encoding) if isinstance(data, str) else data
-        return np.frombuffer(data, number_type.dtype(), count=1)[0].item()
+    def scalar(number_type: NumberType, data: bytes | str) -> Any:
+        return number(number_type, data.encode(encoding) if isinstance(data, str) else data)
 
     return {
         ("collections", "defaultdict"): lambda factory=None, *items: dict(*items),
         ("_codecs", "encode"): lambda text, _: text.encode("latin-1"),  # how protocols 0 to 2 write bytes
-        ("numpy", "dtype"): lambda code, *_: _NumberType(code),
-        **{(module, "scalar"): scalar for module in _NUMPY_SCALARS},
+        ("numpy", "dtype"): lambda *arguments: NumberType(*arguments),
+        **{(module, "scalar"): scalar for module in NUMPY_SCALARS},
     }
 
 
-class _NumberType:
-    """A pickled NumPy dtype: the code, "f8", comes first, its byte order as state."""
+def number(number_type: NumberType, data: bytes) -> Any:
+    """A pickled NumPy scalar as the number it is."""
+    return np.frombuffer(data, number_type.dtype(), count=1)[0].item()
+
+
+class NumberType:
+    """Stands for a pickled NumPy dtype: the code, "f8", comes first, its byte order as state."""
 
     __slots__ = ("code", "order")
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, *_: Any) -> None:
         self.code, self.order = code, "|"
 
     def __setstate__(self, state: tuple) -> None:

@@ -24,6 +24,7 @@ from ofa.vocabulary import BIN_OFFSET, BOS, CODE_OFFSET, EOS, MASK, PAD, UNK
 
 VOCABULARY_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"
+WORDPIECE_FILE = "vocab.txt"  # of the Chinese models
 DEMO_FOLDER = Path(__file__).parent / "demo_vocabulary"
 PLACES = {"<s>": BOS, "<pad>": PAD, "</s>": EOS, "<unk>": UNK, "<mask>": MASK}
 
@@ -55,7 +56,7 @@ class Tokenizer:
             UserError: the vocabulary is not there, cannot be reached, or is of a kind we do not read.
         """
         folder = Path(source)
-        if (folder / "vocab.txt").is_file() and not (folder / VOCABULARY_FILE).is_file():
+        if (folder / WORDPIECE_FILE).is_file() and not (folder / VOCABULARY_FILE).is_file():
             raise UserError(
                 f"{folder} holds vocab.txt, the WordPiece vocabulary of the Chinese models, which is not supported "
                 f"yet; use a model with {VOCABULARY_FILE} and {MERGES_FILE}"
@@ -104,8 +105,12 @@ class Tokenizer:
         """Writes vocab.json and merges.txt, as they were read, into a folder that is made where it is missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for file, content in ((VOCABULARY_FILE, self._vocabulary), (MERGES_FILE, self._merges)):
+        for file, content in self.files().items():
             (folder / file).write_bytes(content.encode())
+
+    def files(self) -> dict[str, str]:
+        """Content of vocab.json and merges.txt, as they were read."""
+        return {VOCABULARY_FILE: self._vocabulary, MERGES_FILE: self._merges}
 
     def _piece(self, token: int) -> str:
         if token >= BIN_OFFSET:

@@ -364,7 +364,7 @@ def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> 
     if data.teacher_answers is not None:
         files["file of answers (distill.predictions)"] = [data.teacher_answers.path]
     if distillation is not None:
-        files["teacher (distill.teacher)"] = distillation.files
+        files["teacher (distill.teacher)"] = distillation.weight_files
     return files
 
 

@@ -223,7 +223,7 @@ def test_a_run_goes_on_only_with_what_it_learns_from(tmp_path):
         {"train": paths["train"], "val": paths["val"]}, {"id": 0}, encode, batch_size=2, eval_batch_size=5,
         teacher_answers=TeacherAnswers(paths["answers"], "id", {}),
     )  # fmt: skip
-    files = learnt_files(data, SimpleNamespace(files=[paths["teacher"]]))
+    files = learnt_files(data, SimpleNamespace(weight_files=[paths["teacher"]]))
     assert sorted(path.name for group in files.values() for path in group) == ["answers", "teacher", "train"]
 
 

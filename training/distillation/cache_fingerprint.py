@@ -32,7 +32,7 @@ def fingerprint(
     """
     answers = data.teacher_answers
     return {
-        "teacher (distill.teacher)": [digest(file) for file in plan.files],
+        "teacher (distill.teacher)": [digest(file) for file in plan.weight_files],
         "mean of several teachers (distill.kd)": plan.mean_of if len(plan.files) > 1 else None,
         "precision of the teacher (distill.teacher_precision)": plan.precision,
         "image size of the teacher (distill.teacher_image_size)": plan.image_size,

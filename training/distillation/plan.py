@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from criterions.distillation.on_policy import OnPolicy
 from criterions.distillation.projections import ACTIVATIONS
 from criterions.distillation.temperature import Temperature
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
-from ofa.checkpoint import TOKENIZER, find, load_model, read_config
+from ofa.checkpoint import find, kept_tokenizer, load_model, read_config, weight_files
 from ofa.config import OFAConfig, check_choice, check_number
 from ofa.errors import UserError
 from ofa.generation import PrefixTree
@@ -25,6 +26,8 @@ from training.command_line import CONFIGS
 from training.distillation.cache_plan import CachePlan, plan_cache
 from training.distillation.student import start_from_teacher, teacher_layers
 from training.distillation.teacher import PRECISIONS, Teacher
+
+log = logging.getLogger(__name__)
 
 # By a setting, those that mean nothing where it is left out.
 OPTIONS_OF = {
@@ -39,7 +42,7 @@ class DistillationPlan:
     """A distillation whose parts fit each other.
 
     Attributes:
-        files: the checkpoint of each teacher.
+        files: the checkpoint of each teacher, a file or a model folder.
         criterion: the loss, with its matches.
         precision, image_size: of the teacher, as it takes them.
         first_layers: the teacher's layers that the student starts from, as `teacher_layers` returns them; None: it
@@ -59,6 +62,11 @@ class DistillationPlan:
     @property
     def matches(self) -> tuple[Match, ...]:
         return self.criterion.matches
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The files of all teachers' weights."""
+        return [part for file in self.files for part in weight_files(file)]
 
     @property
     def mean_of(self) -> str | None:
@@ -100,7 +108,7 @@ def plan_distillation(
     paths, precision, seen = (settings.pop(f"teacher{key}") for key in ("", "_precision", "_image_size"))
     paths = paths if isinstance(paths, list) else [paths]
     if not paths or None in paths:
-        raise UserError("distill.teacher names no teacher; give a run folder or checkpoint, or a list of several")
+        raise UserError("distill.teacher names no teacher; give a run, a model folder, a checkpoint, or several")
     check_choice(precision, "distill.teacher_precision", PRECISIONS)
     check_number(settings["match_weight"], "distill.match_weight", "1 is the default")
     if settings["projection"] is not None:
@@ -207,8 +215,10 @@ def _check_teacher(
             f"distill.teacher={file} has {teacher.vocab_size} ids and the student {student.vocab_size}, so that their "
             "logits cannot be compared; take a teacher with the student's vocabulary"
         )
-    folder = file.parent.parent / TOKENIZER  # beside a checkpoint that was copied out of its run there is none
-    if folder.is_dir() and not Tokenizer.from_pretrained(folder).has_pieces_of(tokenizer):
+    folder = kept_tokenizer(file)
+    if folder is None:
+        log.info("there is no vocabulary with %s; it is taken to be the student's", file)
+    elif not Tokenizer.from_pretrained(folder).has_pieces_of(tokenizer):
         raise UserError(
             f"distill.teacher={file} was trained with another vocabulary, so that the same ids mean other words; "
             f"set tokenizer={folder}"

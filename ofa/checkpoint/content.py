@@ -1,0 +1,255 @@
+"""What a checkpoint holds, in whichever form: `Checkpoint.open`."""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ofa.checkpoint.architecture import build_config, config_of, fairseq_settings, hf_settings
+from ofa.checkpoint.json_files import read_json
+from ofa.checkpoint.modelscope import DESCRIPTION
+from ofa.checkpoint.names import EMBEDDING, TIED, our_name
+from ofa.checkpoint.places import CONFIG, find, weight_files
+from ofa.checkpoint.reading import is_mapped, read_file
+from ofa.config import OFAConfig
+from ofa.errors import UserError
+
+# A mapped file counts as memory as far as it was read, until it is closed: it is opened anew for each so many bytes.
+AT_A_TIME = 128 << 20
+WRAPPED = "module."  # before all names of a model that was wrapped for several GPUs
+OWN_RUN = "run of this project"
+EMA_PLACES = (("extra_state", "ema_fp32_params"), ("extra_state", "ema"))  # the first that is there
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: the name it has there, its shape and precision."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the content of one file is arranged.
+
+    Attributes:
+        name: what people call it.
+        place: keys that lead to the weights.
+        prefix: in front of the names of weights; what lacks it is not of the model.
+        ema: keys that lead to averaged weights beside them; None: there are none.
+        averaged: whether the weights themselves are the average.
+        settings: of the model, names as in OFAConfig; None: it does not say.
+        task: the original trainer's name of what it was trained on; None: it does not say.
+        optimizer: whether the state of an optimizer is there.
+    """
+
+    name: str
+    place: tuple[str, ...] = ()
+    prefix: str = ""
+    ema: tuple[str, ...] | None = None
+    averaged: bool = False
+    settings: dict[str, Any] | None = None
+    task: str | None = None
+    optimizer: bool = False
+
+
+@dataclass
+class Listing:
+    """What is where in the files of a checkpoint.
+
+    Attributes:
+        files: of each file, its weights by our name.
+        tied: names of the embedding matrix where it is stored again.
+        dropped: names of what the model computes.
+    """
+
+    files: dict[Path, dict[str, Stored]] = field(default_factory=dict)
+    tied: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+    @property
+    def stored(self) -> dict[str, Stored]:
+        """All weights by our name."""
+        return {name: stored for weights in self.files.values() for name, stored in weights.items()}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights on disk, and what is known of their model.
+
+    Attributes:
+        path: the file or folder, as errors call it.
+        form: how it is arranged; of a folder, how its files are.
+    """
+
+    path: Path
+    form: Form
+
+    @classmethod
+    def open(cls, path: str | Path, *, ema: bool = False) -> Checkpoint:
+        """What `path`, as `find` takes it, holds; the weights stay on disk.
+
+        Args:
+            ema: take the averaged weights.
+
+        Raises:
+            UserError: it cannot be read, is no checkpoint, or holds no averaged weights.
+        """
+        found = find(path)
+        form = _folder_form(found) if found.is_dir() else _form(read_file(found), found)
+        if ema and not form.averaged:
+            if form.ema is None:
+                raise UserError(f"{found} holds no EMA weights; take the others, without ema")
+            form = replace(form, place=form.ema)
+        return cls(found, form)
+
+    @cached_property
+    def listing(self) -> Listing:
+        """Which weights there are; their content stays on disk."""
+        listing, seen = Listing(), set()
+        for file in weight_files(self.path):
+            opened = self._open(file)
+            prefix = self.form.prefix
+            if not prefix and opened and all(name.startswith(WRAPPED) for name in opened):
+                prefix = WRAPPED
+            weights = listing.files[file] = {}
+            for name, tensor in opened.items():
+                if not name.startswith(prefix):
+                    continue
+                ours = our_name(name.removeprefix(prefix))
+                if ours in TIED:
+                    listing.tied.append(name)
+                    ours = EMBEDDING
+                if ours is None:
+                    listing.dropped.append(name)
+                elif ours not in seen:
+                    weights[ours] = Stored(name, tuple(tensor.shape), tensor.dtype)
+                    seen.add(ours)
+                elif ours != EMBEDDING:
+                    raise UserError(f"{file} has {ours} twice, once as {name}: it is not one model")
+        if not seen:
+            raise UserError(f"{self.path} holds no weights of a model")
+        return listing
+
+    def config(self) -> OFAConfig:
+        """The shape of the model.
+
+        Raises:
+            UserError: no model has such weights, or another one than the file says.
+        """
+        if self.form.name == OWN_RUN:  # it says all there is to say
+            return build_config(self.form.settings, self.path)
+        shapes = {name: stored.shape for name, stored in self.listing.stored.items()}
+        return config_of(self.form.settings or {}, shapes, self.path)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Each weight by our name, in float32 and in memory of its own."""
+        for file, weights in self.listing.files.items():
+            at_a_time = AT_A_TIME if is_mapped(file) else math.inf
+            left = deque(weights.items())
+            while left:
+                opened, taken = self._open(file), 0
+                while left and taken < at_a_time:
+                    name, stored = left.popleft()
+                    tensor = opened[stored.name]
+                    if name == EMBEDDING:
+                        self._check_tied(tensor, opened)
+                    taken += tensor.nbytes
+                    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+                    yield name, tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
+                del opened, tensor
+
+    def _open(self, file: Path) -> Mapping[str, Tensor]:
+        content = read_file(file)
+        for key in self.form.place:
+            content = content.get(key, {})
+        return content
+
+    def _check_tied(self, embedding: Tensor, opened: Mapping[str, Tensor]) -> None:
+        for name in self.listing.tied:
+            other = opened.get(name, embedding)
+            if other.data_ptr() != embedding.data_ptr() and not torch.equal(other, embedding):
+                raise UserError(
+                    f"{self.path} holds a model with an output matrix of its own: {name} is not {EMBEDDING}, which is "
+                    "not supported; all released ones have one matrix for both"
+                )
+
+
+def _form(content: Mapping[str, Any], file: Path) -> Form:
+    if "hyper_parameters" in content:
+        return _run_form(content, file)
+    if _are_weights(content.get("model")):
+        return _fairseq_form(content, file)
+    if _are_weights(content.get("state_dict")):
+        return Form("state dict", ("state_dict",))
+    if _are_weights(content):
+        beside = file.parent / CONFIG
+        return Form("state dict", settings=_settings(beside) if beside.is_file() else None)
+    raise UserError(
+        f"{file} holds no weights of a model: neither a state dict nor a checkpoint of the original trainer or of "
+        "train.py"
+    )
+
+
+def _folder_form(folder: Path) -> Form:
+    is_modelscope = (folder / DESCRIPTION).is_file()
+    return Form("ModelScope folder" if is_modelscope else "model folder", settings=_settings(folder / CONFIG))
+
+
+def _run_form(content: Mapping[str, Any], file: Path) -> Form:
+    parameters = content["hyper_parameters"]
+    settings = parameters.get("model") if isinstance(parameters, Mapping) else None
+    if not isinstance(settings, Mapping):
+        raise UserError(f"{file} does not say what model it holds: it was not written by train.py")
+    return Form(
+        OWN_RUN,
+        ("state_dict",),
+        "model.",
+        averaged="averaging_state" in content,
+        settings=dict(settings),
+        optimizer="optimizer_states" in content,
+    )
+
+
+def _fairseq_form(content: Mapping[str, Any], file: Path) -> Form:
+    cfg = _mapping(content.get("cfg"))
+    options = _mapping(cfg.get("model")) or _mapping(content.get("args"))
+    task = _mapping(cfg.get("task")).get("_name") or options.get("task")
+    places = [place for place in EMA_PLACES if _are_weights(_mapping(content.get(place[0])).get(place[1]))]
+    return Form(
+        "file of the original trainer",
+        ("model",),
+        ema=places[0] if places else None,
+        settings=fairseq_settings(options, file) if options else None,
+        task=task if isinstance(task, str) else None,
+        optimizer=bool(content.get("last_optimizer_state")),
+    )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """Options, whether they are a dictionary, a Namespace or missing."""
+    value = vars(value) if isinstance(value, Namespace) else value
+    return value if isinstance(value, Mapping) else {}
+
+
+def _are_weights(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+    )
+
+
+def _settings(config: Path) -> dict[str, Any]:
+    return hf_settings(read_json(config), config)

@@ -1,0 +1,106 @@
+"""Models out of checkpoints of any form."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ofa.checkpoint.content import Checkpoint
+from ofa.checkpoint.fitting import Fit
+from ofa.checkpoint.modelscope import DESCRIPTION, read_description
+from ofa.checkpoint.names import EMBEDDING, TIED
+from ofa.checkpoint.places import find, tokenizer_folder
+from ofa.checkpoint.task_settings import TASK, TaskSettings
+from ofa.config import OFAConfig
+from ofa.model import OFAModel
+from ofa.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+def load(path: str | Path, *, ema: bool = False) -> tuple[OFAModel, Tokenizer]:
+    """A model, in evaluation mode and float32, and its tokenizer.
+
+    Args:
+        path: a run folder, a model folder, a Hugging Face id or a file, as `find` takes it.
+        ema: take the averaged weights of a file of the original trainer, which its VQA results were computed with.
+
+    Raises:
+        UserError: there is no checkpoint, it is damaged, holds what could execute or no OFA model, or has no
+            vocabulary beside it.
+    """
+    return load_model(path, ema=ema), Tokenizer.from_pretrained(tokenizer_folder(path))
+
+
+def load_model(path: str | Path, *, ema: bool = False) -> OFAModel:
+    """The model alone, as `load`; the random state of torch stays as it is.
+
+    Raises:
+        UserError: as `load`; the vocabulary is no matter here.
+    """
+    checkpoint = Checkpoint.open(path, ema=ema)
+    _say_average(checkpoint, ema)
+    config = checkpoint.config()
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+        model = OFAModel(config)
+    fit = Fit.of(checkpoint, model)
+    fit.check("copy it again, or take another file")
+    weights = dict(fit.tensors(config.init_std))
+    weights[EMBEDDING] = nn.Parameter(weights[EMBEDDING])  # one object, so that it stays tied
+    model.load_state_dict(weights | dict.fromkeys(TIED, weights[EMBEDDING]), assign=True)
+    log.info("weights of %s", checkpoint.path)
+    return model.eval()
+
+
+def load_weights(model: OFAModel, path: str | Path) -> None:
+    """Copy the weights of a checkpoint into a model of the same size.
+
+    A larger vocabulary of the model gets new rows (normal, std D^-0.5), and so do longer tables of positions.
+
+    Raises:
+        UserError: as `load_model`, and where the sizes differ.
+    """
+    checkpoint = Checkpoint.open(path)
+    _say_average(checkpoint, ema=False)
+    fit = Fit.of(checkpoint, model)
+    fit.check("set model= to the one it was trained with")
+    own = model.state_dict()
+    for name, tensor in fit.tensors(model.config.init_std):
+        own[name].copy_(tensor)
+    log.info("weights of %s", checkpoint.path)
+
+
+def read_config(path: str | Path) -> OFAConfig:
+    """The shape of the model in a checkpoint; its weights stay on disk.
+
+    Raises:
+        UserError: as `load_model`.
+    """
+    return Checkpoint.open(path).config()
+
+
+def read_task(path: str | Path) -> TaskSettings | None:
+    """The task of the model that `path` names, as `find` takes it; None where nothing beside it says so.
+
+    That is task.json of an export folder, or configuration.json of a ModelScope folder.
+
+    Raises:
+        UserError: there is no such model, or what says so is damaged.
+    """
+    folder = find(path)
+    if (folder / TASK).is_file():
+        return TaskSettings.from_json(folder / TASK)
+    return read_description(folder) if (folder / DESCRIPTION).is_file() else None
+
+
+def _say_average(checkpoint: Checkpoint, ema: bool) -> None:
+    if checkpoint.form.ema is not None and not ema:
+        log.info(
+            "%s also holds EMA weights, which are not taken: python -m ofa.checkpoint convert %s FOLDER --ema makes a "
+            "model of them",
+            checkpoint.path,
+            checkpoint.path,
+        )

@@ -1,0 +1,72 @@
+"""What an exported model was trained to do, and how it is asked: `TaskSettings`, kept as task.json beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ofa.checkpoint.json_files import read_json
+from ofa.config import check_choice, did_you_mean
+from ofa.errors import UserError
+from ofa.generation.options import GenerationOptions
+
+TASK = "task.json"
+PIPELINES = (
+    "image-captioning",
+    "visual-grounding",
+    "visual-entailment",
+    "visual-question-answering",
+    "text-to-image",
+    "image-classification",
+    "summarization",
+    "text-classification",
+    "ocr",
+)
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """The task of a model.
+
+    Attributes:
+        pipeline: what a user calls it, one of PIPELINES.
+        settings: how inputs are made, such as image_size, max_words or prompt_type; JSON values.
+        generation: fields of GenerationOptions that differ from the task's own.
+        answers: the only ones there are, in the order of their labels; None: any.
+
+    Raises:
+        UserError: at construction, for a pipeline or generation option that does not exist.
+    """
+
+    pipeline: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    generation: dict[str, Any] = field(default_factory=dict)
+    answers: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_choice(self.pipeline, "pipeline", PIPELINES)
+        names = {option.name for option in dataclasses.fields(GenerationOptions)}
+        for name in self.generation:
+            if name not in names:
+                raise UserError(f"generation has no option {name!r}{did_you_mean(name, names)}")
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, file: Path) -> TaskSettings:
+        """As `to_json` wrote it.
+
+        Raises:
+            UserError: the file holds something else.
+        """
+        try:
+            content = read_json(file)
+            if content["answers"] is not None:
+                content["answers"] = tuple(content["answers"])
+            return cls(**content)
+        except (TypeError, KeyError, UserError) as error:
+            raise UserError(f"{file} does not describe a task ({error}); export the model again") from error

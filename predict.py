@@ -56,7 +56,7 @@ def predict(config: DictConfig) -> None:
 
 
 def _pipeline_name(config: DictConfig) -> str:
-    if config.task is not None:
+    if config.get("task") is not None:
         return get_class(config.task["_target_"]).pipeline
     kept = read_task(config.checkpoint)
     if kept is None:

@@ -215,13 +215,24 @@ class VisualEntailment(Pipeline[EntailmentProcessor]):
 
 
 class VisualQuestionAnswering(Pipeline[QuestionProcessor]):
-    """`pipe(image, text)` -> {"text": the answer, "score", "answers": the best five and their scores}."""
+    """`pipe(image, text, objects)` -> {"text": the answer, "score", "answers": the best five and their scores}.
 
-    def __call__(self, image: ImageInput | Sequence[ImageInput], text: str | Sequence[str]) -> Any:
-        return self._answer(image, text)
+    Objects are the names of what is seen in the image, separated by commas, where a detector has found any.
+    """
 
-    def ask(self, text: str) -> Question:
-        return self.processor.ask(_as_text(text))
+    def __call__(
+        self,
+        image: ImageInput | Sequence[ImageInput],
+        text: str | Sequence[str],
+        objects: str | Sequence[str] | None = None,
+    ) -> Any:
+        return self._answer(image, text, objects)
+
+    def ask(self, text: str, objects: str | None) -> Question:
+        if objects and not self.processor.use_objects:
+            raise InputError("this model is asked without the names of objects: leave objects out")
+        names = () if objects is None else [name.strip() for name in _as_text(objects).split(",")]
+        return self.processor.ask(_as_text(text), [name for name in names if name])
 
     def read(self, hypotheses: Sequence[Hypothesis], image: Image.Image) -> dict[str, Any]:
         answers = {self.processor.answer(h): math.exp(h.score) for h in reversed(hypotheses)}  # of equals the best

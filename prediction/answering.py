@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ofa.inputs import InputError
+from PIL import Image
+
+from ofa.inputs import InputError, read_image
 from ofa.pipeline import Pipeline
 from prediction.questions import PictureQuestion
 
@@ -17,22 +19,30 @@ def answer_each(
     done = 0
     while done < len(questions):
         batch = questions[done : done + pipe.batch_size]
-        try:
-            answers = _ask(pipe, batch)
-        except InputError:
-            answers = [_ask_alone(pipe, question) for question in batch]
-        yield from zip(batch, answers, strict=True)
         done += len(batch)
+        images = [_read(question) for question in batch]
+        readable = [i for i, image in enumerate(images) if isinstance(image, Image.Image)]
+        answers = [{"error": str(image)} for image in images]
+        for i, answer in zip(readable, _ask(pipe, [(batch[i], images[i]) for i in readable]), strict=True):
+            answers[i] = answer
+        yield from zip(batch, answers, strict=True)
 
 
-def _ask_alone(pipe: Pipeline, question: PictureQuestion) -> dict[str, Any]:
+def _read(question: PictureQuestion) -> Image.Image | InputError:
     try:
-        (answer,) = _ask(pipe, [question])
+        return read_image(question.path)
     except InputError as error:
-        return {"error": str(error)}
-    return answer
+        return error
 
 
-def _ask(pipe: Pipeline, batch: Sequence[PictureQuestion]) -> list[dict[str, Any]]:
-    texts = {name: [question.texts.get(name) for question in batch] for name in batch[0].texts}
-    return pipe([question.path for question in batch], **texts)
+def _ask(pipe: Pipeline, batch: Sequence[tuple[PictureQuestion, Image.Image]]) -> list[dict[str, Any]]:
+    """Answers to questions about readable pictures; where a text is at fault, each is asked by itself to find which."""
+    if not batch:
+        return []
+    texts = {name: [question.texts.get(name) for question, _ in batch] for name in batch[0][0].texts}
+    try:
+        return pipe([image for _, image in batch], **texts)
+    except InputError as error:
+        if len(batch) == 1:
+            return [{"error": str(error)}]
+        return [answer for one in batch for answer in _ask(pipe, [one])]

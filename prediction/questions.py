@@ -14,7 +14,7 @@ TEXTS = {  # that each pipeline takes beside the image, and whether it has to be
     "image-captioning": {},
     "visual-grounding": {"text": True},
     "visual-entailment": {"text": True, "caption": False},
-    "visual-question-answering": {"text": True},
+    "visual-question-answering": {"text": True, "objects": False},
 }
 
 

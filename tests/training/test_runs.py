@@ -1,12 +1,13 @@
 """Whole runs, started as a user starts them."""
 
 import json
+import math
 import re
 
 import pytest
 import torch
 from PIL import Image
-from runs import predictions_of, run
+from runs import answers_of_pipeline, predictions_of, run
 
 SMALL_DEMO = [
     "model=micro",
@@ -53,6 +54,15 @@ def test_a_run_folder_holds_all_that_was_made(demo_run):
     assert [p["uniq_id"] for p in predictions] == [f"testA{i}" for i in range(10)]
     assert all(len(p["box"]) == 4 and p["score"] < 0 for p in predictions)
     assert Image.open(run_folder / "pictures_testA.png").width > 500
+
+
+def test_a_run_exports_a_model_whose_pipeline_answers_as_its_test_did(demo_run):
+    folder = demo_run[0]
+    (file,) = (folder / "cache").rglob("testA.tsv")
+    answers = answers_of_pipeline(folder / "run", "visual-grounding", file, image=4, text=2)
+    for answer, prediction in zip(answers, predictions_of(folder / "run", "testA"), strict=True):
+        assert answer["boxes"] == [pytest.approx(prediction["box"], abs=1e-3)]
+        assert answer["scores"] == [pytest.approx(math.exp(prediction["score"]), abs=1e-4)]
 
 
 def test_the_same_command_gives_the_same_numbers(demo_run):

@@ -9,11 +9,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 from rows import picture
-from runs import predictions_of, run
+from runs import answers_of_pipeline, predictions_of, run
 
 from data.module import OFADataModule
 from data.tsv import RowError
 from ofa.errors import UserError
+from ofa.processors.entailment import ANSWERS
 from ofa.tokenizer import Tokenizer
 from tasks.caption import SelfCriticalCaption
 from training.build import build_criterion, build_task, check, generation_options, make, reward_frequencies
@@ -71,14 +72,15 @@ def without_model(words):
     return [word for word in words if not word.startswith("model=")]
 
 
-def test_both_stages_of_captioning_train_and_report(published, tmp_path):
+def test_both_stages_of_captioning_train_and_report(published, data_root, tmp_path):
     run("train.py", "task=caption", *published, *SHORT, "hydra.run.dir=run", folder=tmp_path)
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics.keys() == {"val", "test"}
     assert {"cider_d", "bleu_1", "bleu_4", "rouge_l", "cider"} <= metrics["test"].keys()
     results = json.loads((tmp_path / "run/results_test.json").read_text())
     assert [r["image_id"] for r in results] == [100, 101, 102, 103, 104, 105]
-    assert all(isinstance(r["caption"], str) for r in results)
+    answers = answers_of_pipeline(tmp_path / "run", "image-captioning", data_root / "caption_test.tsv", image=4)
+    assert [answer["text"] for answer in answers] == [r["caption"] for r in results]
     process = run(
         "train.py", "task=caption_scst", *published, *SHORT, "init=run", "hydra.run.dir=scst", folder=tmp_path
     )
@@ -102,7 +104,7 @@ def test_a_validation_split_without_truths_is_refused(published, data_root, tmp_
     assert "the rows of the validation split have no truth to score" in process.stderr.splitlines()[-1]
 
 
-def test_entailment_trains_and_is_scored_by_class(published, tmp_path):
+def test_entailment_trains_and_is_scored_by_class(published, data_root, tmp_path):
     run(
         "train.py",
         "task=snli_ve",
@@ -118,10 +120,14 @@ def test_entailment_trains_and_is_scored_by_class(published, tmp_path):
     assert metrics.keys() == {"val", "test"}
     assert {"accuracy", "accuracy_neutral"} <= metrics["test"].keys()
     assert sum(sum(row.values()) for row in metrics["test"]["confusion"].values()) == 6
-    assert {p["answer"] for p in predictions_of(tmp_path / "run", "test")} <= {"yes", "no", "maybe"}
+    file = data_root / "snli_ve_test.tsv"
+    answers = answers_of_pipeline(tmp_path / "run", "visual-entailment", file, image=2, text=3, caption=4)
+    assert [ANSWERS[answer["label"]] for answer in answers] == [
+        p["answer"] for p in predictions_of(tmp_path / "run", "test")
+    ]
 
 
-def test_questions_are_answered_by_candidates_by_beams_and_openly(published, tmp_path):
+def test_questions_are_answered_by_candidates_by_beams_and_openly(published, data_root, tmp_path):
     with_worker = [*SHORT, "data.num_workers=1", "hydra.run.dir=run"]
     process = run("train.py", "task=vqa", *published, *with_worker, folder=tmp_path)
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -130,6 +136,11 @@ def test_questions_are_answered_by_candidates_by_beams_and_openly(published, tmp
     results = json.loads((tmp_path / "run/results_test.json").read_text())
     assert [r["question_id"] for r in results] == [900, 901, 902, 903, 904, 905]
     assert Image.open(tmp_path / "run/pictures_val.png").width > 500
+    rows = [line.replace("&&", ",") for line in (data_root / "vqa_test.tsv").read_text().splitlines()]
+    write(tmp_path / "asked.tsv", [row.split("\t") for row in rows])
+    columns = {"image": 5, "text": 2, "objects": 4}
+    answers = answers_of_pipeline(tmp_path / "run", "visual-question-answering", tmp_path / "asked.tsv", **columns)
+    assert [answer["text"] for answer in answers] == [r["answer"] for r in results]
 
     by_beams = ["task.inference=beam_search", "generation.beam_size=12", "hydra.run.dir=beams"]
     run("evaluate.py", "task=vqa", *without_model(published), "checkpoint=run", "split=val", *by_beams, folder=tmp_path)

@@ -1,0 +1,85 @@
+import io
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ofa.errors import UserError
+from ofa.inputs import InputError, read_image
+
+RED = np.full((20, 30, 3), (200, 10, 10), np.uint8)
+
+
+def png(array=RED):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def server():
+    """A server on this machine that knows /red.png alone."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/red.png" else 404)
+            self.end_headers()
+            self.wfile.write(png() if self.path == "/red.png" else b"")
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_same_picture_comes_from_path_pil_and_arrays(tmp_path):
+    (tmp_path / "red.png").write_bytes(png())
+    with_alpha = np.dstack([RED, np.full((20, 30), 128, np.uint8)])
+    for given in (tmp_path / "red.png", str(tmp_path / "red.png"), Image.fromarray(RED), RED, RED / 255.0, with_alpha):
+        image = read_image(given)
+        assert image.mode == "RGB" and image.size == (30, 20)
+        assert np.array_equal(np.asarray(image), RED)
+
+
+def test_grey_arrays_are_pictures(tmp_path):
+    grey = np.full((4, 6), 77, np.uint8)
+    for given in (grey, grey[..., None]):
+        assert np.array_equal(np.asarray(read_image(given)), np.dstack([grey] * 3))
+
+
+def test_a_url_is_fetched_and_one_without_a_picture_is_named(server):
+    assert np.array_equal(np.asarray(read_image(f"{server}/red.png")), RED)
+    with pytest.raises(InputError, match="/blue.png cannot be fetched .*Not Found"):
+        read_image(f"{server}/blue.png")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("nowhere.jpg", "nowhere.jpg cannot be read"),
+        (17, "not as a int"),
+        (np.zeros((2, 2, 7), np.uint8), r"an array of shape \[2, 2, 7\] is no picture"),
+        (np.zeros((0, 3), np.uint8), "is no picture"),
+        (np.full((2, 2), 300.0), "fractions from 0 to 1"),
+        (np.zeros((2, 2), np.int64), "an array of int64 is no picture"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_a_sentence(given, message):
+    with pytest.raises(InputError, match=message):
+        read_image(given)
+    assert issubclass(InputError, UserError)
+
+
+def test_a_damaged_file_is_named_and_a_huge_picture_refused(tmp_path, monkeypatch):
+    (tmp_path / "half.png").write_bytes(png(np.random.default_rng(0).integers(0, 255, (50, 50, 3), np.uint8))[:2000])
+    with pytest.raises(InputError, match=r"half.png cannot be used: it does not decode"):
+        read_image(tmp_path / "half.png")
+    monkeypatch.setattr("ofa.inputs.MAX_PIXELS", 100)
+    with pytest.raises(InputError, match="the array is 30 x 20 px, more than the 100 px allowed"):
+        read_image(RED)

@@ -1,0 +1,206 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ofa import OFAConfig, OFAModel, generate, pipeline
+from ofa.checkpoint import TaskSettings, export
+from ofa.errors import UserError
+from ofa.generation import Hypothesis
+from ofa.inputs import InputError
+from ofa.padding import pad
+from ofa.pipeline import PIPELINES
+from ofa.processors import PROCESSORS, GroundingProcessor
+from ofa.processors.saved import restored, saved
+from ofa.tokenizer import Tokenizer
+from ofa.vocabulary import BIN_OFFSET
+
+SIZE = {"image_size": 32}
+SETTINGS = {
+    "image-captioning": SIZE,
+    "visual-grounding": {**SIZE, "max_image_size": 32},
+    "visual-entailment": SIZE,
+    "visual-question-answering": SIZE,
+}
+TEXTS = {
+    "image-captioning": {},
+    "visual-grounding": {"text": "the red circle"},
+    "visual-entailment": {"text": "there is a circle", "caption": "a red circle"},
+    "visual-question-answering": {"text": "what color is the circle?"},
+}
+ANSWERS = ("red", "blue", "two", "yes")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder of a small model for each pipeline."""
+    torch.manual_seed(0)
+    model = OFAModel(OFAConfig.from_name("micro", init_std=0.3)).eval()
+    folder = tmp_path_factory.mktemp("models")
+    for name, settings in SETTINGS.items():
+        answers = ANSWERS if name == "visual-question-answering" else None
+        export(folder / name, model, Tokenizer.demo(), TaskSettings(name, settings, answers=answers))
+    return folder
+
+
+@pytest.fixture
+def photos():
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 255, (h, w, 3), np.uint8)) for h, w in ((40, 90), (70, 30), (33, 32))]
+
+
+def agree(first, second):
+    """Whether two answers say the same, their numbers up to rounding."""
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(agree(first[key], second[key]) for key in first)
+    if isinstance(first, list):
+        return all(map(agree, first, second))
+    return first == (second if isinstance(first, str) else pytest.approx(second, abs=1e-4))
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_batch_is_answered_as_one_by_one(name, models, photos):
+    pipe = pipeline(name, models / name, device="cpu", batch_size=2)
+    answers = pipe(photos, **TEXTS[name])
+    assert len(answers) == 3
+    for photo, answer in zip(photos, answers, strict=True):
+        assert agree(answer, pipe(photo, **TEXTS[name]))
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_computes_in_bfloat16(name, models, photos):
+    pipe = pipeline(name, models / name, device="cpu", dtype=torch.bfloat16)
+    assert next(pipe.model.parameters()).dtype == torch.bfloat16
+    assert pipe(photos[0], **TEXTS[name]).keys() == pipeline(name, models / name)(photos[0], **TEXTS[name]).keys()
+
+
+def test_a_caption_is_what_beam_search_finds(models, photos):
+    pipe = pipeline("image-captioning", models / "image-captioning")
+    inputs = {"input_ids": pad([pipe.processor.ask().source]), "patch_images": pipe.processor.pixels(photos[0])[None]}
+    best = generate(pipe.model, inputs, pipe.options)[0][0]
+    answer = pipe(photos[0])
+    assert answer["text"] == pipe.processor.caption(best) and answer["score"] == pytest.approx(np.exp(best.score))
+
+
+def test_a_box_is_in_pixels_of_the_image_as_it_was_given(models, photos, monkeypatch):
+    pipe = pipeline("visual-grounding", models / "visual-grounding")
+    bins = [111, 222, 888, 999]
+    found = Hypothesis([BIN_OFFSET + b for b in bins] + [2], -0.5, [-0.1] * 5)
+    monkeypatch.setattr(GroundingProcessor, "search", lambda *_: [[found]] * 3)
+    for photo, answer in zip(photos, pipe(photos, "the red circle"), strict=True):
+        w, h = photo.size
+        expected = [w * 111 / 999, h * 222 / 999, w * 888 / 999, h]
+        assert answer == {"boxes": [pytest.approx(expected, rel=1e-5)], "scores": [pytest.approx(np.exp(-0.5))]}
+
+
+def test_entailment_gives_the_probability_of_each_label(models, photos):
+    answer = pipeline("visual-entailment", models / "visual-entailment")(photos[0], **TEXTS["visual-entailment"])
+    assert answer["labels"].keys() == {"entailment", "neutral", "contradiction"}
+    assert sum(answer["labels"].values()) == pytest.approx(1, abs=1e-4)
+    assert answer["score"] == answer["labels"][answer["label"]] == max(answer["labels"].values())
+
+
+def test_questions_are_answered_out_of_the_list_or_openly(models, photos):
+    name = "visual-question-answering"
+    answer = pipeline(name, models / name)(photos[0], "what color is the circle?")
+    assert answer["answers"].keys() == set(ANSWERS) and sum(answer["answers"].values()) == pytest.approx(1, abs=1e-4)
+    assert answer["text"] in ANSWERS and answer["score"] == max(answer["answers"].values())
+    openly = pipeline("visual-question-answering", models / "image-captioning")  # a model that says nothing of VQA
+    assert openly.processor.tree is None and openly.processor.image_size == 480
+    assert isinstance(openly(photos[0], "what color is the circle?")["text"], str)
+
+
+def test_one_picture_may_be_asked_many_texts_and_unequal_lists_are_refused(models, photos):
+    pipe = pipeline("visual-grounding", models / "visual-grounding")
+    texts = ["the red circle", "the blue square"]
+    assert all(map(agree, pipe(photos[0], texts), [pipe(photos[0], text) for text in texts]))
+    with pytest.raises(InputError, match="lists of 2 and 3 items"):
+        pipe(photos, texts)
+    assert pipe([], "the red circle") == []
+
+
+def test_a_model_made_for_another_task_is_asked_with_the_published_settings(models, caplog):
+    with caplog.at_level(logging.WARNING):
+        pipe = pipeline("visual-grounding", models / "image-captioning")
+    assert "was made for image-captioning" in caplog.text and pipe.processor.image_size == 512
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"text": "a circle"}, "give caption="),
+        ({"text": "  ", "caption": "a circle"}, "the hypothesis is empty"),
+        ({"text": 3, "caption": "a circle"}, "not as a int"),
+    ],
+)
+def test_questions_that_cannot_be_asked_are_refused(models, photos, texts, message):
+    with pytest.raises(InputError, match=message):
+        pipeline("visual-entailment", models / "visual-entailment")(photos[0], **texts)
+
+
+def test_a_caption_is_refused_by_a_model_that_reads_none(models, photos, tmp_path):
+    pipe = pipeline("visual-entailment", models / "visual-entailment")
+    settings = TaskSettings("visual-entailment", {**SIZE, "use_caption": False})
+    export(tmp_path, pipe.model, Tokenizer.demo(), settings)
+    without = pipeline("visual-entailment", tmp_path)
+    assert without(photos[0], "there is a circle")["label"]
+    with pytest.raises(InputError, match="leave caption out"):
+        without(photos[0], "there is a circle", "a circle")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("text-to-image", "the pipeline text-to-image is not there yet"),
+        ("visual-groundin", "did you mean 'visual-grounding'"),
+    ],
+)
+def test_a_pipeline_that_is_not_there_is_refused_in_a_sentence(models, name, message):
+    with pytest.raises(UserError, match=message):
+        pipeline(name, models / "visual-grounding")
+
+
+def test_other_settings_that_cannot_work_are_refused(models, tmp_path):
+    with pytest.raises(UserError, match="float32 or torch.bfloat16"):
+        pipeline("image-captioning", models / "image-captioning", dtype=torch.int8)
+    with pytest.raises(UserError, match="batch_size=0"):
+        pipeline("image-captioning", models / "image-captioning", batch_size=0)
+    model = OFAModel(OFAConfig.from_name("micro"))
+    export(tmp_path, model, Tokenizer.demo(), TaskSettings("image-captioning", {"image_size": 688}))
+    with pytest.raises(UserError, match="has positions for 672 px"):
+        pipeline("image-captioning", tmp_path)
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_halved(models, photos, monkeypatch):
+    pipe = pipeline("visual-grounding", models / "visual-grounding")
+    search, sizes = GroundingProcessor.search, []
+
+    def limited(self, model, inputs, *rest):
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > 1:
+            raise torch.OutOfMemoryError("full")
+        return search(self, model, inputs, *rest)
+
+    monkeypatch.setattr(GroundingProcessor, "search", limited)
+    assert len(pipe(photos, "the red circle")) == 3
+    assert sizes == [3, 1, 1, 1]
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_processor_is_the_same_after_it_was_kept(name, tmp_path):
+    answers = {"answer_list": ANSWERS} if name == "visual-question-answering" else {}
+    processor = PROCESSORS[name](tokenizer=Tokenizer.demo(), **SETTINGS[name], mean=(0.4, 0.5, 0.6), **answers)
+    task = saved(processor, processor.generation)
+    (tmp_path / "task.json").write_text(task.to_json())
+    again, options = restored(TaskSettings.from_json(tmp_path / "task.json"), processor.tokenizer)
+    assert again == processor
+    assert task.generation == {} and options.max_len == processor.generation.max_len
+
+
+def test_changed_options_of_generation_are_kept():
+    processor = PROCESSORS["image-captioning"](tokenizer=Tokenizer.demo())
+    task = saved(processor, type(processor.generation)(beam_size=2, max_len=9, no_repeat_ngram_size=3))
+    assert task.generation == {"beam_size": 2, "max_len": 9}
+    assert restored(task, processor.tokenizer)[1].beam_size == 2

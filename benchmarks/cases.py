@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.candidates import Candidates
+from benchmarks.checkpoints import CheckpointLoading
 from benchmarks.cider import CaptionScoring
 from benchmarks.compute import Decoding, Encoding, TrainingStep
 from benchmarks.distillation import CachedStep, DistillationStep, PlainStep
@@ -24,5 +25,6 @@ CASES: dict[str, list[Case]] = {
     "constrained_loss": [TreeLoss(), MaskedLoss()],
     "candidates": [Encoding(480), Candidates()],
     "cider": [CaptionScoring()],
+    "checkpoints": [CheckpointLoading(form) for form in ("safetensors", "bin", "pt", "pt, half precision")],
     "data_loading": [Loading(workers=0), Loading(workers=2), Indexing()],
 }

@@ -14,11 +14,12 @@ from benchmarks.rates import RateMeter, Rates
 
 @dataclass(frozen=True)
 class Workload:
-    """What is timed: a call of `run` gets `items` of `unit` done."""
+    """What is timed: a call of `run` gets `items` of `unit` done; `peak_memory` is that of processes it starts."""
 
     run: Callable[[], object]
     items: float
     unit: str = "samples"
+    peak_memory: Callable[[], int] | None = None
 
 
 class Case(Protocol):
@@ -34,7 +35,7 @@ class Case(Protocol):
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was found: time of each repetition, operations of one, the machine's rates and this process' peak memory."""
+    """What was found: time of each repetition, operations of one, the machine's rates and the peak memory."""
 
     case: str
     unit: str
@@ -68,6 +69,5 @@ def measure(case: Case, machine: Machine, repetitions: int, folder: Path) -> Mea
     for _ in range(repetitions):
         rates.append(meter.measure())
         seconds.append(machine.seconds(workload.run))
-    return Measurement(
-        case.name, workload.unit, workload.items, seconds, operations, Rates.median(rates), machine.peak_memory()
-    )
+    peak_memory = (workload.peak_memory or machine.peak_memory)()
+    return Measurement(case.name, workload.unit, workload.items, seconds, operations, Rates.median(rates), peak_memory)

@@ -7,6 +7,7 @@ from torch import nn
 
 from benchmarks.candidates import Candidates
 from benchmarks.cases import CASES
+from benchmarks.checkpoints import CheckpointLoading
 from benchmarks.cider import CaptionScoring
 from benchmarks.compute import Decoding, Encoding, TrainingStep
 from benchmarks.distillation import CachedStep, DistillationStep, PlainStep
@@ -33,6 +34,7 @@ SMALL_CASES = [
     MaskedLoss(model="micro", batch_size=2, answers=30),
     Candidates(**MICRO, answers=12, prompt_tokens=2),
     CaptionScoring(captions=3, references=2, vocabulary=20),
+    CheckpointLoading("safetensors", model="micro"),
     Loading(workers=0, rows=3, image_size=32, batch_size=2),
     Indexing(rows=3),
 ]

@@ -99,6 +99,8 @@ def config_of(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
             f"{file} says vocab_size={settings['vocab_size']}, but {EMBEDDING} has {found['vocab_size']} rows: they do "
             "not belong together; copy both again from one model"
         )
+    if "code_image_size" not in settings:  # the usual one, as far as there are positions
+        found["code_image_size"] = min(OFAConfig.code_image_size, 8 * found["image_bucket_size"])
     return build_config({**found, **settings}, file)
 
 

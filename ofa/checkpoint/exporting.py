@@ -74,7 +74,10 @@ def _write(file: Path, write: Callable[[Path], object]) -> None:
     """Has `write` make the file under another name beside it, and gives it its name when it is on disk."""
     part = file.with_name(f".{file.name}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # as for any new file; safetensors lets nobody else read its own
         write(part)
+        part.chmod(mode)
         with part.open("rb+") as written:
             os.fsync(written.fileno())
         os.replace(part, file)

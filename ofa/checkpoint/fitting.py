@@ -54,8 +54,8 @@ class Fit:
         """Raises UserError, with what to do about it, where weights are missing, unexpected or of another shape."""
         found = [
             *self.misfits[:1],
-            *([f"it lacks {_listed(self.missing)}"] if self.missing else []),
-            *([f"it has {_listed(self.unexpected)}, which the model has not"] if self.unexpected else []),
+            *([f"it lacks {listed(self.missing)}"] if self.missing else []),
+            *([f"it has {listed(self.unexpected)}, which the model has not"] if self.unexpected else []),
         ]
         if found:
             raise UserError(f"{self.checkpoint.path} holds a model of another size: {'; '.join(found)}; {remedy}")
@@ -93,6 +93,7 @@ def _resized(name: str, tensor: Tensor, shape: torch.Size, std: float) -> Tensor
     return rows
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -48,6 +48,8 @@ def load_model(path: str | Path, *, ema: bool = False) -> OFAModel:
         model = OFAModel(config)
     fit = Fit.of(checkpoint, model)
     fit.check("copy it again, or take another file")
+    if checkpoint.form.settings is None:
+        log.info("%s says nothing of its model: what no shape shows, such as code_image_size, is as usual", path)
     weights = dict(fit.tensors(config.init_std))
     weights[EMBEDDING] = nn.Parameter(weights[EMBEDDING])  # one object, so that it stays tied
     model.load_state_dict(weights | dict.fromkeys(TIED, weights[EMBEDDING]), assign=True)

@@ -1,0 +1,73 @@
+"""The commands `python -m ofa.checkpoint inspect FILE` and `convert IN OUT`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+
+from ofa.checkpoint.exporting import export
+from ofa.checkpoint.inspection import describe
+from ofa.checkpoint.loading import load_model, read_task
+from ofa.checkpoint.places import find, kept_tokenizer
+from ofa.errors import UserError
+from ofa.tokenizer import Tokenizer
+
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+ANY_FORM = "a file, a model folder, a run folder, or a Hugging Face id"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ofa.checkpoint", description="Look into checkpoints, and convert them to model folders."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = commands.add_parser("inspect", help="print what a checkpoint holds")
+    inspect.add_argument("file", metavar="FILE", help=ANY_FORM)
+    convert = commands.add_parser("convert", help="write a checkpoint as a self-contained model folder")
+    convert.add_argument("source", metavar="IN", help=ANY_FORM)
+    convert.add_argument("folder", metavar="OUT", help="the model folder to write")
+    convert.add_argument("--ema", action="store_true", help="take the averaged weights")
+    convert.add_argument("--tokenizer", metavar="SOURCE", help="folder or Hugging Face id of the vocabulary")
+    convert.add_argument("--dtype", choices=PRECISIONS, default="float32", help="of the weights, default %(default)s")
+    arguments = parser.parse_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        if arguments.command == "inspect":
+            Console(soft_wrap=False).print(*describe(arguments.file), sep="\n")
+        else:
+            convert_checkpoint(
+                arguments.source, arguments.folder, arguments.ema, arguments.tokenizer, PRECISIONS[arguments.dtype]
+            )
+            print(f"written to {arguments.folder}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def convert_checkpoint(source: str, folder: str, ema: bool, tokenizer: str | None, dtype: torch.dtype) -> None:
+    """Writes the weights, vocabulary and task of `source`, as `find` takes it, as an export folder.
+
+    Args:
+        tokenizer: where the vocabulary is; None: beside the weights.
+    """
+    vocabulary = tokenizer or kept_tokenizer(source)
+    if vocabulary is None:
+        raise UserError(
+            f"there is no vocabulary with {source}; give --tokenizer FOLDER_OR_ID with the vocab.json and merges.txt "
+            "of an OFA model"
+        )
+    read = Tokenizer.from_pretrained(vocabulary)  # before the weights, which take longer
+    found = find(source)
+    export(folder, load_model(found, ema=ema).to(dtype), read, read_task(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Export folders: what is in them, and that they are whole or not at all."""
+
+import json
+
+import published
+import pytest
+import torch
+from safetensors import safe_open
+
+from ofa.checkpoint import TaskSettings, exporting, find, load, load_model, read_task
+from ofa.checkpoint.task_settings import PIPELINES
+from ofa.errors import UserError
+from ofa.model import OFAModel
+from ofa.tokenizer import Tokenizer
+
+TASK = TaskSettings(
+    "visual-question-answering", {"image_size": 480, "prompt_type": "prev_output"}, {"beam_size": 3}, ("yes", "naïve")
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return OFAModel(published.small_config(dropout=0.2, image_bucket_size=42))
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    exporting.export(tmp_path / "run/model", model, Tokenizer.demo(), TASK)
+    return tmp_path / "run/model"
+
+
+def test_a_model_comes_back_bit_for_bit(model, folder, tmp_path):
+    loaded, tokenizer = load(folder)
+    assert loaded.config == model.config and tokenizer.digest() == Tokenizer.demo().digest()
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+    exporting.export(tmp_path / "again", loaded, tokenizer, read_task(folder))
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "config.json", "merges.txt", "model.safetensors", "task.json", "vocab.json"
+    ]  # fmt: skip
+    for file in folder.iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+
+
+def test_the_file_lacks_the_computed_tables_and_holds_the_tied_matrix_once(model, folder, tmp_path):
+    published_file = published.write_bare(model, tmp_path / "pytorch_model.bin")
+    saved = published_file.stat().st_size - (folder / "model.safetensors").stat().st_size
+    assert saved > 50e6
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert names == model.state_dict().keys() - set(published.ALIASES)
+
+
+def test_config_json_says_what_published_ones_say(model, folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert published.hf_config(model.config).items() - config.items() == {("use_cache", False)} or (
+        published.hf_config(model.config) | {"use_cache": None}
+    ).keys() <= config.keys() | {"use_cache"}
+    ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
+    assert ids.items() <= config.items()
+
+
+def test_an_export_in_half_precision_takes_half_the_room_and_loads_as_float32(model, tmp_path):
+    halved = load_model(published.write_bare(model, tmp_path / "weights.bin")).half()
+    exporting.export(tmp_path / "half", halved, Tokenizer.demo(), None)
+    weights = load_model(tmp_path / "half").decoder.layers[0].fc1.weight
+    assert torch.equal(weights, model.decoder.layers[0].fc1.weight.half().float())
+    assert not (tmp_path / "half/task.json").exists() and read_task(tmp_path / "half") is None
+
+
+def test_an_interrupted_export_is_no_model_folder(model, folder, monkeypatch):
+    def fail(weights, file, metadata):
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exporting, "save_file", fail)
+    with pytest.raises(UserError, match="model cannot be written .*No space left"):
+        exporting.export(folder, model, Tokenizer.demo(), None)
+    assert not list(folder.glob(".*"))
+    with pytest.raises(UserError, match=r"holds no checkpoints/best.ckpt and no config.json"):
+        find(folder)
+
+
+def test_the_task_of_a_run_is_that_of_its_export(folder):
+    assert read_task(folder) == read_task(folder.parent) == TASK
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"pipeline": "image-captoning"}, "pipeline=image-captoning is not one of .* did you mean 'image-captioning'"),
+        ({"generation": {"beams": 5}}, "generation has no option 'beams'; did you mean 'beam_size'"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_a_task_that_cannot_be_is_refused(folder, change, message):
+    file = folder / "task.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(UserError, match=rf"task.json does not describe a task \(.*{message}"):
+        read_task(folder)
+
+
+def test_the_description_of_a_modelscope_folder_is_a_task(tmp_path, caplog):
+    (tmp_path / "config.json").write_text("{}")
+    beam = {"beam_size": 5, "max_len_b": 16, "min_len_b": 1, "no_repeat_ngram_size": 3, "sampling": False}
+    model = {
+        "type": "ofa", "beam_search": beam, "seed": 7, "max_src_length": 80, "language": "en", "gen_type": "traverse",
+        "patch_image_size": 480, "max_image_size": 512, "imagenet_default_mean_and_std": True, "prompt": " what?",
+        "answer2label": "answer2label.json",
+    }  # fmt: skip
+    (tmp_path / "answer2label.json").write_text(json.dumps({"no": 1, "yes": 0}))
+    description = {"framework": "pytorch", "task": "visual-question-answering", "model": model}
+    (tmp_path / "configuration.json").write_text(json.dumps(description))
+    with caplog.at_level("INFO"):
+        task = read_task(tmp_path)
+    assert task.pipeline == "visual-question-answering" and task.answers == ("yes", "no")
+    assert task.generation == {"beam_size": 5, "max_len": 16, "min_len": 1, "no_repeat_ngram_size": 3}
+    statistics = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    sizes = {"image_size": 480, "max_image_size": 512, "max_words": 80}
+    assert task.settings == {**sizes, **statistics, "inference": "all_candidates"}
+    assert "not used: prompt=' what?', beam_search.sampling=False" in caplog.text
+    (tmp_path / "answer2label.json").unlink()
+    with pytest.raises(UserError, match="names the answers 'answer2label.json', which is no file beside it"):
+        read_task(tmp_path)
+
+
+@pytest.mark.parametrize("theirs, ours", [("ocr-recognition", "ocr"), ("text-to-image-synthesis", "text-to-image")])
+def test_tasks_of_modelscope_have_the_names_of_pipelines(theirs, ours, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "configuration.json").write_text(json.dumps({"task": theirs, "model": {}}))
+    assert read_task(tmp_path) == TaskSettings(ours) and ours in PIPELINES
+
+
+def test_a_modelscope_task_without_a_pipeline_is_none(tmp_path, caplog):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "configuration.json").write_text(json.dumps({"task": "sudoku", "model": {}}))
+    with caplog.at_level("INFO"):
+        assert read_task(tmp_path) is None
+    assert "there is no pipeline for sudoku" in caplog.text

@@ -1,0 +1,123 @@
+"""Weights that do not quite fit, or not at all."""
+
+import json
+
+import published
+import pytest
+import torch
+
+from ofa.checkpoint import load_model, load_weights, read_config
+from ofa.errors import UserError
+from ofa.model import OFAModel
+
+WIDTH = 32
+
+
+@pytest.fixture(scope="module")
+def model():
+    return OFAModel(published.small_config())
+
+
+def save(state, file, **options):
+    config = published.small_config()
+    torch.save({"args": published.options(config, **options), "model": state}, file)
+    return file
+
+
+def test_a_vocabulary_that_has_grown_gets_new_rows_at_its_end(model, tmp_path):
+    state = published.fairseq_state(model)
+    for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight"):
+        state[name] = state[name][:58457]  # before the bins were added
+    file = save(state, tmp_path / "older.pt", vocab_size=59457)
+    random_state = torch.get_rng_state()
+    embedding = load_model(file).encoder.embed_tokens.weight.detach()
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert torch.equal(embedding[:58457], model.encoder.embed_tokens.weight[:58457]) and len(embedding) == 59457
+    assert embedding[58457:].std().item() == pytest.approx(WIDTH**-0.5, rel=0.02)
+    other = OFAModel(published.small_config())
+    load_weights(other, save(state, tmp_path / "silent.pt"))  # which does not say: the model does
+    assert torch.equal(other.encoder.embed_tokens.weight, embedding)
+    assert read_config(tmp_path / "silent.pt").vocab_size == 58457
+
+
+def test_more_ids_than_the_model_has_are_refused(model, tmp_path):
+    file = published.write_bare(model, tmp_path / "large.bin")
+    with pytest.raises(UserError, match="encoder.embed_tokens.weight has 59457 ids, the model has 50265; set model="):
+        load_weights(OFAModel(published.small_config(vocab_size=50265)), file)
+    file = save(published.fairseq_state(model), tmp_path / "large.pt", vocab_size=50265)
+    with pytest.raises(UserError, match="large.pt says vocab_size=50265, but .* has 59457 rows"):
+        load_model(file)
+
+
+@pytest.mark.parametrize("rows", [514, 2050])
+def test_position_tables_of_another_length_are_copied_up_to_the_smaller(model, rows, tmp_path, caplog):
+    state = published.fairseq_state(model)
+    for stack in ("encoder", "decoder"):
+        state[f"{stack}.embed_positions.weight"] = torch.arange(rows)[:, None].expand(rows, WIDTH).float()
+    with caplog.at_level("INFO"):
+        loaded = load_model(save(state, tmp_path / "positions.pt"))
+    table, kept = loaded.decoder.embed_positions.weight, min(rows, 1026)
+    assert table.shape == (1026, WIDTH) and torch.equal(table[:kept, 0], torch.arange(kept).float())
+    assert table[kept:].abs().sum() > 0 or kept == 1026
+    assert f"decoder.embed_positions.weight: {kept} rows of {rows} are taken, {1026 - kept} are new" in caplog.text
+
+
+def test_missing_and_unexpected_entries_are_listed(model, tmp_path):
+    state = published.fairseq_state(model)
+    for i in range(2):
+        del state[f"encoder.layers.{i}.fc2.bias"]
+    state |= {f"decoder.adapter.{i}": torch.zeros(1) for i in range(5)}
+    with pytest.raises(UserError) as error:
+        load_model(save(state, tmp_path / "mixed.pt"))
+    assert "it lacks encoder.layers.0.fc2.bias, encoder.layers.1.fc2.bias;" in str(error.value)
+    assert "it has decoder.adapter.0, decoder.adapter.1, decoder.adapter.2 and 2 more" in str(error.value)
+
+
+def test_counters_of_frozen_batch_norms_are_not_missed(model, tmp_path):
+    state = {name: t for name, t in published.fairseq_state(model).items() if "num_batches_tracked" not in name}
+    assert load_model(save(state, tmp_path / "frozen.pt")).encoder.embed_images.bn1.num_batches_tracked == 0
+
+
+def test_a_backbone_of_unknown_depth_is_named(model, tmp_path):
+    state = published.fairseq_state(model)
+    first = "encoder.embed_images.layer1.0."
+    state |= {n.replace("layer1.0", "layer1.1"): t for n, t in state.items() if n.startswith(first)}
+    with pytest.raises(UserError, match="backbone of 2, 1, 1 blocks in its three stages, .* resnet101 3, 4, 23"):
+        read_config(save(state, tmp_path / "deep.pt"))
+
+
+def test_the_original_trainer_s_name_of_a_small_backbone_is_known(tmp_path):
+    model = OFAModel(published.small_config(resnet_type="resnet26"))
+    file = save(published.fairseq_state(model), tmp_path / "small.pt", resnet_type="resnet18")
+    assert read_config(file).resnet_type == "resnet26"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"encoder_attention_heads": 8}, "says encoder_attention_heads=8, but its weights are those of .*=4"),
+        ({"encoder_layers": 3}, "says encoder_layers=3, but its weights are those of encoder_layers=2"),
+        ({"d_model": "wide"}, "says d_model='wide', which is no int"),
+        ({"dropout": 1.5}, r"describes no OFA model: dropout=1.5 is not in \[0, 1\)"),
+        ({"entangle_position_embedding": True}, "entangle_position_embedding=True, which is not supported"),
+        ({"normformer": False}, "normformer=False, which is not supported"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(model, change, message, tmp_path):
+    folder = published.write_folder(model, tmp_path / "folder")
+    (folder / "config.json").write_text(json.dumps(published.hf_config(model.config) | change))
+    with pytest.raises(UserError, match=message):
+        load_model(folder)
+
+
+def test_an_output_matrix_of_its_own_is_refused(model, tmp_path):
+    state = published.fairseq_state(model)
+    state["decoder.output_projection.weight"] = torch.ones(59457, WIDTH)
+    with pytest.raises(UserError, match="own.pt holds a model with an output matrix of its own"):
+        load_model(save(state, tmp_path / "own.pt"))
+
+
+def test_what_is_no_ofa_model_is_refused(tmp_path):
+    torch.save({"fc.weight": torch.ones(2)}, tmp_path / "other.bin")
+    with pytest.raises(UserError, match="other.bin does not hold the weights of an OFA model: it lacks encoder.embed"):
+        load_model(tmp_path / "other.bin")

@@ -1,15 +1,17 @@
-"""The answers a task may give, read from its answer file: `read_answers`."""
+"""The answers a task may give, and those people gave in a row: `read_answers`, `parse_answers`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from data.tsv import Row
 from ofa.errors import UserError
 
-CONVERTER = "python -m data.prepare.answers"
+CONVERTER = "python -m data.prepare answers"
 
 
 def read_answers(path: str | Path) -> list[str]:
@@ -68,3 +70,24 @@ def order_answers(pairs: Sequence[tuple[Any, Any]], path: Path) -> list[str]:
 def _is_pair(pair: Any) -> bool:
     """An answer and its index; True and False are ints in Python, but no indices."""
     return isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and type(pair[1]) is int
+
+
+def parse_answers(row: Row) -> dict[str, float]:
+    """The confidence of each answer in a column such as `1.0|!+red&&0.3|!+dark red`; an empty column has none.
+
+    Raises:
+        RowError: an entry is not a confidence from 0 to 1 and an answer.
+    """
+    confidences = {}
+    for entry in filter(None, row.values["answers"].strip().split("&&")):
+        number, mark, answer = entry.partition("|!+")
+        try:
+            confidence = float(number)
+        except ValueError:
+            confidence = float("nan")
+        if not mark or not answer.strip() or not isfinite(confidence) or not 0 <= confidence <= 1:
+            raise row.error(
+                f"the answer {entry!r} is not of the form 0.6|!+yes, a confidence from 0 to 1 and an answer"
+            )
+        confidences[answer.strip()] = confidence
+    return confidences

@@ -1,51 +1,13 @@
-"""Boxes as text, as pixels and as bins: small pure functions.
+"""Boxes as pixels and as bins: small pure functions.
 
-A box is x0, y0, x1, y1 in pixels of the original image, the right and lower edges exclusive, so that its area is
-(x1 - x0) * (y1 - y0). A model writes it as four bins of the resized picture: coordinate * resize ratio / max_image_size
+A model writes a box (see `data.boxes`) as four bins of the resized picture: coordinate * resize ratio / max_image_size
 * 999, rounded. `resize_ratio` is always (resized width / width, resized height / height).
 """
-
-import math
 
 import torch
 from torch import Tensor
 
-from data.tsv import Row
 from ofa.vocabulary import N_BINS
-
-Box = tuple[float, float, float, float]
-CLIPPED = "box clipped to the image"
-
-
-def parse_box(text: str, where: Row) -> Box:
-    """Reads "x0,y0,x1,y1".
-
-    Raises:
-        RowError: the text is not four finite numbers, or the box has no area.
-    """
-    try:
-        x0, y0, x1, y1 = (float(number) for number in text.split(","))
-    except ValueError as error:
-        raise where.error(f"the box {text!r} is not four numbers x0,y0,x1,y1") from error
-    box = (x0, y0, x1, y1)
-    if not all(map(math.isfinite, box)):
-        raise where.error(f"the box {text!r} is not finite")
-    if not has_area(box):
-        raise where.error(f"the box {text!r} has no area: it needs x0 < x1 and y0 < y1")
-    return box
-
-
-def clip_box(box: Box, width: int, height: int, where: Row) -> tuple[Box, str | None]:
-    """The part of the box inside an image of width x height pixels, and a note where that is not all of it.
-
-    Raises:
-        RowError: the box lies outside the image altogether.
-    """
-    x0, y0, x1, y1 = box
-    clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
-    if not has_area(clipped):
-        raise where.error(f"the box {box} is outside its image of {width} x {height} pixels")
-    return clipped, None if clipped == box else CLIPPED
 
 
 def boxes_to_bins(boxes: Tensor, resize_ratio: tuple[float, float], max_image_size: int) -> Tensor:
@@ -68,11 +30,6 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
 def _area(upper_left: Tensor, lower_right: Tensor) -> Tensor:
     # A predicted box may have its corners swapped: it has no area rather than a negative one.
     return (lower_right - upper_left).clamp(min=0).prod(dim=-1)
-
-
-def has_area(box: Box) -> bool:
-    x0, y0, x1, y1 = box
-    return x0 < x1 and y0 < y1
 
 
 def _per_coordinate(resize_ratio: tuple[float, float]) -> Tensor:

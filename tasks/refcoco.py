@@ -12,12 +12,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from data.batch import Sample
+from data.boxes import Box, clip_box, has_area, parse_box
 from data.images import resize_ratios
 from data.tsv import Row
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
 from ofa.vocabulary import BIN_OFFSET, BINS, EOS, N_BINS
-from tasks.boxes import Box, bins_to_boxes, boxes_to_bins, clip_box, has_area, parse_box
+from tasks.boxes import bins_to_boxes, boxes_to_bins
 from tasks.drawing import TILE, draw_tile
 from tasks.image_task import ImageTask
 from tasks.metrics.boxes import BoxAccuracy

@@ -13,7 +13,7 @@ from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BIN_OFFSET, BINS, BOS, EOS
-from tasks.boxes import CLIPPED
+from data.boxes import CLIPPED
 from tasks.refcoco import BoxPrediction, RefCOCO, RefCOCOg, Region
 
 RECORDED = load_json("fairseq_data.json")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -74,7 +74,7 @@ class Journal:
         unfinished = self.path.with_name(f"{self.path.name}.tmp")
         unfinished.write_text(json.dumps({"settings": self.settings, "progress": asdict(progress)}, indent=1) + "\n")
         os.replace(unfinished, self.path)
-        self.progress = progress
+        self.progress = replace(progress)
 
     def finish(self) -> None:
         """Gives the file its name."""

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -58,8 +58,15 @@ def convert(conversion: Conversion, settings: dict[str, Any], options: Options) 
     """
     sources = {str(path): _version(path) for path in conversion.sources}
     journal = Journal(conversion.file, {**settings, **sources})
-    if not journal.is_finished:
+    if journal.is_finished:
+        return journal.progress
+    try:
         _write(conversion, journal, options)
+    except OSError as error:
+        raise UserError(
+            f"{conversion.file} cannot be written ({error.strerror}); when that is mended, the same command goes on "
+            f"behind sample {journal.progress.samples}"
+        ) from error
     return journal.progress
 
 
@@ -72,9 +79,8 @@ def _write(conversion: Conversion, journal: Journal, options: Options) -> None:
     progress = replace(journal.progress)
     make = partial(_make_lines, layout=conversion.layout, tsv=conversion.file, bounds=options.bounds)
     # What is skipped are samples, not chunks, whose size the next version may change.
-    chunks = _in_chunks(islice(conversion.samples(), progress.samples, None))
-    with _writing(journal):
-        rows, rejected = journal.open()
+    chunks = _in_chunks(islice(_read(conversion), progress.samples, None))
+    rows, rejected = journal.open()
     with (
         rows,
         rejected,
@@ -83,32 +89,25 @@ def _write(conversion: Conversion, journal: Journal, options: Options) -> None:
     ):
         saved = time.monotonic()
         for lines in results:
-            with _writing(journal):
-                for line in lines:
-                    _append(line, progress, rows, rejected, options.stop)
-                if time.monotonic() - saved > SECONDS:
-                    journal.save((rows, rejected), progress)
-                    saved = time.monotonic()
+            for line in lines:
+                _append(line, progress, rows, rejected, options.stop)
+            if time.monotonic() - saved > SECONDS:
+                journal.save((rows, rejected), progress)
+                saved = time.monotonic()
             bar.update(len(lines))
-        with _writing(journal):
-            journal.save((rows, rejected), progress)
+        journal.save((rows, rejected), progress)
     if not progress.rows:
         journal.forget()
         raise UserError(f"{conversion.file} would have no row; {told(conversion.file, progress)}")
-    with _writing(journal):
-        journal.finish()
+    journal.finish()
 
 
-@contextmanager
-def _writing(journal: Journal) -> Iterator[None]:
-    """Turns an error of the disk into one that says how to go on."""
+def _read(conversion: Conversion) -> Iterator[Sample]:
     try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{journal.tsv} cannot be written ({error.strerror}); when that is mended, the same command goes on "
-            f"behind sample {journal.progress.samples}"
-        ) from error
+        yield from conversion.samples()
+    except OSError as error:  # not to be taken for one of writing
+        names = ", ".join(map(str, conversion.sources))
+        raise UserError(f"{names} cannot be read ({error.strerror}); the same command goes on") from error
 
 
 def _append(line: bytes | LeftOut, progress: Progress, rows: BinaryIO, rejected: BinaryIO, stop: bool) -> None:

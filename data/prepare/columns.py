@@ -22,17 +22,26 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a file in their order; those in `needed` say something in every row, others may be empty."""
+    """What a file holds.
+
+    Attributes:
+        columns: in their order.
+        needed: those that say something in every row; others may be empty.
+        truth: what is learnt and scored; where it is empty, a row can be neither.
+    """
 
     columns: tuple[str, ...]
     needed: tuple[str, ...]
+    truth: str
 
 
 LAYOUTS = {
-    "refcoco": Layout(("uniq_id", "image_id", "text", "box", "image"), needed=("text", "box")),
-    "caption": Layout(("uniq_id", "image_id", "caption", "objects", "image"), needed=()),
-    "snli_ve": Layout(("uniq_id", "image_id", "image", "hypothesis", "caption", "label"), needed=("hypothesis",)),
-    "vqa": Layout(("uniq_id", "image_id", "question", "answers", "objects", "image"), needed=("question",)),
+    "refcoco": Layout(("uniq_id", "image_id", "text", "box", "image"), ("text", "box"), "box"),
+    "caption": Layout(("uniq_id", "image_id", "caption", "objects", "image"), (), "caption"),
+    "snli_ve": Layout(
+        ("uniq_id", "image_id", "image", "hypothesis", "caption", "label"), ("hypothesis",), truth="label"
+    ),
+    "vqa": Layout(("uniq_id", "image_id", "question", "answers", "objects", "image"), ("question",), "answers"),
 }
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ofa.errors import UserError
 
@@ -38,15 +38,17 @@ class Journal:
 
     Args:
         tsv: the file that is made.
-        settings: all that its content depends on.
+        settings: all that its content depends on, apart from the sources.
+        sources: the files it is made of, and their versions.
 
     Raises:
-        UserError: there is such a file already, or a part of one, that was not made with these settings.
+        UserError: there is such a file already, or a part of one, that was not made with these settings of these
+            sources.
     """
 
-    def __init__(self, tsv: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, tsv: Path, settings: Mapping[str, str], sources: Mapping[str, str]) -> None:
         self.tsv = tsv
-        self.settings = json.loads(json.dumps(settings))  # as it will be read again
+        self.settings, self.sources = dict(settings), dict(sources)
         self.part = tsv.with_name(f"{tsv.name}.part")
         self.rejected = rejected_of(tsv)
         self.path = tsv.with_name(f"{tsv.name}.journal")
@@ -72,7 +74,8 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         unfinished = self.path.with_name(f"{self.path.name}.tmp")
-        unfinished.write_text(json.dumps({"settings": self.settings, "progress": asdict(progress)}, indent=1) + "\n")
+        content = {"settings": self.settings, "sources": self.sources, "progress": asdict(progress)}
+        unfinished.write_text(json.dumps(content, indent=1) + "\n")
         os.replace(unfinished, self.path)
         self.progress = replace(progress)
 
@@ -97,19 +100,20 @@ class Journal:
             return Progress()
         try:
             content = json.loads(self.path.read_text())
-            settings, progress = content["settings"], Progress(**content["progress"])
+            settings, sources, progress = content["settings"], content["sources"], Progress(**content["progress"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self.path} is no journal of a conversion ({error}); delete it and {self.part}"
             ) from error
+        made = self.part if self.part.exists() else self.tsv
+        remedy = f"choose another --out, or delete {made.name} and {self.path.name} to start anew"
         for name in {**settings, **self.settings}:
             old, new = settings.get(name), self.settings.get(name)
             if old != new:
-                made = self.part if self.part.exists() else self.tsv
-                raise UserError(
-                    f"{made} was begun with {name} {old}, which is {new} now; start with what was, choose another "
-                    f"--out, or delete {made.name} and {self.path.name}"
-                )
+                raise UserError(f"{made} was begun with {name} {old}, not {new}; say the same again, {remedy}")
+        for path in {**sources, **self.sources}:
+            if sources.get(path) != self.sources.get(path):
+                raise UserError(f"{path} is not, or no longer, what {made} was begun with; {remedy}")
         return progress
 
 

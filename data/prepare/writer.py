@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from tqdm import tqdm
 
@@ -44,7 +44,7 @@ class Options:
     stop: bool = False
 
 
-def convert(conversion: Conversion, settings: dict[str, Any], options: Options) -> Progress:
+def convert(conversion: Conversion, settings: dict[str, str], options: Options) -> Progress:
     """Makes the file, or the rest of it; one that is complete is left as it is.
 
     Args:
@@ -57,7 +57,7 @@ def convert(conversion: Conversion, settings: dict[str, Any], options: Options) 
             the options say to stop.
     """
     sources = {str(path): _version(path) for path in conversion.sources}
-    journal = Journal(conversion.file, {**settings, **sources})
+    journal = Journal(conversion.file, settings, sources)
     if journal.is_finished:
         return journal.progress
     try:
@@ -72,7 +72,7 @@ def convert(conversion: Conversion, settings: dict[str, Any], options: Options) 
 
 def _version(source: Path) -> str:
     stat = source.stat()
-    return f"of {stat.st_size} bytes and time {stat.st_mtime_ns}"
+    return f"{stat.st_size} bytes, changed at {stat.st_mtime_ns}"
 
 
 def _write(conversion: Conversion, journal: Journal, options: Options) -> None:

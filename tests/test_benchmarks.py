@@ -14,6 +14,7 @@ from benchmarks.loading import Indexing, Loading
 from benchmarks.losses import MaskedLoss, TreeLoss
 from benchmarks.machine import Machine, count_operations
 from benchmarks.measure import Workload, measure
+from benchmarks.preparing import Preparing
 from benchmarks.rates import RateMeter, Rates
 from benchmarks.report import COMPARED, PUBLISHED, compare, figures
 from ofa.vocabulary import BINS
@@ -35,6 +36,7 @@ SMALL_CASES = [
     CaptionScoring(captions=3, references=2, vocabulary=20),
     Loading(workers=0, rows=3, image_size=32, batch_size=2),
     Indexing(rows=3),
+    Preparing(workers=1, max_side=512, rows=2),
 ]
 
 

@@ -47,7 +47,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     task = arguments.task or guess_task(arguments.file)
     indices = _choose(len(open_file(arguments.file, task)), arguments.limit, arguments.seed)
     grid = Grid()
-    with tqdm(indices, desc="reading", unit="rows", delay=1, leave=False) as bar:
+    with tqdm(indices, desc="reading", unit="rows", leave=False, disable=None) as bar:
         found = survey(arguments.file, task, bar, grid.add)
     console = Console(width=None if sys.stdout.isatty() else 150)
     for table in tables(found, arguments.file):

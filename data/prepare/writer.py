@@ -85,7 +85,7 @@ def _write(conversion: Conversion, journal: Journal, options: Options) -> None:
         rows,
         rejected,
         closing(_in_order(make, chunks, options.workers)) as results,
-        tqdm(total=conversion.total, initial=progress.samples, desc=conversion.file.name, delay=1, leave=False) as bar,
+        _bar(conversion, progress.samples) as bar,
     ):
         saved = time.monotonic()
         for lines in results:
@@ -100,6 +100,11 @@ def _write(conversion: Conversion, journal: Journal, options: Options) -> None:
         journal.forget()
         raise UserError(f"{conversion.file} would have no row; {told(conversion.file, progress)}")
     journal.finish()
+
+
+def _bar(conversion: Conversion, done: int) -> tqdm:
+    """Only a terminal has one."""
+    return tqdm(total=conversion.total, initial=done, desc=conversion.file.name, unit="rows", leave=False, disable=None)
 
 
 def _read(conversion: Conversion) -> Iterator[Sample]:

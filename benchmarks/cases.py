@@ -10,6 +10,7 @@ from benchmarks.distillation import CachedStep, DistillationStep, PlainStep
 from benchmarks.loading import Indexing, Loading
 from benchmarks.losses import MaskedLoss, TreeLoss
 from benchmarks.measure import Case
+from benchmarks.preparing import Preparing
 from ofa.vocabulary import BINS
 
 CASES: dict[str, list[Case]] = {
@@ -27,4 +28,5 @@ CASES: dict[str, list[Case]] = {
     "cider": [CaptionScoring()],
     "checkpoints": [CheckpointLoading(form) for form in ("safetensors", "bin", "pt", "pt, half precision")],
     "data_loading": [Loading(workers=0), Loading(workers=2), Indexing()],
+    "prepare": [Preparing(workers=1), Preparing(workers=2), Preparing(workers=1, max_side=512)],
 }

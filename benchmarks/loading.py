@@ -71,7 +71,7 @@ class Indexing:
 def write_refcoco(path: Path, rows: int) -> Path:
     """A file in the published columns; 20 photographs take turns."""
     rng = np.random.default_rng(0)
-    pictures = [base64.b64encode(_photograph(rng)).decode() for _ in range(20)]
+    pictures = [base64.b64encode(photograph(rng)).decode() for _ in range(20)]
     with path.open("w") as file:
         for i in range(rows):
             box = "100.0,120.0,300.0,400.0"
@@ -79,7 +79,7 @@ def write_refcoco(path: Path, rows: int) -> Path:
     return path
 
 
-def _photograph(rng: np.random.Generator) -> bytes:
+def photograph(rng: np.random.Generator) -> bytes:
     """A JPEG of 640 x 480 px: soft shapes under grain, about as large as one of COCO's."""
     shapes = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
     pixels = np.array(shapes.resize((640, 480), Image.Resampling.BICUBIC)) + rng.normal(0, 8, (480, 640, 1))

@@ -1,4 +1,4 @@
-"""The answers a task may give, read from its answer file: `read_answers`."""
+"""The answers a task may give, and those people gave in a row: `read_answers`, `parse_answers`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ofa.errors import UserError
 
-CONVERTER = "python -m data.prepare.answers"
+CONVERTER = "python -m data.prepare answers"
 
 
 def read_answers(path: str | Path) -> list[str]:

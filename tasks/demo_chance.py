@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from data.answers import parse_answers
 from data.demo.files import read_scenes
 from data.demo.scenes import COLOURS, SHAPES
 from data.tsv import TSVFile
@@ -17,7 +18,7 @@ from tasks.caption import Caption, SelfCriticalCaption, references
 from tasks.metrics.cider import CiderD, DocumentFrequencies
 from tasks.refcoco import RefCOCO, RefCOCOg
 from tasks.snli_ve import SNLIVE
-from tasks.vqa import VQA, parse_answers
+from tasks.vqa import VQA
 
 _NAMES = {*COLOURS, *SHAPES}
 

@@ -12,12 +12,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from data.batch import Sample
+from data.boxes import clip_box, parse_box
 from data.tsv import Row
 from ofa.boxes import Box, has_area
 from ofa.generation import Hypothesis
 from ofa.processors.grounding import GroundingProcessor
 from ofa.vocabulary import EOS
-from tasks.boxes import clip_box, parse_box
 from tasks.drawing import TILE, draw_tile
 from tasks.image_task import ImageTask
 from tasks.metrics.boxes import BoxAccuracy

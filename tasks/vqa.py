@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from data.answers import parse_answers
 from data.batch import Sample
 from data.tsv import Row
 from ofa.processors.base import QuestionError
@@ -93,24 +93,3 @@ class VQA(QuestionProcessor, ClosedAnswerTask[Asked]):
         best = max(truth.confidences, key=truth.confidences.__getitem__, default="unknown")
         texts = [truth.text, f"answer: {prediction.answer}", f"true: {best}"]
         return draw_tile(image, self.mean, self.std, texts, lines=[2, 1, 1])[0]
-
-
-def parse_answers(row: Row) -> dict[str, float]:
-    """The confidence of each answer in a column such as `1.0|!+red&&0.3|!+dark red`; an empty column has none.
-
-    Raises:
-        RowError: an entry is not a confidence from 0 to 1 and an answer.
-    """
-    confidences = {}
-    for entry in filter(None, row.values["answers"].strip().split("&&")):
-        number, mark, answer = entry.partition("|!+")
-        try:
-            confidence = float(number)
-        except ValueError:
-            confidence = float("nan")
-        if not mark or not answer.strip() or not isfinite(confidence) or not 0 <= confidence <= 1:
-            raise row.error(
-                f"the answer {entry!r} is not of the form 0.6|!+yes, a confidence from 0 to 1 and an answer"
-            )
-        confidences[answer.strip()] = confidence
-    return confidences

@@ -15,6 +15,7 @@ from benchmarks.loading import Indexing, Loading
 from benchmarks.losses import MaskedLoss, TreeLoss
 from benchmarks.machine import Machine, count_operations
 from benchmarks.measure import Workload, measure
+from benchmarks.preparing import Preparing
 from benchmarks.rates import RateMeter, Rates
 from benchmarks.report import COMPARED, PUBLISHED, compare, figures
 from ofa.vocabulary import BINS
@@ -37,6 +38,7 @@ SMALL_CASES = [
     CheckpointLoading("safetensors", model="micro"),
     Loading(workers=0, rows=3, image_size=32, batch_size=2),
     Indexing(rows=3),
+    Preparing(workers=1, max_side=512, rows=2),
 ]
 
 

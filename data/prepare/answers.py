@@ -1,36 +1,18 @@
-"""A published answer list as JSON: `python -m data.prepare.answers trainval_ans2label.pkl answers.json`.
+"""Answer lists as JSON: `python -m data.prepare answers trainval_ans2label.pkl answers.json`, and `write_answers`.
 
 The published list is a pickle of {answer: label}. Nothing in it is executed.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ofa.answers import order_answers
 from ofa.errors import UserError
 from ofa.plain_pickle import load_plain_pickle
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.prepare.answers", description="Convert a published answer list, a pickle, to JSON."
-    )
-    parser.add_argument("pickle", type=Path, help="the published file, trainval_ans2label.pkl")
-    parser.add_argument("json", type=Path, help="the file to write")
-    paths = parser.parse_args(arguments)
-    try:
-        answers = convert_answers(paths.pickle, paths.json)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{answers} answers written to {paths.json}")
-    return 0
 
 
 def convert_answers(source: Path, target: Path) -> int:
@@ -44,13 +26,21 @@ def convert_answers(source: Path, target: Path) -> int:
         raise UserError(
             f"{source} holds a {type(content).__name__}, not the dict of answers and labels that is expected"
         )
-    labels = {answer: label for label, answer in enumerate(order_answers(list(content.items()), source))}
+    answers = order_answers(list(content.items()), source)
+    write_answers(answers, target)
+    return len(answers)
+
+
+def write_answers(answers: Sequence[str], target: Path) -> None:
+    """Writes {"answer": index}, the whole file or none of it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    labels = {answer: label for label, answer in enumerate(answers)}
+    unfinished = target.with_name(f"{target.name}.tmp")
     try:
-        target.write_text(json.dumps(labels, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps(labels, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(unfinished, target)
     except OSError as error:
         raise UserError(f"{target} cannot be written ({error.strerror})") from error
-    return len(labels)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -50,5 +50,5 @@ def test_a_missing_file_and_a_file_in_another_encoding_are_errors(tmp_path):
 
 
 def test_for_a_pickle_the_converter_is_named(tmp_path):
-    with pytest.raises(UserError, match="python -m data.prepare.answers .*ans2label.pkl .*ans2label.json"):
+    with pytest.raises(UserError, match="python -m data.prepare answers .*ans2label.pkl .*ans2label.json"):
         read_answers(tmp_path / "ans2label.pkl")

@@ -1,16 +1,11 @@
-from pathlib import Path
-
 import pytest
 import torch
 from golden import load_json
 
-from data.tsv import Row, RowError
 from ofa.boxes import bins_to_boxes, box_iou, boxes_to_bins
-from tasks.boxes import CLIPPED, clip_box, parse_box
 from tasks.metrics.boxes import BoxAccuracy
 
 RECORDED = load_json("fairseq_data.json")
-WHERE = Row(values={}, path=Path("refcoco_train.tsv"), line=17)
 
 
 @pytest.mark.parametrize(
@@ -57,40 +52,6 @@ def test_a_box_with_swapped_corners_or_without_area_overlaps_nothing():
     assert box_iou(torch.tensor([[8.0, 2, 2, 8]]), true) == 0
     point = torch.tensor([[5.0, 5, 5, 5]])
     assert box_iou(point, point) == 0
-
-
-def test_a_box_is_read_from_its_column():
-    assert parse_box("1,2.5, 30,4e1", WHERE) == (1.0, 2.5, 30.0, 40.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("1,2,3", "not four numbers"),
-        ("1,2,3,4,5", "not four numbers"),
-        ("1,2,three,4", "not four numbers"),
-        ("", "not four numbers"),
-        ("1,2,nan,4", "not finite"),
-        ("1,2,inf,4", "not finite"),
-        ("1,2,1,4", "no area"),
-        ("3,2,1,4", "no area"),
-    ],
-)
-def test_a_broken_box_is_an_error_that_names_file_and_line(text, complaint):
-    with pytest.raises(RowError, match=complaint) as error:
-        parse_box(text, WHERE)
-    assert "refcoco_train.tsv" in str(error.value) and "17" in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_a_box_partly_outside_the_image_is_clipped_with_a_note():
-    assert clip_box((-3.0, 5.0, 30.0, 90.0), 20, 40, WHERE) == ((0.0, 5.0, 20.0, 40.0), CLIPPED)
-    assert clip_box((0.0, 0.0, 20.0, 40.0), 20, 40, WHERE) == ((0.0, 0.0, 20.0, 40.0), None)
-
-
-def test_a_box_altogether_outside_the_image_is_an_error():
-    with pytest.raises(RowError, match="outside its image of 20 x 40 pixels"):
-        clip_box((20.0, 5.0, 30.0, 9.0), 20, 40, WHERE)
 
 
 def test_accuracy_counts_every_sample_once_however_it_was_batched():

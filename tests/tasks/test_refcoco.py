@@ -8,12 +8,12 @@ import torch
 from golden import load_json
 from PIL import Image
 
+from data.boxes import CLIPPED
 from data.tsv import Row, RowError
 from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BIN_OFFSET, BINS, BOS, EOS
-from tasks.boxes import CLIPPED
 from tasks.refcoco import BoxPrediction, RefCOCO, RefCOCOg, Region
 
 RECORDED = load_json("fairseq_data.json")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from rows import make_row, picture
 
+from data.boxes import CLIPPED
 from data.teacher_answers import AnsweredRows, TeacherAnswers
 from data.tsv import RowError
 from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BIN_OFFSET, EOS
-from tasks.boxes import CLIPPED
 from tasks.caption import Caption
 from tasks.refcoco import RefCOCO
 from tasks.snli_ve import SNLIVE

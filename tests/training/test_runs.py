@@ -91,7 +91,7 @@ def test_a_checkpoint_of_another_size_is_refused_in_one_line(demo_run):
     process = run("train.py", *words, "model=tiny", "init=run", folder=folder, check=False)
     assert process.returncode == 1
     assert re.fullmatch(
-        r"error: .*best.ckpt holds a model of another size: .*; set model= .*\n", process.stderr.splitlines(True)[-1]
+        r"error: run/model holds a model of another size: .*; set model= .*\n", process.stderr.splitlines(True)[-1]
     )
     assert "Traceback" not in process.stderr
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data.prepare.answers import main
+from data.prepare.__main__ import main
 from ofa.answers import read_answers
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def write(tmp_path, content):
@@ -21,7 +21,7 @@ def write(tmp_path, content):
 
 def test_the_command_writes_the_answers_in_the_order_of_their_labels(tmp_path):
     source, target = write(tmp_path, {"no": 1, "yes": 0, "café": 2}), tmp_path / "answers.json"
-    command = [sys.executable, "-m", "data.prepare.answers", str(source), str(target)]
+    command = [sys.executable, "-m", "data.prepare", "answers", str(source), str(target)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"3 answers written to {target}\n")
     assert list(json.loads(target.read_text(encoding="utf-8")).items()) == [("yes", 0), ("no", 1), ("café", 2)]
@@ -48,7 +48,7 @@ class Payload:
 )
 def test_another_pickle_is_an_error_of_one_line(tmp_path, content, complaint, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main([str(write(tmp_path, content)), "answers.json"]) == 2
+    assert main(["answers", str(write(tmp_path, content)), "answers.json"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and complaint in error and error.count("\n") == 1
     assert "trainval_ans2label.pkl" in error
@@ -56,7 +56,7 @@ def test_another_pickle_is_an_error_of_one_line(tmp_path, content, complaint, ca
 
 
 def test_files_that_cannot_be_read_or_written_are_errors_of_one_line(tmp_path, capsys):
-    assert main([str(tmp_path / "none.pkl"), str(tmp_path / "answers.json")]) == 2
-    assert main([str(write(tmp_path, {"yes": 0})), str(tmp_path / "none" / "answers.json")]) == 2
+    assert main(["answers", str(tmp_path / "none.pkl"), str(tmp_path / "answers.json")]) == 2
+    assert main(["answers", str(write(tmp_path, {"yes": 0})), str(tmp_path / "none" / "answers.json")]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert "none.pkl cannot be read" in errors[0] and "answers.json cannot be written" in errors[1]

@@ -1,4 +1,4 @@
-"""Boxes as a file's text, and inside their image."""
+"""Boxes in a row: `parse_box`, `clip_box`; `ofa.boxes` says what a box is."""
 
 import math
 

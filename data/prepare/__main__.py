@@ -1,0 +1,106 @@
+"""The command: `python -m data.prepare NAME ...` turns raw data into the TSV files that training reads."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.prepare.answers import convert_answers
+from data.prepare.caption import KarpathyCaptions
+from data.prepare.csv_table import CSVTable
+from data.prepare.hub import HuggingFace
+from data.prepare.pictures import Bounds
+from data.prepare.records import Source
+from data.prepare.refer import Refer
+from data.prepare.snli_ve import SNLIVE
+from data.prepare.vqa import VQA
+from data.prepare.writer import Options, convert, told
+from ofa.errors import UserError
+
+SOURCES: dict[str, Source] = {
+    "refcoco": Refer("refcoco", "refcoco", split_by="unc"),
+    "refcocoplus": Refer("refcocoplus", "refcoco+", split_by="unc"),
+    "refcocog": Refer("refcocog", "refcocog", split_by="umd"),
+    "caption": KarpathyCaptions(),
+    "snli_ve": SNLIVE(),
+    "vqa": VQA(),
+    "hf": HuggingFace(),
+    "csv": CSVTable(),
+}
+_NO_CONTENT = ("name", "out", "workers", "on_error", "splits")  # words on which no file's content depends
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    arguments = parse_arguments(words)
+    try:
+        if arguments.name == "answers":
+            count = convert_answers(arguments.pickle, arguments.json)
+            print(f"{count} answers written to {arguments.json}")
+        else:
+            run(SOURCES[arguments.name], arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m data.prepare", description="Raw data to the TSV files of a task.")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, source in SOURCES.items():
+        command = commands.add_parser(name, help=source.help, description=source.help)
+        source.add_arguments(command)
+        _add_common_arguments(command, source)
+    answers = commands.add_parser("answers", help="a published answer list, a pickle, to JSON")
+    answers.add_argument("pickle", type=Path, help="the published file, trainval_ans2label.pkl")
+    answers.add_argument("json", type=Path, help="the file to write")
+    return parser.parse_args(words)
+
+
+def _add_common_arguments(parser: argparse.ArgumentParser, source: Source) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar=source.makes, help="to write")
+    parser.add_argument(
+        "--max-side", type=_whole_number(1), metavar="PIXELS", help="make larger pictures this large, boxes with them"
+    )
+    parser.add_argument(
+        "--quality", type=_whole_number(1, 100), default=90, help="of pictures made smaller, default %(default)s"
+    )
+    parser.add_argument(
+        "--workers", type=_whole_number(1), default=min(8, os.cpu_count() or 1), help="processes, default %(default)s"
+    )
+    parser.add_argument(
+        "--on-error", choices=("skip", "stop"), default="skip", help="at a sample that cannot be used; default skip"
+    )
+
+
+def _whole_number(least: int, most: float = float("inf")):
+    def number(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+        return int(text)
+
+    return number
+
+
+def run(source: Source, arguments: argparse.Namespace) -> None:
+    """Makes every file of the source, and says for each what became of it."""
+    options = Options(
+        Bounds(arguments.max_side, arguments.quality), arguments.workers, stop=arguments.on_error == "stop"
+    )
+    settings = {name: str(value) for name, value in vars(arguments).items() if name not in _NO_CONTENT}
+    for conversion in source.conversions(arguments):
+        progress = convert(conversion, settings, options)
+        print(f"{conversion.file}: {progress.rows} rows")
+        if progress.left_out:
+            print(f"  {told(conversion.file, progress)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

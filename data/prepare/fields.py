@@ -1,0 +1,124 @@
+"""From the named fields of any table to the columns of a task: `FieldMap`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.prepare.columns import LAYOUTS, join_cell
+from data.prepare.records import LeftOut, Record, Sample
+from data.prepare.vqa_answers import answers_cell
+from ofa.boxes import Box
+from ofa.config import did_you_mean
+from ofa.errors import UserError
+
+_CORNERS = ("x0", "y0", "x1", "y1")
+BOX_FORMATS = ("xyxy", "xywh")
+
+
+def add_field_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `FieldMap.of` reads."""
+    parser.add_argument("--task", required=True, choices=LAYOUTS, help="whose columns are written")
+    parser.add_argument(
+        "--map",
+        nargs="+",
+        default=[],
+        metavar="COLUMN=FIELD",
+        help="which field of the source becomes a column, such as text=caption; others have the column's name",
+    )
+    parser.add_argument("--box-format", choices=BOX_FORMATS, default="xyxy", help="of boxes, default %(default)s")
+
+
+@dataclass(frozen=True)
+class FieldMap:
+    """Which field of a source fills which column.
+
+    Attributes:
+        layout: name of the columns' layout.
+        fields: the field of each column that has one; for a box in four fields, of x0, y0, x1 and y1.
+        box_format: x0, y0, x1, y1 or x0, y0, width, height.
+    """
+
+    layout: str
+    fields: Mapping[str, str]
+    box_format: str = "xyxy"
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace, names: Sequence[str], source: object) -> FieldMap:
+        """What the command line asks for, out of the fields that the source has.
+
+        Raises:
+            UserError: a column or field is unknown, or a column that the task needs has no field.
+        """
+        layout = LAYOUTS[arguments.task]
+        has_box = "box" in layout.columns
+        columns = (*layout.columns, *(_CORNERS if has_box else ()))
+        fields = {column: column for column in columns if column in names}
+        for entry in arguments.map:
+            column, mark, field = entry.partition("=")
+            if not mark or column not in columns:
+                hint = did_you_mean(column, columns)
+                raise UserError(f"--map {entry} does not begin with a column of {arguments.task} and = {hint}".rstrip())
+            if field not in names:
+                hint = did_you_mean(field, names)
+                raise UserError(f"--map {entry}: {source} has no field {field!r}, only {', '.join(names)}{hint}")
+            fields[column] = field
+        if has_box and all(corner in fields for corner in _CORNERS):
+            fields.setdefault("box", "")
+        for column in ("image", *layout.needed):
+            if column not in fields:
+                corners = " (or x0=FIELD y0=FIELD x1=FIELD y1=FIELD)" if column == "box" else ""
+                raise UserError(
+                    f"{source} has no field {column!r}, which {arguments.task} needs, only {', '.join(names)}; "
+                    f"say --map {column}=FIELD{corners}"
+                )
+        return cls(arguments.task, fields, arguments.box_format)
+
+    def sample(self, number: int, place: str, row: Mapping[str, Any], image: Path | bytes | None) -> Sample:
+        """The record of a row.
+
+        Args:
+            number: counted from 1; its id where no field says one.
+            place: where it stands.
+            row: its fields: texts, lists of texts, numbers.
+            image: its image, which the caller finds.
+        """
+        if image is None:
+            return LeftOut(place, f"the field {self.fields['image']!r} holds no image")
+        values = {"uniq_id": str(number), "image_id": image.name if isinstance(image, Path) else str(number)}
+        for column, field in self.fields.items():
+            if column in ("image", "box", *_CORNERS):
+                continue
+            values[column] = _answers(row[field]) if column == "answers" else _text(row[field])
+        try:
+            box = self._box(row) if "box" in self.fields else None
+        except (TypeError, ValueError) as error:
+            return LeftOut(place, f"its box is not four numbers ({error})")
+        return Record(place, values, image, box)
+
+    def _box(self, row: Mapping[str, Any]) -> Box:
+        if self.fields["box"]:
+            value = row[self.fields["box"]]
+            numbers = value.strip(" []()").split(",") if isinstance(value, str) else value
+        else:
+            numbers = [row[self.fields[corner]] for corner in _CORNERS]
+        x0, y0, x1, y1 = map(float, numbers)
+        return (x0, y0, x0 + x1, y0 + y1) if self.box_format == "xywh" else (x0, y0, x1, y1)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return join_cell(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _answers(value: Any) -> str:
+    """A finished cell as it is; else one answer, or those of several people, as text or as VQA's dicts."""
+    if isinstance(value, str) and "|!+" in value:
+        return value
+    several = value if isinstance(value, list | tuple) else [value]
+    texts = [entry["answer"] if isinstance(entry, dict) and "answer" in entry else entry for entry in several]
+    return answers_cell([str(text) for text in texts if text is not None])

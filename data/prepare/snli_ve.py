@@ -1,0 +1,60 @@
+"""SNLI-VE: snli_ve_{train,dev,test}.jsonl and the images of Flickr30k."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from data.prepare.raw import find_folder, require_file
+from data.prepare.records import Conversion, LeftOut, Record, Sample
+
+_UNDECIDED = "-"  # the label where people did not agree
+
+
+class SNLIVE:
+    """One row a pair; those without a label that most people gave are left out, as published."""
+
+    help = "SNLI-VE's jsonl files with the images of Flickr30k"
+    makes = "FOLDER"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--snli-ve", type=Path, required=True, metavar="FOLDER", help="that holds snli_ve_{train,dev,test}.jsonl"
+        )
+        parser.add_argument(
+            "--images", type=Path, required=True, metavar="FOLDER", help="of Flickr30k, with flickr30k-images/"
+        )
+
+    def conversions(self, arguments: argparse.Namespace) -> Iterator[Conversion]:
+        images = find_folder(arguments.images, "flickr30k-images", "<Flickr30K_ID>.jpg")
+        for split in ("train", "dev", "test"):
+            path = require_file(arguments.snli_ve / f"snli_ve_{split}.jsonl", "a file of SNLI-VE")
+            yield Conversion(
+                arguments.out / f"snli_ve_{split}.tsv", "snli_ve", (path,), partial(_samples, path, images)
+            )
+
+
+def _samples(path: Path, images: Path) -> Iterator[Sample]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            place = f"line {number} of {path.name}"
+            try:
+                pair = json.loads(line)
+                label, image_id = pair["gold_label"], str(pair["Flickr30K_ID"])
+                values = {
+                    "uniq_id": str(pair["pairID"]),
+                    "image_id": image_id,
+                    "hypothesis": str(pair["sentence2"]),
+                    "caption": str(pair["sentence1"]),
+                    "label": str(label),
+                }
+            except (ValueError, KeyError, TypeError) as error:
+                yield LeftOut(place, f"it is no pair of SNLI-VE ({error!r})")
+                continue
+            if label == _UNDECIDED:
+                yield LeftOut(place, "people did not agree on a label", expected=True)
+            else:
+                yield Record(place, values, images / f"{image_id}.jpg")

@@ -1,0 +1,65 @@
+"""Answers that people gave to questions: how VQA writes them alike, counts them and makes a list of the common ones.
+
+The rules are those of VQA's evaluation (visualqa.org/evaluation.html): lower case, no articles, no punctuation but
+within numbers, apostrophes and colons, numbers up to ten as digits, contractions with their apostrophe.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from data.prepare.columns import join_cell
+
+_ARTICLES = {"a", "an", "the"}
+_NUMBERS = "zero one two three four five six seven eight nine ten".split()
+_DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(_NUMBERS)}}
+# Only those that mean nothing else without the apostrophe: not well, ill, its, were, shell, wed, lets.
+_CONTRACTIONS = {
+    word.replace("'", ""): word
+    for word in (
+        "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's "
+        "i'd've i'm i've isn't it'd it'll might've mightn't must've mustn't needn't o'clock oughtn't she's should've "
+        "shouldn't somebody's someone's something's that's there'd there're there's they'd they'll they're they've "
+        "wasn't we've weren't what'll what're what's what've when's where'd where's where've who'd who'll who's who've "
+        "why'll why're why's won't would've wouldn't y'all you'd you'll you're you've"
+    ).split()
+}
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+
+
+def normalise_answer(answer: str) -> str:
+    """The answer as it is compared with others.
+
+    >>> normalise_answer("The two-door car, dont you see?")
+    "2 door car don't you see"
+    >>> normalise_answer("1,000.5")
+    '1000.5'
+    """
+    text = re.sub(r"\s+", " ", answer).strip()
+    text = re.sub(r"(?<=\d),(?=\d)", "", text)
+    text = "".join(" " if letter in _PUNCTUATION else letter for letter in text)
+    text = re.sub(r"(?<!\d)\.|\.(?!\d)", "", text)
+    words = (_DIGITS.get(word, word) for word in text.lower().split())
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def answers_cell(answers: Sequence[str], allowed: set[str] | None = None) -> str:
+    """People's answers as a cell `1.0|!+red&&0.3|!+dark red`, the most frequent first; those allowed only.
+
+    An answer that three of ten people gave is right: its confidence is 1.
+    """
+    counts = Counter(filter(None, map(normalise_answer, answers)))
+    return join_cell(
+        f"{round(min(1.0, 3 * count / len(answers)), 2)}|!+{answer}"
+        for answer, count in counts.most_common()
+        if allowed is None or answer in allowed
+    )
+
+
+def common_answers(commonest: Iterable[str], min_count: int) -> list[str]:
+    """Those that are the commonest answer to at least `min_count` questions, the most frequent first."""
+    counts = Counter(filter(None, map(normalise_answer, commonest)))
+    by_frequency = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [answer for answer, count in by_frequency if count >= min_count]

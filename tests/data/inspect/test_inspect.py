@@ -1,0 +1,123 @@
+"""What a file holds is told as training reads it."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from raw_data import write_karpathy, write_photos, write_snli_ve, write_vqa
+
+from data.inspect.__main__ import main
+from data.inspect.survey import TURNED, guess_task, survey
+from data.prepare.__main__ import main as prepare
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A prepared folder with files of every task; own.tsv has six rows of boxes."""
+    folder = tmp_path_factory.mktemp("prepared")
+    common = ["--workers", "1", "--out"]
+    assert prepare(["csv", str(write_photos(folder)), "--task", "refcoco", *common, str(folder / "own.tsv")]) == 0
+    for name, write in (("caption", write_karpathy), ("snli_ve", write_snli_ve), ("vqa", write_vqa)):
+        assert prepare([name, *write(folder / name if name == "vqa" else folder), *common, str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def lines(files):
+    return (files / "own.tsv").read_text().splitlines()
+
+
+def write(tmp_path, lines):
+    path = tmp_path / "own.tsv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("own", "refcoco"),
+        ("caption_val", "caption"),
+        ("snli_ve_dev", "snli_ve"),
+        ("vqa_train", "vqa"),
+        ("vqa_test", "vqa"),
+    ],
+)
+def test_the_task_is_known_by_the_first_row(files, name, task):
+    assert guess_task(files / f"{name}.tsv") == task
+
+
+def test_rows_are_counted_and_measured(files):
+    found = survey(files / "own.tsv", "refcoco", range(6))
+    assert (found.rows, found.read, found.problems) == (6, 6, [])
+    assert found.measures["text, words"] == [4] * 6
+    assert found.measures["image width, px"] == [60] * 6 and found.measures["image height, px"] == [40] * 6
+    assert found.measures["box width, px"] == [20] * 6
+    assert found.measures["box, % of the image"] == pytest.approx([100 * 20 * 28 / 2400] * 6)
+    assert not found.notes
+
+
+def test_labels_answers_captions_and_empty_columns_are_counted(files):
+    assert survey(files / "snli_ve_dev.tsv", "snli_ve", range(2)).counts["label"] == {"entailment": 1, "neutral": 1}
+    assert survey(files / "vqa_val.tsv", "vqa", range(3)).counts["most confident answer"] == {"yes": 2, "2": 1}
+    assert survey(files / "caption_val.tsv", "caption", range(1)).measures["caption, words"] == [1, 1]
+    notes = survey(files / "vqa_test.tsv", "vqa", range(3)).notes
+    assert notes.total() == 6 and any(note.startswith("answers empty: training refuses") for note in notes)
+
+
+def test_broken_rows_are_named_by_their_lines_and_the_exit_status_says_so(lines, tmp_path, capsys):
+    lines[1] = "x\ty"
+    lines[3] = "\t".join([*lines[3].split("\t")[:4], "AAAA"])
+    lines[4] = lines[4].replace("4.0,2.0,24.0,30.0", "4.0,2.0,24.0,50.0")
+    lines[5] = lines[0]
+    assert main([str(write(tmp_path, lines))]) == 1
+    shown = capsys.readouterr().out
+    assert "broken rows: 2" in shown
+    assert "the row has 2 columns, this format has 5" in shown and "no picture of a known kind" in shown
+    assert "box clipped to the image" in shown and "uniq_id that another row has, too" in shown
+
+
+def test_a_good_file_ends_well_with_a_grid_of_pictures(files, tmp_path, capsys):
+    assert main([str(files / "own.tsv"), "--grid", str(tmp_path / "grid.png")]) == 0
+    assert "no broken rows" in capsys.readouterr().out
+    grid = np.asarray(Image.open(tmp_path / "grid.png")).astype(int)
+    green = (grid == (0, 255, 0)).all(-1)
+    assert green[: grid.shape[0] // 2, : grid.shape[1] // 3].any(), "the first tile has its box"
+    assert green[grid.shape[0] // 2 :, -grid.shape[1] // 3 :].any(), "and so has the sixth"
+
+
+def test_a_limit_takes_the_first_rows_and_a_seed_any(files, capsys):
+    assert main([str(files / "own.tsv"), "--limit", "2"]) == 0
+    assert "2 rows were looked at" in capsys.readouterr().out
+    seen = []
+    survey(files / "own.tsv", "refcoco", [4, 2], lambda example: seen.append(example.row.line))
+    assert seen == [5, 3]
+    assert main([str(files / "own.tsv"), "--limit", "3", "--seed", "1"]) == 0
+
+
+def test_photos_that_are_to_be_shown_turned_are_noted(lines, tmp_path):
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save(file, "JPEG", exif=exif)
+    cells = lines[0].split("\t")
+    path = write(tmp_path, ["\t".join([*cells[:4], base64.b64encode(file.getvalue()).decode()]), lines[1]])
+    assert survey(path, "refcoco", range(2)).notes == {TURNED: 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "complaint"),
+    [
+        (None, (), "does not exist"),
+        ("a\tb\n", (), "is none of refcoco, caption, snli_ve, vqa; --task says"),
+        ("a\tb\n", ("--task", "vqa", "--grid", "grid.png"), "grid.png would be empty"),
+    ],
+)
+def test_what_cannot_be_inspected_is_one_sentence(tmp_path, capsys, content, words, complaint):
+    path = tmp_path / "own.tsv"
+    if content:
+        path.write_text(content)
+    assert main([str(path), *words]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error and error.count("\n") == 1

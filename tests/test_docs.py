@@ -5,9 +5,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import data.inspect.__main__
 import data.prepare.__main__
+from ofa import OFAConfig, OFAModel
+from ofa.checkpoint import TaskSettings, export
+from ofa.tokenizer import Tokenizer
 from training.command_line import check_overrides
 
 ROOT = Path(__file__).parents[1]
@@ -15,7 +19,7 @@ COMMANDS = [
     (page.name, script or module, line)
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
     for script, module, line in re.findall(
-        r"^python (?:(train|evaluate)\.py|-m training\.(fill_cache)) (.*)$", page.read_text(), re.MULTILINE
+        r"^python (?:(train|evaluate|predict)\.py|-m training\.(fill_cache)) (.*)$", page.read_text(), re.MULTILINE
     )
 ]
 
@@ -48,8 +52,39 @@ def test_there_are_commands_to_check():
     assert len(COMMANDS) > 10
 
 
-def test_the_python_example_of_the_readme_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    names = {}
-    exec(example, names)
-    assert names["hypotheses"][0][0].tokens[-1] == 2
+@pytest.fixture(scope="module")
+def folder_of_the_examples(tmp_path_factory):
+    """A folder with the models and the photo that the examples name."""
+    folder = tmp_path_factory.mktemp("examples")
+    Image.effect_noise((120, 80), 50).convert("RGB").save(folder / "photo.jpg")
+    model = OFAModel(OFAConfig.from_name("micro"))
+    for name, task, answers in (
+        ("caption", "image-captioning", None),
+        ("grounding", "visual-grounding", None),
+        ("entailment", "visual-entailment", None),
+        ("vqa", "visual-question-answering", ("red", "two", "yes")),
+    ):
+        export(folder / "models" / name, model, Tokenizer.demo(), TaskSettings(task, answers=answers))
+    return folder
+
+
+EXAMPLES = [
+    (page.name, example)
+    for page in (ROOT / "README.md", ROOT / "docs/use.md")
+    for example in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+]
+
+
+@pytest.mark.parametrize(("page", "example"), EXAMPLES)
+def test_a_python_example_runs(page, example, folder_of_the_examples, monkeypatch, capsys):
+    monkeypatch.chdir(folder_of_the_examples)
+    exec(example, {})
+    assert capsys.readouterr().out
+
+
+def test_the_readme_shows_pipelines_in_six_lines():
+    shown = [example for page, example in EXAMPLES if page == "README.md" and "pipeline(" in example]
+    assert [re.search(r'pipeline\("([\w-]+)"', example)[1] for example in shown] == [
+        "image-captioning", "visual-grounding", "visual-entailment",
+    ]  # fmt: skip
+    assert all(len(example.strip().splitlines()) <= 6 for example in shown)

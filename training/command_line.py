@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from ofa.config import did_you_mean
 from ofa.errors import UserError
@@ -80,7 +80,7 @@ def check_overrides(config_name: str, words: list[str]) -> None:
             default = compose(config_name, [o.input_line for o in overrides if _is_group(o.key_or_group)])
             for override in overrides:
                 key = override.key_or_group
-                _check_kind(key, OmegaConf.select(default, key), OmegaConf.select(config, key))
+                _check_kind(key, _default(default, key), OmegaConf.select(config, key))
         except MissingConfigException as error:
             group, _, option = str(error.missing_cfg_file).partition("/")
             valid = [name for name in error.options or [] if not name.startswith("_")]
@@ -153,6 +153,14 @@ def _settings(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, bool]
         yield prefix + str(key), is_missing
         if not is_missing and OmegaConf.is_dict(config._get_node(key)):
             yield from _settings(config._get_node(key), f"{prefix}{key}.")
+
+
+def _default(config: DictConfig, key: str) -> object:
+    """The value of a setting, None where it follows one that has to be given."""
+    try:
+        return OmegaConf.select(config, key)
+    except InterpolationToMissingValueError:
+        return None
 
 
 def _check_kind(key: str, default: object, value: object) -> None:

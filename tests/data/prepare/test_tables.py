@@ -76,7 +76,7 @@ def test_columns_that_no_field_says_are_empty(tmp_path, task, text, cells):
         ("refcoco", "a.jpg, ?! ,1,2,3,4", "the text is empty"),
         ("refcoco", "b.jpg,cup,1,2,3,4", "b.jpg cannot be read (No such file or directory)"),
         ("refcoco", ",cup,1,2,3,4", "'image' holds no image"),
-        ("refcoco", "own.csv,cup,1,2,3,4", "holds no picture of a known kind"),
+        ("refcoco", "own.csv,cup,1,2,3,4", "no picture of a known kind"),
         ("refcoco", "a.jpg,cup,1,2,3", "it has 5 fields, the header has 6"),
         ("snli_ve", "a.jpg,It is,neutrall", "did you mean 'neutral'"),
         ("vqa", "a.jpg,What?,2|!+red", "not of the form 0.6|!+yes"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_torch(file: Path) -> Any:
-    with safe_globals(HARMLESS):
+    with safe_globals(HARMLESS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pickles that are refused in any case
         return torch.load(file, map_location="cpu", weights_only=True, mmap=is_mapped(file))
 
 

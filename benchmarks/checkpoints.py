@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,7 +31,6 @@ class CheckpointLoading:
 
     form: str
     model: str = "huge"
-    peaks: list[int] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -39,14 +38,16 @@ class CheckpointLoading:
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
         model = OFAModel(OFAConfig.from_name(self.model))
-        size = sum(p.nbytes for p in model.parameters())
+        size = sum(p.nbytes for p in model.parameters())  # before it may be halved
         path = write(model, self.form, folder)
+
+        peaks = []
 
         def load() -> None:
             command = [sys.executable, "-m", "benchmarks.checkpoints", str(path)]
-            self.peaks.append(int(subprocess.run(command, check=True, capture_output=True).stdout))
+            peaks.append(int(subprocess.run(command, check=True, capture_output=True).stdout))
 
-        return Workload(load, size / 1e9, "GB", lambda: max(self.peaks))
+        return Workload(load, size / 1e9, "GB", lambda: max(peaks))
 
 
 def write(model: OFAModel, form: str, folder: Path) -> Path:

@@ -34,7 +34,7 @@ def describe(path: str | Path) -> list[Table]:
     try:
         config = checkpoint.config()
     except UserError as error:
-        return [_table(str(checkpoint.path), _of_file(checkpoint)), _table("loading", [("refused", str(error))])]
+        return [_table("file", _of_file(checkpoint)), _table("loading", [("refused", str(error))])]
     with torch.device("meta"):
         model = OFAModel(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -42,7 +42,7 @@ def describe(path: str | Path) -> list[Table]:
     architecture = [(key, _shown(value)) for key, value in config.to_dict().items()]
     fit = Fit.of(checkpoint, model)
     return [
-        _table(str(checkpoint.path), facts),
+        _table("file", facts),
         _table("architecture", architecture),
         _table("loading", _of_loading(fit, stored)),
     ]
@@ -55,6 +55,7 @@ def _of_file(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         precisions[str(weight.dtype).removeprefix("torch.")] += math.prod(weight.shape)
     task = read_task(checkpoint.path)
     return [
+        ("path", str(checkpoint.path)),
         ("form", form.name),
         ("precision", ", ".join(f"{name} ({count:,})" for name, count in precisions.most_common())),
         ("task", form.task or "not said" if task is None else json.dumps(dataclasses.asdict(task), ensure_ascii=False)),

@@ -3,6 +3,7 @@
 import copy
 from types import SimpleNamespace
 
+import published
 import pytest
 import torch
 import torch.nn.functional as F
@@ -251,6 +252,14 @@ def test_what_cannot_work_is_refused_before_weights_are_read(settings, message, 
     monkeypatch.setattr("training.distillation.plan.load_model", None)
     with pytest.raises(UserError, match=message):
         make_plan(**{"teacher": teacher, **settings})
+
+
+def test_a_teacher_of_the_original_trainer_is_taken_to_have_the_students_vocabulary(tmp_path, caplog):
+    file = published.write_args(make_model(TEACHER, 1), tmp_path / "teacher.pt")
+    with caplog.at_level("INFO"):
+        plan = make_plan(str(file))
+    assert plan.weight_files == [file] and plan.load_teacher().models[0].config.d_model == TEACHER.d_model
+    assert f"there is no vocabulary with {file}; it is taken to be the student's" in caplog.text
 
 
 def test_the_students_own_sequences_may_be_all_that_is_learnt_from(teacher):

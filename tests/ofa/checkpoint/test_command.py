@@ -47,8 +47,7 @@ def test_a_file_of_the_original_trainer_is_described(averaged, capsys):
     assert found["form"] == "file of the original trainer" and found["task"] == "refcoco"
     assert found["EMA weights"] == "there" and found["optimizer"] == "none"
     assert found["precision"].startswith("float32 (")
-    assert found["renamed"].startswith("42: encoder.layers.0.self_attn_mid_layer_norm".replace(
-        "self_attn_mid_layer_norm", "attn_ln"))  # fmt: skip
+    assert found["renamed"].startswith("42: encoder.layers.0.ffn_layernorm.weight")
     assert found["size"] == "none of the published ones" and found["refused"] == "no"
 
 

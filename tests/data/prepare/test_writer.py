@@ -126,7 +126,7 @@ def test_bad_rows_are_named_counted_and_left_out(photos, tmp_path, capsys):
     assert convert(path, tmp_path) == 0
     lines = [json.loads(line) for line in (tmp_path / "boxes.rejected.jsonl").read_text().splitlines()]
     assert [line["where"] for line in lines] == ["line 6 of photos.csv", "line 15 of photos.csv"]
-    assert "the picture does not decode" in lines[0]["reason"] and "photos/4.jpg" in lines[0]["reason"]
+    assert "the image cannot be used: it does not decode" in lines[0]["reason"] and "photos/4.jpg" in lines[0]["reason"]
     said = capsys.readouterr().out
     assert "18 rows" in said and "2 of 20 samples are left out" in said and "line 6 of photos.csv" in said
 
@@ -134,7 +134,7 @@ def test_bad_rows_are_named_counted_and_left_out(photos, tmp_path, capsys):
 def test_on_error_stop_ends_at_the_first_and_skip_goes_on_from_there(photos, tmp_path, capsys):
     path, whole = photos
     assert convert(path, tmp_path, "--on-error", "stop") == 2
-    assert "error: line 6 of photos.csv: the picture does not decode" in capsys.readouterr().err
+    assert "error: line 6 of photos.csv: the image cannot be used: it does not decode" in capsys.readouterr().err
     assert not (tmp_path / "boxes.tsv").exists()
     assert convert(path, tmp_path) == 0
     assert_same(tmp_path, whole)

@@ -28,7 +28,8 @@ class WriteAnswers(pl.Callback):
 
     Predictions are written as they come, so that an interrupted evaluation keeps what it has computed. Of several
     processes each writes its own, into `predictions.part<rank>.jsonl`, until the first one has them all in order.
-    Tasks with a public evaluation server also get `results_<split>.json` in its format; pictures go to TensorBoard, too.
+    Tasks with a public evaluation server also get `results_<split>.json` in its format. Pictures go to TensorBoard,
+    too.
 
     Args:
         folder: where the files go; of several processes on several machines, a folder of each.

@@ -50,6 +50,7 @@ class TrainingModule(EvaluationModule):
         # Kept in checkpoints, so that one can be loaded without its configuration.
         self.save_hyperparameters({"model": model.config.to_dict()})
         freezing.apply(model)
+        self.train()  # Lightning does not call it, only restores each part's mode after an evaluation
 
     def train(self, mode: bool = True) -> TrainingModule:
         super().train(mode)

@@ -31,7 +31,7 @@ from ofa.tokenizer import Tokenizer
 from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
-from training.callbacks import ReportNotes, SaveAtEnd, WriteAnswers
+from training.callbacks import EndTogether, ReportNotes, SaveAtEnd, WriteAnswers
 from training.distillation.cache import TeacherCache
 from training.distillation.cache_fingerprint import fingerprint
 from training.distillation.cached_teacher import CachedTeacher
@@ -366,7 +366,7 @@ def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
 
 
 def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Callback]:
-    return [RichProgressBar(), ReportNotes(), WriteAnswers(folder, task, config.pictures)]
+    return [RichProgressBar(), EndTogether(), ReportNotes(), WriteAnswers(folder, task, config.pictures)]
 
 
 def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:

@@ -20,14 +20,6 @@ CPU = "trainer.accelerator=cpu"
 EVALUATE = [*DEMO, CPU, "data.rows.evaluation=101", "checkpoint=start", "split=val", "data.eval_batch_size=16"]
 # Batch norm is frozen, for each process would have the statistics of its own batches; the recipe is without dropout.
 TRAIN = [*DEMO, CPU, "data.rows.evaluation=4", "model=micro", "freezing.batch_norm=true", "trainer.max_steps=20"]
-    *DEMO,
-    CPU,
-    "data.rows.evaluation=4",
-    "model=micro",
-    "freezing.batch_norm=true",
-    "trainer.max_steps=20",
-    "validate_every=20",
-]
 TRAIN += ["validate_every=20", "trainer.log_every_n_steps=1", "trainer.accumulate_grad_batches=2"]
 
 

@@ -10,6 +10,7 @@ from ofa.checkpoint import find, load_model, tokenizer_folder
 from training import build, report
 from training.command_line import command
 from training.evaluation import EvaluationModule
+from training.interruption import StopOnSignal, signals_of
 from training.launching import devices_of
 from training.processes import first_of_machine_before_others, of_first
 
@@ -23,22 +24,15 @@ def evaluate(config: DictConfig) -> None:
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
-<<<<<<< HEAD
     tokenizer = build.build_tokenizer(config, config.tokenizer or tokenizer_folder(checkpoint))
-    task = build.build_task(config, tokenizer)
-    generation = build.generation_options(config, task)
-    splits = build.splits_to_test(config, task)
-    data = build.build_data(config, task, splits, test_splits=splits)
-=======
-    tokenizer = build.build_tokenizer(config, config.tokenizer or tokenizer_folder(config.checkpoint))
     with first_of_machine_before_others(devices_of(config.trainer)):  # demo files and indexes are written once
         task = build.build_task(config, tokenizer)
         generation = build.generation_options(config, task)
         splits = build.splits_to_test(config, task)
         data = build.build_data(config, task, splits, test_splits=splits)
         data.prepare_data()
->>>>>>> ddp
-    trainer = build.build_trainer(config, build.test_callbacks(config, task, folder), folder, logger=False)
+    callbacks = [*build.test_callbacks(config, task, folder), StopOnSignal(signals_of(config.signals), checkpoint=None)]
+    trainer = build.build_trainer(config, callbacks, folder, logger=False)
     model = load_model(checkpoint)
     build.check_image_size(config, model.config)
     trainer.test(EvaluationModule(model, task, generation), datamodule=data, verbose=False)

@@ -15,6 +15,7 @@ from data.dataset import Encode, OnError, TaskDataset
 from data.sampling import ExactShardSampler, ShuffleSampler
 from data.teacher_answers import AnsweredRows, TeacherAnswers
 from data.tsv import RowError, TSVFile, check_file
+from data.workers import leave_signals_to_parent
 from ofa.errors import UserError
 
 
@@ -99,6 +100,7 @@ class OFADataModule(pl.LightningDataModule):
             sampler=ShuffleSampler(len(dataset), self.seed, self.rank, self.world),
             collate_fn=dataset.collate,
             num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_parent,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else each new iterator would draw from the random numbers of training
@@ -127,6 +129,7 @@ class OFADataModule(pl.LightningDataModule):
             sampler=rows,
             collate_fn=dataset.collate,
             num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_parent,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -145,6 +148,7 @@ class OFADataModule(pl.LightningDataModule):
             sampler=ExactShardSampler(len(dataset), self.eval_batch_size, self.rank, self.world),
             collate_fn=dataset.collate,
             num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_parent,
             persistent_workers=self.num_workers > 0 and split == "val",  # the others are read once
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else each new iterator would draw from the random numbers of training

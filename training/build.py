@@ -31,7 +31,7 @@ from ofa.tokenizer import Tokenizer
 from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
-from training.callbacks import EndTogether, ReportNotes, SaveAtEnd, WriteAnswers
+from training.callbacks import ReportNotes, SaveAtEnd, WriteAnswers
 from training.distillation.cache import TeacherCache
 from training.distillation.cache_fingerprint import fingerprint
 from training.distillation.cached_teacher import CachedTeacher
@@ -39,6 +39,7 @@ from training.distillation.module import DistillationModule
 from training.distillation.plan import DistillationPlan, plan_distillation
 from training.distillation.teacher import Teacher
 from training.freezing import Freezing
+from training.interruption import StopOnSignal, signals_of
 from training.launching import Environment, devices_of
 from training.module import TrainingModule
 from training.optim import Optim
@@ -366,7 +367,7 @@ def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
 
 
 def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Callback]:
-    return [RichProgressBar(), EndTogether(), ReportNotes(), WriteAnswers(folder, task, config.pictures)]
+    return [RichProgressBar(), ReportNotes(), WriteAnswers(folder, task, config.pictures)]
 
 
 def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:
@@ -400,18 +401,18 @@ def training_callbacks(
     if config.ema.decay is not None:
         # Behind SaveAtEnd: at the end of training it replaces the weights by their average.
         callbacks.append(EMAWeightAveraging(decay=config.ema.decay))
-    return callbacks
+    # Behind the average, too, which changes at the end of each update.
+    return [*callbacks, StopOnSignal(signals_of(config.signals), checkpoints / "last.ckpt")]
 
 
 def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path, **settings: Any) -> pl.Trainer:
     """Lightning's trainer with the configured arguments and `settings`."""
-    if world_size() > 1:
-        settings["plugins"] = [Environment(devices_of(config.trainer))]
     return make(
         plain(config.trainer),
         callbacks=callbacks,
         use_distributed_sampler=False,
         default_root_dir=folder,
+        plugins=[Environment(devices_of(config.trainer))],
         **settings,
     )
 

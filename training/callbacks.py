@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import signal
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,7 +16,6 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from data.batch import Batch
-from ofa.errors import UserError
 from tasks.base import Task
 from training.evaluation import Answer, Answers, EvaluationModule
 from training.processes import gathered
@@ -135,30 +133,6 @@ class SaveAtEnd(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         trainer.save_checkpoint(self.file, weights_only=False)  # said, or Lightning says it for each run
-
-
-class EndTogether(pl.Callback):
-    """Ends a process of several when it is told to (SIGTERM), which ends the others.
-
-    Lightning would first tell the others, in a broadcast that those never join who wait for something else.
-    """
-
-    def on_sanity_check_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._listen(trainer)
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._listen(trainer)
-
-    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._listen(trainer)
-
-    def _listen(self, trainer: pl.Trainer) -> None:
-        if trainer.world_size > 1:  # Lightning takes this back when it is done
-            signal.signal(signal.SIGTERM, _end)
-
-
-def _end(*args: Any) -> NoReturn:
-    raise UserError("the run was ended by a signal, SIGTERM")
 
 
 class ReportNotes(pl.Callback):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from ofa.config import did_you_mean
 from ofa.errors import UserError
+from training.interruption import EXIT_STATUS, StoppedBySignal, interruptible, signals_of
 from training.launching import together, words_of_others
+from training.requeue import how_it_goes_on
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SCRIPTS = ("train", "evaluate", "predict")  # other commands are modules of this folder
@@ -36,18 +40,25 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(function)
         def with_one_line_errors(config: DictConfig) -> Any:
-            words = HydraConfig.get().overrides.task
+            again = [sys.executable, *_program(config_name), *HydraConfig.get().overrides.task]
             try:
-                with together(config.trainer, [sys.executable, *_program(config_name), *words]):
+                with (
+                    interruptible(signals_of(config.get("signals", ()))),
+                    together(config.trainer, again) if "trainer" in config else nullcontext(),
+                ):
                     return function(config)
             except UserError as error:
                 sys.exit(f"error: {error}")
+            except StoppedBySignal as interruption:
+                print(f"{interruption}; {how_it_goes_on(config)}", file=sys.stderr)
+                sys.exit(EXIT_STATUS)
 
         def main() -> None:
             quieten_lightning()
             sys.argv += words_of_others()
             try:
-                check_overrides(config_name, get_args_parser().parse_args().overrides)
+                arguments = get_args_parser().parse_args()
+                check_cluster(check_overrides(config_name, arguments.overrides), is_sweep=arguments.multirun)
             except UserError as error:
                 sys.exit(f"error: {error}")
             hydra.main(str(CONFIGS), config_name, version_base="1.3")(with_one_line_errors)()
@@ -81,8 +92,8 @@ def quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def check_overrides(config_name: str, words: list[str]) -> None:
-    """Compose the configuration once with the given overrides; those that sweep are left to Hydra.
+def check_overrides(config_name: str, words: list[str]) -> DictConfig:
+    """Compose the configuration once with the given overrides, and return it; those that sweep are left to Hydra.
 
     Raises:
         UserError: for a key or an option of a group that does not exist, a value of another kind than the default, or a
@@ -97,6 +108,10 @@ def check_overrides(config_name: str, words: list[str]) -> None:
                 key = override.key_or_group
                 _check_kind(key, _default(default, key), OmegaConf.select(config, key))
         except MissingConfigException as error:
+            if str(error.missing_cfg_file).startswith("hydra/launcher/submitit"):
+                raise UserError(
+                    'cluster=slurm needs the launcher for it: pip install "ofa-lightning[slurm]"'
+                ) from error
             group, _, option = str(error.missing_cfg_file).partition("/")
             valid = [name for name in error.options or [] if not name.startswith("_")]
             raise UserError(
@@ -113,6 +128,24 @@ def check_overrides(config_name: str, words: list[str]) -> None:
             continue
         program = f"{config_name}.py" if config_name in SCRIPTS else f"python -m training.{config_name}"
         raise UserError(f"{key} has to be given: {program} {key}=...")
+    return config
+
+
+def check_cluster(config: DictConfig, is_sweep: bool) -> None:
+    """Refuse a cluster that cannot be reached in this way.
+
+    Args:
+        config: as composed.
+        is_sweep: whether the command has -m, with which Hydra gives runs to its launchers.
+    """
+    if OmegaConf.select(config, "cluster.name") != "slurm":
+        return
+    if not is_sweep:
+        raise UserError(
+            "cluster=slurm starts jobs by Hydra's -m, even a single one: python train.py -m cluster=slurm ..."
+        )
+    if shutil.which("sbatch") is None:
+        raise UserError("cluster=slurm: there is no command sbatch here; start it where SLURM's jobs are submitted")
 
 
 def _parse(words: list[str]) -> list[Override]:

@@ -29,6 +29,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEn
 from pytorch_lightning.utilities import rank_zero_only
 
 from ofa.errors import UserError
+from training.interruption import EXIT_STATUS, StoppedBySignal
 from training.processes import rank
 
 PATIENCE = timedelta(minutes=30)  # with a process that does something alone, such as indexing a large file
@@ -159,12 +160,15 @@ def together(trainer: DictConfig, command: Sequence[str]) -> Iterator[None]:
         yield
         dist.barrier()
     except BaseException as error:
-        if not isinstance(error, UserError) and run.started:
+        if not isinstance(error, UserError | StoppedBySignal) and run.started:
             time.sleep(0.5)  # a process that was killed is known as such a little later than it is missed
             if (reason := run.killed()) is not None:
                 raise UserError(reason) from None
         if run.fails_first():
             raise
+        if isinstance(error, StoppedBySignal):
+            time.sleep(GRACE / 2)  # srun may end all where one has ended, and the first one has things to do
+            sys.exit(EXIT_STATUS)
         sys.exit(1)
     else:
         if run.started:

@@ -51,6 +51,15 @@ def summed(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def largest(value: int) -> int:
+    """The largest that a process has."""
+    if world_size() > 1:
+        values = torch.tensor(value)
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+        value = int(values)
+    return value
+
+
 def shares(sizes: torch.Tensor) -> torch.Tensor:
     """By what to multiply means over so many things, so that their mean over processes is the mean over all things."""
     return sizes * world_size() / summed(sizes)

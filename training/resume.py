@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # What may differ from the run that is resumed: it says where files lie and what is shown, and changes no update.
 # (validate_every may not: it decides which checkpoint is the best.)
-FREE = ("resume", "pictures", "logger", "data.root", "data.num_workers", "data.eval_batch_size",
+FREE = ("resume", "pictures", "logger", "data.root", "data.num_workers", "data.eval_batch_size", "signals", "cluster",
         "trainer.log_every_n_steps", "trainer.enable_model_summary")  # fmt: skip
 
 

@@ -39,7 +39,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(function)
-        def with_one_line_errors(config: DictConfig) -> Any:
+        def with_one_line_errors(config: DictConfig) -> Any:  # what a launcher of Hydra calls elsewhere, too
+            quieten_lightning()
             again = [sys.executable, *_program(config_name), *HydraConfig.get().overrides.task]
             try:
                 with (
@@ -54,7 +55,6 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 sys.exit(EXIT_STATUS)
 
         def main() -> None:
-            quieten_lightning()
             sys.argv += words_of_others()
             try:
                 arguments = get_args_parser().parse_args()
@@ -110,7 +110,7 @@ def check_overrides(config_name: str, words: list[str]) -> DictConfig:
         except MissingConfigException as error:
             if str(error.missing_cfg_file).startswith("hydra/launcher/submitit"):
                 raise UserError(
-                    'cluster=slurm needs the launcher for it: pip install "ofa-lightning[slurm]"'
+                    "cluster=slurm needs Hydra's launcher for it; in the project's folder: pip install -e '.[slurm]'"
                 ) from error
             group, _, option = str(error.missing_cfg_file).partition("/")
             valid = [name for name in error.options or [] if not name.startswith("_")]
@@ -141,9 +141,7 @@ def check_cluster(config: DictConfig, is_sweep: bool) -> None:
     if OmegaConf.select(config, "cluster.name") != "slurm":
         return
     if not is_sweep:
-        raise UserError(
-            "cluster=slurm starts jobs by Hydra's -m, even a single one: python train.py -m cluster=slurm ..."
-        )
+        raise UserError("cluster=slurm starts jobs by -m, even a single one: python train.py -m cluster=slurm ...")
     if shutil.which("sbatch") is None:
         raise UserError("cluster=slurm: there is no command sbatch here; start it where SLURM's jobs are submitted")
 

@@ -81,7 +81,9 @@ def check_overrides(config_name: str, words: list[str]) -> None:
                 _check_kind(key, OmegaConf.select(default, key), OmegaConf.select(config, key))
         except MissingConfigException as error:
             group, _, option = str(error.missing_cfg_file).partition("/")
-            valid = [name for name in error.options or [] if not name.startswith("_")]
+            # Hydra lists none where one of several choices is wrong.
+            options = error.options or sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+            valid = [name for name in options if not name.startswith("_")]
             raise UserError(
                 f"{group}={option} is not one of {', '.join(valid)}{did_you_mean(option, valid)}"
             ) from error

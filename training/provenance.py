@@ -8,13 +8,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "transformers", "timm", "hydra-core", "ofa-lightning")
+PACKAGES = ("torchvision", "pytorch-lightning", "transformers", "timm", "hydra-core", "ofa-lightning")
 
 
 def provenance() -> dict[str, Any]:
     """The commit of the code and the versions of Python and of the packages that decide what a run does."""
-    return {"git": git_state(ROOT), "versions": {"python": platform.python_version(), **_versions()}}
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), **_versions()}  # with torch's CUDA
+    return {"git": git_state(ROOT), "versions": versions}
 
 
 def git_state(root: Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class Wandb(WandbLogger):
         if mode == "online":
             _check_login()
         before = {} if resume is None else _read(Path(resume))
-        run_id = before.get("id", wandb.util.generate_id())
+        run_id = before.get("id", secrets.token_hex(4))
         super().__init__(name=name, project=project, save_dir=folder, id=run_id)
         self.mode, self.entity, self.group = mode, entity, group
         self.file = Path(folder, "wandb.json")

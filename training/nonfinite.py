@@ -56,7 +56,7 @@ class NonFinite(pl.Callback):
                     f"{name} is not finite since update {module.global_step + 1}; look at the samples {_few(ids)}, or "
                     "set freezing.batch_norm=true"
                 )
-        # Not None: processes that average their gradients wait for those of each, and the scaler of 16-mixed wants some.
+        # Not None: processes that average their gradients wait for those of each, and a scaler needs one.
         return torch.stack([(p.flatten()[:1] * 0).sum() for p in module.parameters() if p.requires_grad]).sum()
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer) -> None:

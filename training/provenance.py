@@ -16,7 +16,8 @@ PACKAGES = ("torchvision", "pytorch-lightning", "transformers", "timm", "hydra-c
 
 def provenance() -> dict[str, Any]:
     """The commit of the code and the versions of Python and of the packages that decide what a run does."""
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__), **_versions()}  # with torch's CUDA
+    torch_version = str(torch.__version__)  # with its CUDA
+    versions = {"python": platform.python_version(), "torch": torch_version, **_versions()}
     return {"git": git_state(ROOT), "versions": versions}
 
 

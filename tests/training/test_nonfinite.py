@@ -120,8 +120,8 @@ def test_skipped_samples_make_no_update_and_are_reported(tmp_path, disturb, capl
 def test_the_other_batches_of_an_update_still_make_it(tmp_path, bad):
     skipped = fit(tmp_path, no_number, [bad], "skip", accumulate_grad_batches=2)
     without = fit(tmp_path, nothing, [bad], "stop", accumulate_grad_batches=2)
-    # An update of Adam is some 1e-3; less than 1e-5 is the decay of weights that this batch has no use for.
-    torch.testing.assert_close(skipped[-1], without[-1], rtol=0, atol=1e-5)
+    # An update of Adam is some 1e-3; 1e-5 the decay of weights that this batch has no use for.
+    torch.testing.assert_close(skipped[-1], without[-1], rtol=0, atol=2e-5)
     assert not torch.equal(skipped[0], skipped[1])
 
 

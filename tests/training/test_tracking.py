@@ -11,9 +11,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import wandb_files
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from runs import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
@@ -126,6 +129,16 @@ def test_wandb_offline_holds_every_kind_of_value_and_a_resumed_run_goes_on_with_
     assert rows[1][-1]["best/val/acc@0.5"] == 6
     assert wandb_files.configuration(second)["optim"] == {"lr": 1e-3}
     assert wandb_files.configuration(second)["provenance"]["versions"]["torch"] == torch.__version__
+
+
+def test_the_configured_logger_of_a_resumed_run_takes_the_id_of_the_run(tmp_path, monkeypatch):
+    (tmp_path / "wandb.json").write_text('{"id": "a1b2c3d4", "step": 7}')
+    words = ["logger=[csv,wandb]", "logger.wandb.mode=offline", f"resume={tmp_path}"]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose("train", [*words, f"+hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
+    files, wandb = build_loggers(config)
+    assert isinstance(files, CSVLogger) and (wandb.version, wandb.first_step) == ("a1b2c3d4", 8)
 
 
 def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path):

@@ -8,6 +8,7 @@ import io
 import struct
 import time
 import zlib
+from functools import cache
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ def png(width, height, *chunks):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks) + chunk(b"IEND", b"")
 
 
+@cache
 def bomb(length):
     return zlib.compress(bytes(length), 9)
 

@@ -18,6 +18,7 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from runs import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.errors import CommError
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample
@@ -186,6 +187,15 @@ def test_wandb_online_without_a_login_is_refused_and_asks_nothing(tmp_path, monk
         make_wandb(tmp_path, mode="online")
     with pytest.raises(UserError, match="logger.wandb.mode=ofline is not one of .*did you mean 'offline'"):
         make_wandb(tmp_path, mode="ofline")
+
+
+def test_a_server_that_does_not_answer_is_named_with_the_way_round_it(tmp_path, monkeypatch):
+    def fail(**settings):
+        raise CommError("Timed out\nConsider ...")
+
+    monkeypatch.setattr("training.wandb_logger.wandb.init", fail)
+    with pytest.raises(UserError, match=r"wandb does not answer \(Timed out\); set logger.wandb.mode=offline"):
+        fit(tmp_path / "run", make_wandb(tmp_path))
 
 
 def test_a_disabled_wandb_writes_nothing_but_its_id(tmp_path):

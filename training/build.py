@@ -140,8 +140,9 @@ def build_module(
     if distillation is not None:
         teacher = build_teacher(distillation, cache)
         parts = (model, task, generation, distillation.criterion, optim, freezing, teacher)
-        settings = {"on_policy": distillation.on_policy, "seed": config.seed}
-        return DistillationModule(*parts, **settings, on_nonfinite=config.on_nonfinite)
+        return DistillationModule(
+            *parts, on_policy=distillation.on_policy, seed=config.seed, on_nonfinite=config.on_nonfinite
+        )
     parts = (model, task, generation, criterion, optim, freezing)
     if isinstance(criterion, SelfCritical):
         reward = CiderD(reward_frequencies(config, task, data))

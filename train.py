@@ -19,6 +19,7 @@ def train(config: DictConfig) -> float | None:
     build.check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     interrupted = checkpoint_to_resume(config, folder)
+    loggers = build.build_loggers(config)
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
@@ -37,7 +38,7 @@ def train(config: DictConfig) -> float | None:
         config,
         build.training_callbacks(config, task, folder, build.learnt_files(data, distillation)),
         folder,
-        logger=[build.make(logger) for logger in config.logger.values()],
+        logger=loggers,
         **build.validation_settings(config, batches=len(data.train_dataloader())),
     )
     model = build.build_model(config)

@@ -9,10 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 import pytorch_lightning as pl
-from PIL import Image
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from data.batch import Batch
 from tasks.base import Task
@@ -22,43 +19,36 @@ log = logging.getLogger(__name__)
 
 
 class WriteAnswers(pl.Callback):
-    """Writes what a test generates: `predictions.jsonl`, `metrics.json` and, for each split, `pictures_<split>.png`.
+    """Writes what a test generates: `predictions.jsonl` and `metrics.json`.
 
     Predictions are written as they come, so that an interrupted evaluation keeps what it has computed. Tasks with a
-    public evaluation server also get `results_<split>.json` in its format. Pictures go to TensorBoard, too.
+    public evaluation server also get `results_<split>.json` in its format.
 
     Args:
         folder: where the files go.
-        task: draws the pictures.
-        n_pictures: how many answers of each split a picture shows.
+        task: knows the format of its server and the details of its metric.
     """
 
-    def __init__(self, folder: Path, task: Task, n_pictures: int) -> None:
+    def __init__(self, folder: Path, task: Task) -> None:
         self.folder = folder
         self.task = task
-        self.n_pictures = n_pictures
         self.predictions: TextIO | None = None
-        self.pictures: dict[str, list[Image.Image]] = {}
         self.results: dict[str, dict[Any, dict[str, Any]]] = {}  # by split and id; the first of several is kept
 
     def on_test_start(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
         self.predictions = (self.folder / "predictions.jsonl").open("w", encoding="utf-8")
-        self.pictures, self.results = {}, {}
+        self.results = {}
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, module: EvaluationModule, outputs: Answers, *args: Any, **kwargs: Any
     ) -> None:
-        batch, pictures = outputs.batch, self.pictures.setdefault(outputs.split, [])
-        results = self.results.setdefault(outputs.split, {})
+        batch, results = outputs.batch, self.results.setdefault(outputs.split, {})
         for i, (name, prediction) in enumerate(zip(batch.ids, outputs.predictions, strict=True)):
             record = {"split": outputs.split, "uniq_id": name, **dataclasses.asdict(prediction)}
             self.predictions.write(json.dumps(record, ensure_ascii=False) + "\n")
             result = self.task.result(name, prediction, batch.truths[i])
             if result is not None:
                 results.setdefault(next(iter(result.values())), result)
-            if len(pictures) < self.n_pictures:
-                image = None if batch.patch_images is None else batch.patch_images[i]
-                pictures.append(self.task.draw(image, prediction, batch.truths[i]))
         self.predictions.flush()
 
     def on_test_end(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
@@ -67,13 +57,6 @@ class WriteAnswers(pl.Callback):
             for split, metric in module.metrics.items()
         }
         (self.folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        for split, pictures in self.pictures.items():
-            if pictures:
-                sheet = grid(pictures)
-                sheet.save(self.folder / f"pictures_{split}.png")
-                for logger in trainer.loggers:
-                    if isinstance(logger, TensorBoardLogger):
-                        logger.experiment.add_image(f"answers/{split}", np.asarray(sheet), dataformats="HWC")
         for split, results in self.results.items():
             if results:
                 content = json.dumps(list(results.values()), ensure_ascii=False)
@@ -83,16 +66,6 @@ class WriteAnswers(pl.Callback):
         if self.predictions is not None:
             self.predictions.close()
             self.predictions = None
-
-
-def grid(pictures: list[Image.Image], columns: int = 4) -> Image.Image:
-    """Pictures of one size, side by side in rows of `columns`."""
-    width, height = pictures[0].size
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (width * min(columns, len(pictures)), height * rows), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * width, i // columns * height))
-    return sheet
 
 
 class SaveAtEnd(pl.Callback):

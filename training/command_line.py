@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,13 @@ def check_overrides(config_name: str, words: list[str]) -> None:
     """Compose the configuration once with the given overrides; those that sweep are left to Hydra.
 
     Raises:
-        UserError: for a key or an option of a group that does not exist, a value of another kind than the default, or a
-            setting that has to be given.
+        UserError: for a key or an option of a group that does not exist, a value of another kind than the default, a
+            setting that has to be given, or a sweep that needs a package.
     """
-    overrides = [o for o in _parse(words) if o.key_or_group.split(".")[0] != "hydra" and not o.is_sweep_override()]
+    if "hydra/sweeper=search" in words and find_spec("optuna") is None:
+        raise UserError('hydra/sweeper=search needs packages that are not installed: pip install -e ".[sweep]"')
+    given = [o for o in _parse(words) if not o.key_or_group.startswith(("hydra.", "hydra/"))]
+    overrides = [o for o in given if not o.is_sweep_override()]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
             config = compose(config_name, [str(o.input_line) for o in overrides])
@@ -83,7 +87,9 @@ def check_overrides(config_name: str, words: list[str]) -> None:
                 _check_kind(key, _default(default, key), OmegaConf.select(config, key))
         except MissingConfigException as error:
             group, _, option = str(error.missing_cfg_file).partition("/")
-            valid = [name for name in error.options or [] if not name.startswith("_")]
+            # Hydra lists none where one of several choices is wrong.
+            options = error.options or sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+            valid = [name for name in options if not name.startswith("_")]
             raise UserError(
                 f"{group}={option} is not one of {', '.join(valid)}{did_you_mean(option, valid)}"
             ) from error

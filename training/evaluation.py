@@ -17,7 +17,7 @@ from tasks.base import Task
 
 @dataclass
 class Answers:
-    """What `test_step` hands to the callbacks: a split's name, a batch, and the prediction for each of its samples."""
+    """What a step hands to the callbacks: a split's name, a batch, and the prediction for each of its samples."""
 
     split: str
     batch: Batch
@@ -55,8 +55,8 @@ class EvaluationModule(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._start_metrics({"val": self.task.metric()})
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score("val", batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Answers:
+        return self._score("val", batch)
 
     def on_validation_epoch_end(self) -> None:
         values = self.metrics["val"].compute()

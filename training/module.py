@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from ofa.model import OFAModel
 from tasks.base import Task
 from training.evaluation import EvaluationModule
 from training.freezing import Freezing
+from training.nonfinite import NonFinite
 from training.optim import Optim
 
 
@@ -31,6 +33,7 @@ class TrainingModule(EvaluationModule):
         criterion: the loss.
         optim: optimizer and schedule.
         freezing: which parts of the network stay as they are.
+        on_nonfinite: what a loss or gradient that is not finite does, see NonFinite.
     """
 
     def __init__(
@@ -41,19 +44,25 @@ class TrainingModule(EvaluationModule):
         criterion: LabelSmoothedCrossEntropy | SelfCritical | DistillationCriterion,
         optim: Optim,
         freezing: Freezing,
+        *,
+        on_nonfinite: str = "stop",
     ) -> None:
         super().__init__(model, task, generation)
         self.criterion = criterion
         self.optim = optim
         self.freezing = freezing
+        self.nonfinite = NonFinite(on_nonfinite)
         # Kept in checkpoints, so that one can be loaded without its configuration.
-        self.save_hyperparameters({"model": model.config.to_dict()})
+        self.save_hyperparameters({"model": model.config.to_dict()}, logger=False)  # loggers are told by Tracking
         freezing.apply(model)
 
     def train(self, mode: bool = True) -> TrainingModule:
         super().train(mode)
         self.freezing.keep_in_evaluation_mode(self.model)
         return self
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [self.nonfinite]
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -68,7 +77,7 @@ class TrainingModule(EvaluationModule):
         loss = self.loss(batch)
         for name, term in loss.terms.items():
             self.log(f"train/{name}", term.detach() / loss.sample_size, batch_size=len(batch), prog_bar=name == "loss")
-        return loss.sum / loss.sample_size
+        return self.nonfinite.loss(self, loss.sum / loss.sample_size, batch.ids)
 
     def loss(self, batch: Batch) -> Loss:
         """The criterion's loss of a batch."""

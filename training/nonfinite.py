@@ -48,7 +48,7 @@ class NonFinite(pl.Callback):
         if torch.isfinite(loss):
             self.ids += ids
             return loss
-        self._leave_out(f"the loss of update {module.global_step + 1} is {float(loss)}", ids)
+        self._leave_out(f"the loss of update {module.global_step + 1} is {float(loss.detach())}", ids)
         self.without += 1
         for name, buffer in module.named_buffers():
             if not torch.isfinite(buffer).all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ class HuggingFace:
 
     def conversions(self, arguments: argparse.Namespace) -> Iterator[Conversion]:
         examples = _open(arguments.source, arguments.config, arguments.split)
-        names = list(examples.features or next(iter(examples), {}))
+        names = list(examples.features or next(_read(examples, arguments.source), {}))
         fields = FieldMap.of(arguments, names, arguments.source)
         path = Path(arguments.source)
         sources = (path,) if path.is_file() else ()
@@ -75,7 +76,8 @@ def _samples(examples: Any, fields: FieldMap, source: str, folder: Path) -> Iter
         except (OSError, ValueError) as error:
             yield LeftOut(place, f"its image cannot be read ({error})")
             continue
-        yield fields.sample(number, place, example, image)
+        image_id = os.path.relpath(image, folder) if isinstance(image, Path) else str(number)
+        yield fields.sample(number, place, example, image, image_id)
 
 
 def _as_stored(examples: Any, image: str) -> tuple[Any, dict[str, list[str]]]:

@@ -61,6 +61,7 @@ class Journal:
     def open(self) -> tuple[BinaryIO, BinaryIO]:
         """The unfinished file and the one of samples left out, cut to what the journal knows and ready to grow."""
         self.tsv.parent.mkdir(parents=True, exist_ok=True)
+        self.save((), self.progress)  # first, so that there is never a part of which nothing is known
         files = self.part.open("ab"), self.rejected.open("ab")
         for file, size in zip(files, (self.progress.size, self.progress.rejected_size), strict=True):
             if os.fstat(file.fileno()).st_size < size:

@@ -48,7 +48,7 @@ def test_json_lines_name_images_beside_them_and_lists_are_joined(tmp_path):
     ]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (row,) = convert(tmp_path, tmp_path / "own.jsonl", "caption", "--map", "image=file", "caption=captions")
-    assert row[:4] == ["1", "a.jpg", "a cup&&one&cup", ""]
+    assert row[:4] == ["1", "photos/a.jpg", "a cup&&one&cup", ""]
     assert "download it first" in (tmp_path / "own.rejected.jsonl").read_text()
 
 
@@ -77,11 +77,13 @@ def test_answers_of_several_people_are_counted(tmp_path):
         ("own.jsonl", ("--split", "val"), "--split val cannot be read: Bad split"),
         ("own.jsonl", (), "has no field 'image', which caption needs, only picture"),
         ("broken.parquet", (), "cannot be read"),
+        ("broken.jsonl", (), "cannot be read"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_one_sentence(tmp_path, capsys, source, words, complaint):
     (tmp_path / "own.txt").write_text("x")
     (tmp_path / "broken.parquet").write_text("x")
+    (tmp_path / "broken.jsonl").write_text('{"image": "a.jpg"')
     (tmp_path / "own.jsonl").write_text('{"picture": "a.jpg"}\n')
     assert convert(tmp_path, tmp_path / source, "caption", *words) == 2
     error = capsys.readouterr().err

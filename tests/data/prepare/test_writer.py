@@ -57,7 +57,7 @@ def test_two_processes_make_the_file_of_one(photos, tmp_path):
 
 def test_an_interrupted_conversion_goes_on_to_the_same_file(photos, tmp_path, monkeypatch, capsys):
     path, whole = photos
-    for count in (7, 6):
+    for count in (0, 7, 6):
         with monkeypatch.context() as patch:
             interrupt_behind(patch, count)
             assert convert(path, tmp_path) == 130

@@ -174,6 +174,14 @@ def test_a_shortened_part_is_refused(photos, tmp_path, monkeypatch, capsys):
     assert "is shorter than" in capsys.readouterr().err
 
 
+def test_a_file_that_was_deleted_is_made_anew_whatever_the_arguments(photos, tmp_path):
+    path, whole = photos
+    assert convert(path, tmp_path, "--max-side", "32") == 0
+    (tmp_path / "boxes.tsv").unlink()
+    assert convert(path, tmp_path) == 0
+    assert_same(tmp_path, whole)
+
+
 def test_workers_that_die_are_one_sentence(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(writer, "_make_lines", _die)
     assert convert(photos[0], tmp_path, workers=2) == 2

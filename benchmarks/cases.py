@@ -26,5 +26,5 @@ CASES: dict[str, list[Case]] = {
     "candidates": [Encoding(480), Candidates()],
     "cider": [CaptionScoring()],
     "data_loading": [Loading(workers=0), Loading(workers=2), Indexing()],
-    "prepare": [Preparing(workers=1), Preparing(workers=2), Preparing(workers=1, max_side=512)],
+    "prepare": [Preparing(workers=1), Preparing(workers=2), Preparing(workers=1, max_side=512, rows=200)],
 }

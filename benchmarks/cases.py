@@ -28,5 +28,5 @@ CASES: dict[str, list[Case]] = {
     "cider": [CaptionScoring()],
     "checkpoints": [CheckpointLoading(form) for form in ("safetensors", "bin", "pt", "pt, half precision")],
     "data_loading": [Loading(workers=0), Loading(workers=2), Indexing()],
-    "prepare": [Preparing(workers=1), Preparing(workers=2), Preparing(workers=1, max_side=512)],
+    "prepare": [Preparing(workers=1), Preparing(workers=2), Preparing(workers=1, max_side=512, rows=200)],
 }

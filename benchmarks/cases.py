@@ -13,6 +13,8 @@ from benchmarks.measure import Case
 from benchmarks.preparing import Preparing
 from ofa.vocabulary import BINS
 
+ON_REQUEST = ("checkpoints",)  # minutes, and 5 GB of disk: measured where they are named
+
 CASES: dict[str, list[Case]] = {
     "training_step": [TrainingStep(384)],
     "distillation": [

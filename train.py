@@ -10,6 +10,8 @@ from ofa.checkpoint import EXPORT, export, load_weights
 from ofa.processors.saved import saved
 from training import build, report
 from training.command_line import command
+from training.launching import devices_of
+from training.processes import first_of_machine_before_others, of_first, rank
 from training.resume import checkpoint_to_resume
 
 
@@ -17,20 +19,22 @@ from training.resume import checkpoint_to_resume
 def train(config: DictConfig) -> float | None:
     """Trains, tests the best checkpoint on every split, and returns the best validation score (for sweeps)."""
     build.check(config)
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = of_first(Path(HydraConfig.get().runtime.output_dir))
     interrupted = checkpoint_to_resume(config, folder)
     loggers = build.build_loggers(config)
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer)
-    task = build.build_task(config, tokenizer)
-    generation = build.generation_options(config, task)
-    criterion = build.build_criterion(config, task)
-    optim, freezing = build.make(config.optim), build.make(config.freezing)
-    distillation = build.build_distillation(config, tokenizer, task, criterion)
-    splits = dict.fromkeys(["train", "val", *build.splits_with_files(config, task)])
-    data = build.build_data(config, task, list(splits))
+    with first_of_machine_before_others(devices_of(config.trainer)):  # demo files and indexes are written once
+        task = build.build_task(config, tokenizer)
+        generation = build.generation_options(config, task)
+        criterion = build.build_criterion(config, task)
+        optim, freezing = build.make(config.optim), build.make(config.freezing)
+        distillation = build.build_distillation(config, tokenizer, task, criterion)
+        splits = dict.fromkeys(["train", "val", *build.splits_with_files(config, task)])
+        data = build.build_data(config, task, list(splits))
+        data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, task, distillation)
     if distillation is not None:
         report.say_distillation(distillation, cache)
@@ -49,14 +53,17 @@ def train(config: DictConfig) -> float | None:
             distillation.start(model)
     module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
 
-    tokenizer.save(folder / "tokenizer")
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    if rank() == 0:
+        tokenizer.save(folder / "tokenizer")
+        OmegaConf.save(config, folder / "config.yaml", resolve=True)
     report.say_model(model)
+    report.say_batch(config)
     trainer.fit(module, datamodule=data, ckpt_path=interrupted, weights_only=True)
     best = trainer.checkpoint_callback.best_model_path
-    if best:
-        load_weights(model, best)
-    export(folder / EXPORT, model, tokenizer, saved(task, generation))
+    if rank() == 0:  # whose disk it is on; the others are given the weights when the test starts
+        if best:
+            load_weights(model, best)
+        export(folder / EXPORT, model, tokenizer, saved(task, generation))
     trainer.test(module, datamodule=data, verbose=False)
     report.say_scores(config, folder, task)
     report.say_next(config, folder, task)

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from data.batch import Batch
+from data.batch import Batch, collate
 from data.dataset import Encode, OnError, TaskDataset
 from data.reading import WorkerRows
 from data.sampling import ExactShardSampler, ShuffleSampler
@@ -37,6 +37,7 @@ class OFADataModule(pl.LightningDataModule):
         train_views: how many augmentations of each row training shows, see TaskDataset.
         test_splits: the splits that are tested; None: all but "train".
         teacher_answers: to be learnt in the place of the training file's own.
+        rank, world: the number of this process, and how many there are.
 
     Raises:
         UserError: at construction, where a file is missing or empty.
@@ -59,6 +60,8 @@ class OFADataModule(pl.LightningDataModule):
         train_views: int | None = None,
         test_splits: Sequence[str] | None = None,
         teacher_answers: TeacherAnswers | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         super().__init__()
         self.files = {split: Path(path) for split, path in files.items()}
@@ -70,6 +73,7 @@ class OFADataModule(pl.LightningDataModule):
             test_splits = [split for split in files if split != "train"]
         self.test_splits = list(test_splits)  # in the order of `test_dataloader()`
         self.teacher_answers = teacher_answers
+        self.rank, self.world = rank, world
         for path in self.files.values():
             check_file(path)
 
@@ -96,7 +100,7 @@ class OFADataModule(pl.LightningDataModule):
         return TrainLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=ShuffleSampler(len(dataset), self.seed, *self._process()),
+            sampler=ShuffleSampler(len(dataset), self.seed, self.rank, self.world),
             collate_fn=dataset.collate,
             persistent_workers=self.num_workers > 0,
             **self._loading(),
@@ -148,7 +152,7 @@ class OFADataModule(pl.LightningDataModule):
         return EvalLoader(
             dataset,
             batch_size=self.eval_batch_size,
-            sampler=ExactShardSampler(len(dataset), *self._process()),
+            sampler=ExactShardSampler(len(dataset), self.eval_batch_size, self.rank, self.world),
             collate_fn=dataset.collate,
             persistent_workers=self.num_workers > 0 and split == "val",  # the others are read once
             **self._loading(),
@@ -162,10 +166,6 @@ class OFADataModule(pl.LightningDataModule):
 
     def _reading(self, split: str) -> WorkerRows:
         return WorkerRows(self.files[split], self.num_workers, self.worker_timeout)
-
-    def _process(self) -> tuple[int, int]:
-        """(rank, world size) of this process; (0, 1) without a trainer."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
 class TrainLoader(DataLoader[Batch]):
@@ -196,11 +196,17 @@ class TrainLoader(DataLoader[Batch]):
 
 
 class EvalLoader(DataLoader[Batch]):
-    """Batches of a TaskDataset, none of them empty: notes of one whose rows were all skipped go to its neighbour.
+    """Batches of a TaskDataset: notes of one whose rows were all skipped go to its neighbour.
+
+    Only a process that has no rows, where there are more processes than batches, is given one empty batch: Lightning
+    would leave out the end of an evaluation without any, for which the others wait.
 
     Raises:
         UserError: where not one row could be read.
     """
+
+    def __len__(self) -> int:
+        return max(1, super().__len__())
 
     def __iter__(self) -> Iterator[Batch]:
         held: Batch | None = None
@@ -215,9 +221,9 @@ class EvalLoader(DataLoader[Batch]):
             else:
                 yield held
                 held = batch
-        if held is None:  # more processes than rows: no share
-            return
-        if not len(held):
+        if held is None:
+            held = collate([])
+        if held.notes and not len(held):
             raise UserError(f"none of {len(held.notes)} rows could be read; the first: {held.notes[0]}")
         yield held
 

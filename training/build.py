@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from tqdm import tqdm
@@ -25,7 +25,7 @@ from data.demo.scenes import SceneConfig
 from data.module import OFADataModule
 from data.teacher_answers import TeacherAnswers, read_teacher_answers
 from data.tsv import RowError
-from ofa.config import OFAConfig, did_you_mean
+from ofa.config import OFAConfig, did_you_mean, typed
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
@@ -33,7 +33,7 @@ from ofa.tokenizer import Tokenizer
 from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
-from training.callbacks import ReportNotes, SaveAtEnd, WriteAnswers
+from training.callbacks import EndTogether, ReportNotes, SaveAtEnd, WriteAnswers
 from training.distillation.cache import TeacherCache
 from training.distillation.cache_fingerprint import fingerprint
 from training.distillation.cached_teacher import CachedTeacher
@@ -41,9 +41,11 @@ from training.distillation.module import DistillationModule
 from training.distillation.plan import DistillationPlan, plan_distillation
 from training.distillation.teacher import Teacher
 from training.freezing import Freezing
+from training.launching import Environment, devices_of
 from training.module import TrainingModule
 from training.optim import Optim
 from training.pictures import SampleAnswers
+from training.processes import rank, world_size
 from training.resume import BestCheckpoint, RestOfState
 from training.self_critical import SelfCriticalModule
 from training.tracking import Tracking
@@ -58,6 +60,7 @@ AT_LEAST = {
     "data.worker_timeout": 0,
     "data.train_limit": 1,
     "trainer.accumulate_grad_batches": 1,
+    "trainer.num_nodes": 1,
     "trainer.max_steps": -1,
     "trainer.max_epochs": 1,
     "validate_every": 1,
@@ -89,10 +92,10 @@ def check(config: DictConfig) -> None:
         raise UserError("distill.teacher_precision=16-true needs a GPU; on a CPU use 32-true or bf16-true")
     if config.trainer.get("max_steps") == 0:
         raise UserError("trainer.max_steps=0 is a run of no length; set at least 1, or -1 for no limit")
-    devices = config.trainer.devices
-    is_one = devices in (1, "1") or (isinstance(devices, ListConfig) and len(devices) == 1)
-    if not is_one and not (devices == "auto" and torch.cuda.device_count() <= 1):
-        raise UserError(f"trainer.devices={devices}: several processes are not supported yet; set trainer.devices=1")
+    for key in ("sync_batchnorm", "strategy.gradient_compression"):
+        value = OmegaConf.select(config.trainer, key)
+        if value and without_gpu:
+            raise UserError(f"trainer.{key}={typed(value)} needs GPUs; leave it {'false' if value is True else 'null'}")
 
 
 def make(settings: DictConfig | dict[str, Any], **more: Any) -> Any:
@@ -202,7 +205,13 @@ def build_cache(
         return None
     parts = fingerprint(distillation, data, plain(config.task), task.tree, tokenizer)
     n_keys = distillation.cache.views * len(data.rows("train"))
-    return TeacherCache(distillation.cache.folder, n_keys, parts)
+    cache = TeacherCache(distillation.cache.folder, n_keys, parts)
+    if config.trainer.get("num_nodes", 1) > 1 and len(cache) < n_keys:
+        raise UserError(
+            f"distill.cache={cache.folder} lacks samples, and several machines cannot fill it together; fill it on one "
+            "first: python -m training.fill_cache"
+        )
+    return cache
 
 
 def build_teacher(distillation: DistillationPlan, cache: TeacherCache | None) -> Teacher | CachedTeacher:
@@ -220,7 +229,7 @@ def reward_frequencies(config: DictConfig, task: SelfCriticalCaption, data: OFAD
     log.info("counting the n-grams of all training references; task.reward_document_frequencies=FILE saves this")
     rows = data.rows("train", ["caption"])
     found = []
-    for i in tqdm(range(len(rows)), "reading references", leave=False):
+    for i in tqdm(range(len(rows)), "reading references", leave=False, disable=rank() > 0):
         try:
             found.append(task.required_references(rows[i]))
         except RowError:
@@ -280,6 +289,8 @@ def build_data(
         train_views=config.distill.cache_views if OmegaConf.select(config, "distill.cache") is not None else None,
         test_splits=test_splits,
         teacher_answers=teacher_answers(config, task),
+        rank=rank(),
+        world=world_size(),
         **{key: settings[key] for key in loading},
     )
 
@@ -363,7 +374,7 @@ def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
 
 
 def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Callback]:
-    callbacks = [RichProgressBar(), ReportNotes(), WriteAnswers(folder, task)]
+    callbacks = [RichProgressBar(), EndTogether(), ReportNotes(), WriteAnswers(folder, task)]
     return [*callbacks, SampleAnswers(folder, task, config.pictures)] if config.pictures else callbacks
 
 
@@ -414,6 +425,8 @@ def build_loggers(config: DictConfig) -> list[Logger]:
 
 def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path, **settings: Any) -> pl.Trainer:
     """Lightning's trainer with the configured arguments and `settings`."""
+    if world_size() > 1:
+        settings["plugins"] = [Environment(devices_of(config.trainer))]
     return make(
         plain(config.trainer),
         callbacks=callbacks,

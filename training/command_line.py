@@ -14,6 +14,7 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -22,6 +23,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from ofa.config import did_you_mean
 from ofa.errors import UserError
+from training.launching import together, words_of_others
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SCRIPTS = ("train", "evaluate", "predict")  # other commands are modules of this folder
@@ -35,13 +37,18 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(function)
         def with_one_line_errors(config: DictConfig) -> Any:
+            words = HydraConfig.get().overrides.task
             try:
-                return function(config)
+                if "trainer" not in config:  # a command of one process
+                    return function(config)
+                with together(config.trainer, [sys.executable, *_program(config_name), *words]):
+                    return function(config)
             except UserError as error:
                 sys.exit(f"error: {error}")
 
         def main() -> None:
             quieten_lightning()
+            sys.argv += words_of_others()
             try:
                 check_overrides(config_name, get_args_parser().parse_args().overrides)
             except UserError as error:
@@ -53,6 +60,13 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     return decorate
 
 
+def _program(config_name: str) -> list[str]:
+    """The script of a command, as words behind `python`."""
+    if config_name in SCRIPTS:
+        return [str(CONFIGS.parent / f"{config_name}.py")]
+    return ["-m", f"training.{config_name}"]
+
+
 def quieten_lightning() -> None:
     """Leave out what Lightning says about itself and about what is meant so; its errors and other warnings stay."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -62,6 +76,9 @@ def quieten_lightning() -> None:
         ".*is smaller than the logging interval",
         ".*does not have many workers",
         "The dirpath has changed",  # a resumed run keeps its last checkpoint in its own folder
+        ".*Grad strides do not match bucket view strides",  # of convolutions of 1 x 1: the two are the same
+        ".*`broadcast_buffers` is deprecated",  # by a setting that the oldest supported torch does not have
+        ".*when logging on epoch level in distributed setting",  # what is logged is of all processes already
         ".*``compute`` method of metric .* was called before the ``update`` method",  # of a split without truths
     ):
         warnings.filterwarnings("ignore", message)

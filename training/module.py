@@ -21,6 +21,7 @@ from training.evaluation import EvaluationModule
 from training.freezing import Freezing
 from training.nonfinite import NonFinite
 from training.optim import Optim
+from training.processes import summed, world_size
 
 
 class TrainingModule(EvaluationModule):
@@ -55,6 +56,7 @@ class TrainingModule(EvaluationModule):
         # Kept in checkpoints, so that one can be loaded without its configuration.
         self.save_hyperparameters({"model": model.config.to_dict()}, logger=False)  # loggers are told by Tracking
         freezing.apply(model)
+        self.train()  # Lightning does not call it, only restores each part's mode after an evaluation
 
     def train(self, mode: bool = True) -> TrainingModule:
         super().train(mode)
@@ -73,11 +75,21 @@ class TrainingModule(EvaluationModule):
         self.train(training)
         torch.clear_autocast_cache()  # else the forward pass may find half-precision weights made without a graph
 
+    def on_train_start(self) -> None:
+        if self.global_rank > 0:  # dropout of its own; the first process has the random numbers of a single one
+            torch.manual_seed(torch.initial_seed() + self.global_rank + self.trainer.world_size * self.global_step)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean loss of the batches of all processes, as far as it depends on this one.
+
+        The processes' gradients are averaged, and some have more tokens than others: each mean is of all tokens.
+        """
         loss = self.loss(batch)
-        for name, term in loss.terms.items():
-            self.log(f"train/{name}", term.detach() / loss.sample_size, batch_size=len(batch), prog_bar=name == "loss")
-        return self.nonfinite.loss(self, loss.sum / loss.sample_size, batch.ids)
+        terms = torch.stack([term.detach().float() for term in loss.terms.values()])
+        size, *totals = summed(torch.cat([terms.new_tensor([loss.sample_size]), terms]))
+        for name, total in zip(loss.terms, totals, strict=True):
+            self.log(f"train/{name}", total / size, batch_size=len(batch), prog_bar=name == "loss")
+        return self.nonfinite.loss(self, loss.sum * world_size() / size, batch.ids)
 
     def loss(self, batch: Batch) -> Loss:
         """The criterion's loss of a batch."""

@@ -14,12 +14,14 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 
 from tasks.base import Task
 from training.evaluation import Answers, EvaluationModule
+from training.processes import gathered
 
 
 class SampleAnswers(pl.Callback):
     """Shows the first answers of each validation and of each split of a test, as pictures and, in wandb, as a table.
 
-    Those of a test are written to `pictures_<split>.png`, too. The first process alone does so, with its own samples.
+    Those of a test are written to `pictures_<split>.png`, too. Of several processes, the first one shows the first
+    answers of all.
 
     Args:
         folder: where the files go.
@@ -31,41 +33,46 @@ class SampleAnswers(pl.Callback):
         self.folder = folder
         self.task = task
         self.n_pictures = n_pictures
-        self.answers: dict[str, list[tuple[dict[str, Any], Image.Image]]] = {}  # by split: fields and picture
+        self.drawn: dict[str, list[tuple[dict[str, Any], Image.Image]]] = {}  # by split: fields of answers and pictures
+
+    def on_validation_start(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
+        self.drawn = {"val": []}
+
+    def on_test_start(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
+        self.drawn = {split: [] for split in trainer.datamodule.test_splits}
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, module: EvaluationModule, outputs: Answers, *args: Any
     ) -> None:
-        if trainer.is_global_zero and not trainer.sanity_checking:
-            self._keep(outputs)
+        if not trainer.sanity_checking:
+            self._draw(outputs)
 
     def on_test_batch_end(self, trainer: pl.Trainer, module: EvaluationModule, outputs: Answers, *args: Any) -> None:
-        if trainer.is_global_zero:
-            self._keep(outputs)
+        self._draw(outputs)
 
     def on_validation_end(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
-        self._show(trainer.loggers, trainer.global_step - 1)  # with the scores of this validation
+        if not trainer.sanity_checking:
+            self._show(trainer, trainer.global_step - 1)  # with the scores of this validation
 
     def on_test_end(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
-        for split, answers in self.answers.items():
-            grid([picture for _, picture in answers]).save(self.folder / f"pictures_{split}.png")
-        self._show(trainer.loggers, trainer.global_step)
+        for split, drawn in self._show(trainer, trainer.global_step).items():
+            grid([picture for _, picture in drawn]).save(self.folder / f"pictures_{split}.png")
 
-    def _keep(self, outputs: Answers) -> None:
-        missing = self.n_pictures - len(self.answers.get(outputs.split, ()))
-        if missing <= 0:
-            return
-        batch, answers = outputs.batch, self.answers.setdefault(outputs.split, [])
-        for i, (name, prediction) in enumerate(zip(batch.ids[:missing], outputs.predictions, strict=False)):
-            image = None if batch.patch_images is None else batch.patch_images[i]
-            fields = {"uniq_id": name, **dataclasses.asdict(prediction)}
-            answers.append((fields, self.task.draw(image, prediction, batch.truths[i])))
+    def _draw(self, outputs: Answers) -> None:
+        drawn, images = self.drawn[outputs.split], outputs.batch.patch_images
+        for i, answer in enumerate(outputs.answers[: self.n_pictures - len(drawn)]):
+            fields = {"uniq_id": answer.id, **dataclasses.asdict(answer.prediction)}
+            image = None if images is None else images[i]
+            drawn.append((fields, self.task.draw(image, answer.prediction, answer.truth)))
 
-    def _show(self, loggers: list[Logger], step: int) -> None:
-        for split, answers in self.answers.items():
-            for logger in loggers:
-                show(logger, split, answers, step)
-        self.answers = {}
+    def _show(self, trainer: pl.Trainer, step: int) -> dict[str, list[tuple[dict[str, Any], Image.Image]]]:
+        """Shows what was drawn; in the first process it is returned by split, where there is any."""
+        first = {split: gathered(own)[: self.n_pictures] for split, own in self.drawn.items()}
+        shown = {split: drawn for split, drawn in first.items() if drawn and trainer.is_global_zero}
+        for split, drawn in shown.items():
+            for logger in trainer.loggers:
+                show(logger, split, drawn, step)
+        return shown
 
 
 def show(logger: Logger, split: str, answers: list[tuple[dict[str, Any], Image.Image]], step: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from criterions.distillation.criterion import DistillationCriterion
@@ -19,6 +20,7 @@ from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
+from training.processes import shares
 
 
 class DistillationModule(TrainingModule):
@@ -95,6 +97,7 @@ class DistillationModule(TrainingModule):
             self.global_step,
             self.total_updates,
             batch.weights,
+            shares,
         )
         return loss, encoded
 
@@ -114,4 +117,5 @@ class DistillationModule(TrainingModule):
             sampled, targets, given = sampled.twice(), targets.twice(), given.twice()
         decoded = self.model.decoder(sampled.decoder_input_ids, encoded)
         logits = self.model.logits(decoded.last_hidden_state[targets.valid], targets.ids)
-        return self.on_policy.divergence(logits, given.logits, targets.allowed)
+        share = shares(logits.new_tensor([len(logits)], dtype=torch.float32))[0]
+        return share * self.on_policy.divergence(logits, given.logits, targets.allowed)

@@ -21,6 +21,7 @@ def train(config: DictConfig) -> float | None:
     build.check(config)
     folder = of_first(Path(HydraConfig.get().runtime.output_dir))
     interrupted = checkpoint_to_resume(config, folder)
+    loggers = build.build_loggers(config)
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
@@ -41,7 +42,7 @@ def train(config: DictConfig) -> float | None:
         config,
         build.training_callbacks(config, task, folder, build.learnt_files(data, distillation)),
         folder,
-        logger=[build.make(logger) for logger in config.logger.values()],
+        logger=loggers,
         **build.validation_settings(config, batches=len(data.train_dataloader())),
     )
     model = build.build_model(config)
@@ -59,9 +60,10 @@ def train(config: DictConfig) -> float | None:
     report.say_batch(config)
     trainer.fit(module, datamodule=data, ckpt_path=interrupted, weights_only=True)
     best = trainer.checkpoint_callback.best_model_path
-    if best and rank() == 0:  # whose disk it is on; the others are given the weights when the test starts
-        load_weights(model, best)
-    export(folder / EXPORT, model, tokenizer, saved(task, generation))
+    if rank() == 0:  # whose disk it is on; the others are given the weights when the test starts
+        if best:
+            load_weights(model, best)
+        export(folder / EXPORT, model, tokenizer, saved(task, generation))
     trainer.test(module, datamodule=data, verbose=False)
     report.say_scores(config, folder, task)
     report.say_next(config, folder, task)

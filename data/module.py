@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from data.batch import Batch, collate
 from data.dataset import Encode, OnError, TaskDataset
+from data.reading import WorkerRows
 from data.sampling import ExactShardSampler, ShuffleSampler
 from data.teacher_answers import AnsweredRows, TeacherAnswers
 from data.tsv import RowError, TSVFile, check_file
@@ -30,6 +31,7 @@ class OFADataModule(pl.LightningDataModule):
         batch_size: samples per training step and process.
         eval_batch_size: samples per evaluation step and process.
         num_workers: reading processes per loader; 0 reads in the main process.
+        worker_timeout: seconds without a batch from them, after which the row that one hangs at is named; 0: never.
         seed: of the order and, without train_views, of the augmentation.
         on_error: what a broken row does, see TaskDataset.
         train_limit: train on the first rows only.
@@ -52,6 +54,7 @@ class OFADataModule(pl.LightningDataModule):
         eval_batch_size: int,
         n_columns: int | None = None,
         num_workers: int = 0,
+        worker_timeout: int = 0,
         seed: int = 0,
         on_error: OnError = "stop",
         train_limit: int | None = None,
@@ -65,6 +68,7 @@ class OFADataModule(pl.LightningDataModule):
         self.files = {split: Path(path) for split, path in files.items()}
         self.columns, self.n_columns, self.encode = columns, n_columns, encode
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.worker_timeout = worker_timeout
         self.seed, self.on_error, self.train_limit, self.train_views = seed, on_error, train_limit, train_views
         if test_splits is None:
             test_splits = [split for split in files if split != "train"]
@@ -99,10 +103,8 @@ class OFADataModule(pl.LightningDataModule):
             batch_size=self.batch_size,
             sampler=ShuffleSampler(len(dataset), self.seed, self.rank, self.world),
             collate_fn=dataset.collate,
-            num_workers=self.num_workers,
-            worker_init_fn=leave_signals_to_parent,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            **self._loading(),
             generator=torch.Generator(),  # else each new iterator would draw from the random numbers of training
         )
 
@@ -117,6 +119,7 @@ class OFADataModule(pl.LightningDataModule):
             seed=self.seed,
             limit=self.train_limit,
             views=self.train_views,
+            reading=self._reading("train"),
         )
 
     def view_dataloader(self, view: int, rows: Sequence[int]) -> EvalLoader:
@@ -128,9 +131,7 @@ class OFADataModule(pl.LightningDataModule):
             batch_size=self.eval_batch_size,
             sampler=rows,
             collate_fn=dataset.collate,
-            num_workers=self.num_workers,
-            worker_init_fn=leave_signals_to_parent,
-            pin_memory=torch.cuda.is_available(),
+            **self._loading(),
         )
 
     def val_dataloader(self) -> EvalLoader:
@@ -141,18 +142,36 @@ class OFADataModule(pl.LightningDataModule):
 
     def dataloader(self, split: str) -> EvalLoader:
         """Every row of `split` once over all processes, in the file's order."""
-        dataset = TaskDataset(self.rows(split), self.encode, train=False, on_error=self.on_error, seed=self.seed)
+        dataset = TaskDataset(
+            self.rows(split),
+            self.encode,
+            train=False,
+            on_error=self.on_error,
+            seed=self.seed,
+            reading=self._reading(split),
+        )
         return EvalLoader(
             dataset,
             batch_size=self.eval_batch_size,
             sampler=ExactShardSampler(len(dataset), self.eval_batch_size, self.rank, self.world),
             collate_fn=dataset.collate,
-            num_workers=self.num_workers,
-            worker_init_fn=leave_signals_to_parent,
             persistent_workers=self.num_workers > 0 and split == "val",  # the others are read once
-            pin_memory=torch.cuda.is_available(),
+            **self._loading(),
             generator=torch.Generator(),  # else each new iterator would draw from the random numbers of training
         )
+
+    def _loading(self) -> dict[str, Any]:
+        """What all loaders have in common."""
+        timeout = self.worker_timeout if self.num_workers else 0  # torch has none for the main process
+        return {
+            "num_workers": self.num_workers,
+            "timeout": timeout,
+            "worker_init_fn": leave_signals_to_parent,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+    def _reading(self, split: str) -> WorkerRows:
+        return WorkerRows(self.files[split], self.num_workers, self.worker_timeout)
 
 
 class TrainLoader(DataLoader[Batch]):
@@ -165,7 +184,7 @@ class TrainLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that this starts with the first batch: Lightning calls iter() before it sets the epoch.
         self.dataset.set_epoch(self.sampler.epoch)
-        for batch in _raise_errors(super().__iter__()):
+        for batch in _raise_errors(super().__iter__(), self.dataset.reading):
             self.sampler.position += self.batch_size * self.sampler.world
             yield batch
         self.sampler.position = 0
@@ -197,7 +216,7 @@ class EvalLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         held: Batch | None = None
-        for batch in _raise_errors(super().__iter__()):
+        for batch in _raise_errors(super().__iter__(), self.dataset.reading):
             if held is None:
                 held = batch
             elif not len(batch):
@@ -215,9 +234,9 @@ class EvalLoader(DataLoader[Batch]):
         yield held
 
 
-def _raise_errors(batches: Iterable[Batch | RowError]) -> Iterator[Batch]:
-    """The batches; an error that a worker met is raised here, in the main process, as it was."""
-    for batch in batches:
+def _raise_errors(batches: Iterable[Batch | RowError], reading: WorkerRows | None) -> Iterator[Batch]:
+    """The batches; an error that a worker met, or was, is raised here, in the main process, by its row."""
+    for batch in batches if reading is None else reading.name_errors(batches):
         if isinstance(batch, RowError):
             try:
                 raise batch

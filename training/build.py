@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import Logger
 from tqdm import tqdm
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
@@ -43,9 +45,11 @@ from training.interruption import StopOnSignal, signals_of
 from training.launching import Environment, devices_of
 from training.module import TrainingModule
 from training.optim import Optim
+from training.pictures import SampleAnswers
 from training.processes import rank, world_size
 from training.resume import BestCheckpoint, RestOfState
 from training.self_critical import SelfCriticalModule
+from training.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +58,7 @@ AT_LEAST = {
     "data.batch_size": 1,
     "data.eval_batch_size": 1,
     "data.num_workers": 0,
+    "data.worker_timeout": 0,
     "data.train_limit": 1,
     "trainer.accumulate_grad_batches": 1,
     "trainer.num_nodes": 1,
@@ -139,11 +144,14 @@ def build_module(
     if distillation is not None:
         teacher = build_teacher(distillation, cache)
         parts = (model, task, generation, distillation.criterion, optim, freezing, teacher)
-        return DistillationModule(*parts, on_policy=distillation.on_policy, seed=config.seed)
+        return DistillationModule(
+            *parts, on_policy=distillation.on_policy, seed=config.seed, on_nonfinite=config.on_nonfinite
+        )
     parts = (model, task, generation, criterion, optim, freezing)
     if isinstance(criterion, SelfCritical):
-        return SelfCriticalModule(*parts, reward=CiderD(reward_frequencies(config, task, data)))
-    return TrainingModule(*parts)
+        reward = CiderD(reward_frequencies(config, task, data))
+        return SelfCriticalModule(*parts, reward, on_nonfinite=config.on_nonfinite)
+    return TrainingModule(*parts, on_nonfinite=config.on_nonfinite)
 
 
 def build_criterion(config: DictConfig, task: Task) -> LabelSmoothedCrossEntropy | SelfCritical:
@@ -272,7 +280,7 @@ def build_data(
     columns = settings.get("columns")
     if columns and columns.keys() not in (read.keys(), task.columns.keys()):
         raise UserError(f"data.columns names {', '.join(columns)}; the task reads {', '.join(read)}")
-    loading = ("batch_size", "eval_batch_size", "num_workers", "on_error", "train_limit")
+    loading = ("batch_size", "eval_batch_size", "num_workers", "worker_timeout", "on_error", "train_limit")
     return OFADataModule(
         {split: files[split] for split in splits},
         columns or read,
@@ -367,7 +375,8 @@ def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
 
 
 def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Callback]:
-    return [RichProgressBar(), ReportNotes(), WriteAnswers(folder, task, config.pictures)]
+    callbacks = [RichProgressBar(), ReportNotes(), WriteAnswers(folder, task)]
+    return [*callbacks, SampleAnswers(folder, task, config.pictures)] if config.pictures else callbacks
 
 
 def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:
@@ -393,6 +402,7 @@ def training_callbacks(
     callbacks = [
         *test_callbacks(config, task, folder),
         LearningRateMonitor("step"),
+        Tracking(plain(config)),
         RestOfState(files),
         BestCheckpoint(checkpoints, "best", monitor=f"val/{task.best}", mode="max", enable_version_counter=False),
         ModelCheckpoint(checkpoints, "last", monitor=None, enable_version_counter=False),  # at each validation, ...
@@ -403,6 +413,16 @@ def training_callbacks(
         callbacks.append(EMAWeightAveraging(decay=config.ema.decay))
     # Behind the average, too, which changes at the end of each update.
     return [*callbacks, StopOnSignal(signals_of(config.signals), checkpoints / "last.ckpt")]
+
+
+def build_loggers(config: DictConfig) -> list[Logger]:
+    """The chosen loggers; none of them has written anything yet."""
+    loggers = config.get("logger")  # Hydra leaves the group out where none is chosen
+    if not loggers:
+        raise UserError("logger=[] names no logger; choose one or several of csv, tensorboard, wandb, mlflow")
+    if "mlflow" in loggers and find_spec("mlflow") is None:
+        raise UserError('logger=mlflow needs a package that is not installed: pip install -e ".[mlflow]"')
+    return [make(settings) for settings in loggers.values()]
 
 
 def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path, **settings: Any) -> pl.Trainer:

@@ -6,14 +6,10 @@ import dataclasses
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 import pytorch_lightning as pl
-from PIL import Image
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from data.batch import Batch
 from tasks.base import Task
@@ -24,48 +20,36 @@ log = logging.getLogger(__name__)
 
 
 class WriteAnswers(pl.Callback):
-    """Writes what a test generates: `predictions.jsonl`, `metrics.json` and, for each split, `pictures_<split>.png`.
+    """Writes what a test generates: `predictions.jsonl` and `metrics.json`.
 
     Predictions are written as they come, so that an interrupted evaluation keeps what it has computed. Of several
     processes each writes its own, into `predictions.part<rank>.jsonl`, until the first one has them all in order.
-    Tasks with a public evaluation server also get `results_<split>.json` in its format. Pictures go to TensorBoard,
-    too.
+    Tasks with a public evaluation server also get `results_<split>.json` in its format.
 
     Args:
         folder: where the files go; of several processes on several machines, a folder of each.
-        task: draws the pictures.
-        n_pictures: how many answers of each split a picture shows.
+        task: knows the format of its server and the details of its metric.
     """
 
-    def __init__(self, folder: Path, task: Task, n_pictures: int) -> None:
+    def __init__(self, folder: Path, task: Task) -> None:
         self.folder = folder
         self.task = task
-        self.n_pictures = n_pictures
         self.predictions: TextIO | None = None
-        self.pictures: dict[str, list[Image.Image]] = {}
 
     def on_test_start(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
         name = "predictions.jsonl" if trainer.world_size == 1 else f"predictions.part{trainer.global_rank}.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.predictions = (self.folder / name).open("w", encoding="utf-8")
-        self.pictures = {split: [] for split in trainer.datamodule.test_splits}
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, module: EvaluationModule, outputs: Answers, *args: Any, **kwargs: Any
     ) -> None:
-        batch, pictures = outputs.batch, self.pictures[outputs.split]
-        for i, answer in enumerate(outputs.answers):
-            self.predictions.write(prediction_line(outputs.split, answer))
-            if len(pictures) < self.n_pictures:
-                image = None if batch.patch_images is None else batch.patch_images[i]
-                pictures.append(self.task.draw(image, answer.prediction, answer.truth))
+        self.predictions.writelines(prediction_line(outputs.split, answer) for answer in outputs.answers)
         self.predictions.flush()
 
     def on_test_end(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
-        pictures = {split: gathered(own)[: self.n_pictures] for split, own in self.pictures.items()}
         if trainer.is_global_zero:
             self._write_scores(module)
-            self._write_pictures(trainer, pictures)
             self._write_results(module)
         if trainer.world_size > 1:
             if trainer.is_global_zero:
@@ -82,15 +66,6 @@ class WriteAnswers(pl.Callback):
             for split, metric in module.metrics.items()
         }
         (self.folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-
-    def _write_pictures(self, trainer: pl.Trainer, pictures: Mapping[str, list[Image.Image]]) -> None:
-        for split, own in pictures.items():
-            if own:
-                sheet = grid(own)
-                sheet.save(self.folder / f"pictures_{split}.png")
-                for logger in trainer.loggers:
-                    if isinstance(logger, TensorBoardLogger):
-                        logger.experiment.add_image(f"answers/{split}", np.asarray(sheet), dataformats="HWC")
 
     def _write_results(self, module: EvaluationModule) -> None:
         for split, answers in module.answers.items():
@@ -113,16 +88,6 @@ def prediction_line(split: str, answer: Answer) -> str:
     """An answer as a line of predictions.jsonl."""
     record = {"split": split, "uniq_id": answer.id, **dataclasses.asdict(answer.prediction)}
     return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def grid(pictures: list[Image.Image], columns: int = 4) -> Image.Image:
-    """Pictures of one size, side by side in rows of `columns`."""
-    width, height = pictures[0].size
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (width * min(columns, len(pictures)), height * rows), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * width, i // columns * height))
-    return sheet
 
 
 class SaveAtEnd(pl.Callback):

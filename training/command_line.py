@@ -8,7 +8,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,11 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             quieten_lightning()
             again = [sys.executable, *_program(config_name), *HydraConfig.get().overrides.task]
             try:
-                with (
-                    interruptible(signals_of(config.get("signals", ()))),
-                    together(config.trainer, again) if "trainer" in config else nullcontext(),
-                ):
-                    return function(config)
+                with interruptible(signals_of(config.get("signals", ()))):
+                    if "trainer" not in config:  # a command of one process
+                        return function(config)
+                    with together(config.trainer, again):
+                        return function(config)
             except UserError as error:
                 sys.exit(f"error: {error}")
             except StoppedBySignal as interruption:
@@ -96,10 +96,13 @@ def check_overrides(config_name: str, words: list[str]) -> DictConfig:
     """Compose the configuration once with the given overrides, and return it; those that sweep are left to Hydra.
 
     Raises:
-        UserError: for a key or an option of a group that does not exist, a value of another kind than the default, or a
-            setting that has to be given.
+        UserError: for a key or an option of a group that does not exist, a value of another kind than the default, a
+            setting that has to be given, or a sweep that needs a package.
     """
-    overrides = [o for o in _parse(words) if o.key_or_group.split(".")[0] != "hydra" and not o.is_sweep_override()]
+    if "hydra/sweeper=search" in words and find_spec("optuna") is None:
+        raise UserError('hydra/sweeper=search needs packages that are not installed: pip install -e ".[sweep]"')
+    given = [o for o in _parse(words) if not o.key_or_group.startswith(("hydra.", "hydra/"))]
+    overrides = [o for o in given if not o.is_sweep_override()]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
             config = compose(config_name, [str(o.input_line) for o in overrides])
@@ -113,7 +116,9 @@ def check_overrides(config_name: str, words: list[str]) -> DictConfig:
                     "cluster=slurm needs Hydra's launcher for it; in the project's folder: pip install -e '.[slurm]'"
                 ) from error
             group, _, option = str(error.missing_cfg_file).partition("/")
-            valid = [name for name in error.options or [] if not name.startswith("_")]
+            # Hydra lists none where one of several choices is wrong.
+            options = error.options or sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+            valid = [name for name in options if not name.startswith("_")]
             raise UserError(
                 f"{group}={option} is not one of {', '.join(valid)}{did_you_mean(option, valid)}"
             ) from error

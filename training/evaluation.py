@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """What `test_step` hands to the callbacks: a split's name, a batch, and the answer to each of its samples."""
+    """What a step hands to the callbacks: a split's name, a batch, and the answer to each of its samples."""
 
     split: str
     batch: Batch
@@ -71,8 +71,8 @@ class EvaluationModule(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._start(["val"])
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._answered("val", batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Answers:
+        return Answers("val", batch, self._answered("val", batch))
 
     def on_validation_epoch_end(self) -> None:
         values = self._scores("val", self.task.metric())

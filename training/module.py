@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from ofa.model import OFAModel
 from tasks.base import Task
 from training.evaluation import EvaluationModule
 from training.freezing import Freezing
+from training.nonfinite import NonFinite
 from training.optim import Optim
 from training.processes import summed, world_size
 
@@ -32,6 +34,7 @@ class TrainingModule(EvaluationModule):
         criterion: the loss.
         optim: optimizer and schedule.
         freezing: which parts of the network stay as they are.
+        on_nonfinite: what a loss or gradient that is not finite does, see NonFinite.
     """
 
     def __init__(
@@ -42,13 +45,16 @@ class TrainingModule(EvaluationModule):
         criterion: LabelSmoothedCrossEntropy | SelfCritical | DistillationCriterion,
         optim: Optim,
         freezing: Freezing,
+        *,
+        on_nonfinite: str = "stop",
     ) -> None:
         super().__init__(model, task, generation)
         self.criterion = criterion
         self.optim = optim
         self.freezing = freezing
+        self.nonfinite = NonFinite(on_nonfinite)
         # Kept in checkpoints, so that one can be loaded without its configuration.
-        self.save_hyperparameters({"model": model.config.to_dict()})
+        self.save_hyperparameters({"model": model.config.to_dict()}, logger=False)  # loggers are told by Tracking
         freezing.apply(model)
         self.train()  # Lightning does not call it, only restores each part's mode after an evaluation
 
@@ -56,6 +62,9 @@ class TrainingModule(EvaluationModule):
         super().train(mode)
         self.freezing.keep_in_evaluation_mode(self.model)
         return self
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [self.nonfinite]
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -80,7 +89,7 @@ class TrainingModule(EvaluationModule):
         size, *totals = summed(torch.cat([terms.new_tensor([loss.sample_size]), terms]))
         for name, total in zip(loss.terms, totals, strict=True):
             self.log(f"train/{name}", total / size, batch_size=len(batch), prog_bar=name == "loss")
-        return loss.sum * world_size() / size
+        return self.nonfinite.loss(self, loss.sum * world_size() / size, batch.ids)
 
     def loss(self, batch: Batch) -> Loss:
         """The criterion's loss of a batch."""

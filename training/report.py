@@ -148,5 +148,6 @@ def say_next(config: DictConfig, folder: Path, task: Task) -> None:
             soft_wrap=True,
             highlight=False,
         )
-    console.print("Watch the curves:", soft_wrap=True)
-    console.print(f"  tensorboard --logdir {folder}", soft_wrap=True, highlight=False)
+    if "tensorboard" in config.logger:
+        console.print("Watch the curves:", soft_wrap=True)
+        console.print(f"  tensorboard --logdir {folder}", soft_wrap=True, highlight=False)

@@ -28,8 +28,10 @@ from training.digest import digest
 log = logging.getLogger(__name__)
 
 # What may differ from the run that is resumed: it says where files lie and what is shown, and changes no update.
-# (validate_every may not: it decides which checkpoint is the best.)
-FREE = ("resume", "pictures", "logger", "data.root", "data.num_workers", "data.eval_batch_size", "signals", "cluster",
+# (validate_every may not: it decides which checkpoint is the best. on_nonfinite may, since it only matters where a run
+# cannot go on as it was.)
+FREE = ("resume", "pictures", "logger", "on_nonfinite", "data.root", "data.num_workers", "data.worker_timeout",
+        "data.eval_batch_size", "signals", "cluster",
         "trainer.log_every_n_steps", "trainer.enable_model_summary")  # fmt: skip
 
 

@@ -46,8 +46,10 @@ class DistillationModule(TrainingModule):
         teacher: Teacher | CachedTeacher,
         on_policy: OnPolicy | None = None,
         seed: int = 0,
+        *,
+        on_nonfinite: str = "stop",
     ) -> None:
-        super().__init__(model, task, generation, criterion, optim, freezing)
+        super().__init__(model, task, generation, criterion, optim, freezing, on_nonfinite=on_nonfinite)
         self.teacher = teacher
         self.on_policy = on_policy
         self.seed = seed

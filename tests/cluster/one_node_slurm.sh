@@ -22,7 +22,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 # A job that is requeued waits until its old credentials have expired: seconds here, two minutes by default.
-AuthInfo=socket=$folder/munge.socket,cred_expire=2
+AuthInfo=socket=$folder/munge.socket,cred_expire=5
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
 SlurmctldPidFile=$folder/slurmctld.pid
@@ -40,9 +40,14 @@ ReturnToService=2
 JobRequeue=1
 KillWait=30
 MpiDefault=none
-NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=${CPUS:-2} State=UNKNOWN
-PartitionName=test Nodes=ALL Default=YES MaxTime=60 OverSubscribe=YES State=UP
+SlurmdParameters=config_overrides
+GresTypes=gpu
+# More than there is, so that real batch scripts can be tried.
+NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=64 RealMemory=512000 Gres=gpu:8 State=UNKNOWN
+PartitionName=test Nodes=ALL Default=YES MaxTime=48:00:00 OverSubscribe=YES State=UP
 CONF
+    touch "$folder"/gpu{0..7}
+    echo "NodeName=$(hostname -s) Name=gpu File=$folder/gpu[0-7] AutoDetect=off" > "$folder/gres.conf"
 }
 
 start() {

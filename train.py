@@ -6,11 +6,14 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ofa.checkpoint import EXPORT, export, load_weights
+from ofa.checkpoint import BEST, EXPORT, export, load_weights
 from ofa.processors.saved import saved
+from ofa.whole_file import write_whole
 from training import build, report
+from training.checkpoints import best_score
 from training.command_line import command
-from training.resume import checkpoint_to_resume
+from training.continued_logs import continue_tables
+from training.resume import CONFIG, find_interrupted
 
 
 @command("train")
@@ -18,7 +21,11 @@ def train(config: DictConfig) -> float | None:
     """Trains, tests the best checkpoint on every split, and returns the best validation score (for sweeps)."""
     build.check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    interrupted = checkpoint_to_resume(config, folder)
+    interrupted = find_interrupted(config, folder)
+    in_place = interrupted is not None and interrupted.run == folder
+    if in_place and interrupted.is_tested:
+        report.say_finished(folder)
+        return best_score(folder / BEST) if (folder / BEST).is_file() else None
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
@@ -33,11 +40,12 @@ def train(config: DictConfig) -> float | None:
     cache = build.build_cache(config, data, tokenizer, task, distillation)
     if distillation is not None:
         report.say_distillation(distillation, cache)
+    loggers = build.build_loggers(config, interrupted.step if in_place else None)
     trainer = build.build_trainer(
         config,
         build.training_callbacks(config, task, folder, build.learnt_files(data, distillation)),
         folder,
-        logger=[build.make(logger) for logger in config.logger.values()],
+        logger=loggers,
         **build.validation_settings(config, batches=len(data.train_dataloader())),
     )
     model = build.build_model(config)
@@ -49,9 +57,12 @@ def train(config: DictConfig) -> float | None:
     module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
 
     tokenizer.save(folder / "tokenizer")
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    write_whole(folder / CONFIG, lambda part: OmegaConf.save(config, part, resolve=True))
     report.say_model(model)
-    trainer.fit(module, datamodule=data, ckpt_path=interrupted, weights_only=True)
+    if in_place:
+        continue_tables(loggers, interrupted.step)
+    checkpoint = None if interrupted is None else interrupted.checkpoint
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     best = trainer.checkpoint_callback.best_model_path
     if best:
         load_weights(model, best)

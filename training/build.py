@@ -13,7 +13,8 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, RichProgressBar
+from pytorch_lightning.loggers import Logger
 from tqdm import tqdm
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
@@ -23,6 +24,7 @@ from data.demo.scenes import SceneConfig
 from data.module import OFADataModule
 from data.teacher_answers import TeacherAnswers, read_teacher_answers
 from data.tsv import RowError
+from ofa.checkpoint import BEST, LAST
 from ofa.config import OFAConfig, did_you_mean
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
@@ -31,7 +33,9 @@ from ofa.tokenizer import Tokenizer
 from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
-from training.callbacks import ReportNotes, SaveAtEnd, WriteAnswers
+from training.callbacks import ReportNotes, WriteAnswers
+from training.checkpoint_io import CheckpointFiles
+from training.checkpoints import BestCheckpoint, LastCheckpoint, SaveAtEnd
 from training.distillation.cache import TeacherCache
 from training.distillation.cache_fingerprint import fingerprint
 from training.distillation.cached_teacher import CachedTeacher
@@ -41,7 +45,7 @@ from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
-from training.resume import BestCheckpoint, RestOfState
+from training.resume import Interrupted, RestOfState
 from training.self_critical import SelfCriticalModule
 
 log = logging.getLogger(__name__)
@@ -56,6 +60,7 @@ AT_LEAST = {
     "trainer.max_steps": -1,
     "trainer.max_epochs": 1,
     "validate_every": 1,
+    "save_every": 1,
     "pictures": 0,
     "distill.teacher_image_size": 16,
 }
@@ -377,14 +382,15 @@ def training_callbacks(
         folder: of the run.
         files: what it learns from, as `learnt_files` returns it.
     """
-    checkpoints = folder / "checkpoints"
     callbacks = [
         *test_callbacks(config, task, folder),
         LearningRateMonitor("step"),
         RestOfState(files),
-        BestCheckpoint(checkpoints, "best", monitor=f"val/{task.best}", mode="max", enable_version_counter=False),
-        ModelCheckpoint(checkpoints, "last", monitor=None, enable_version_counter=False),  # at each validation, ...
-        SaveAtEnd(checkpoints / "last.ckpt"),  # ... and at the end of training
+        BestCheckpoint(
+            (folder / BEST).parent, BEST.stem, monitor=f"val/{task.best}", mode="max", enable_version_counter=False
+        ),
+        LastCheckpoint(folder / LAST, config.save_every),
+        SaveAtEnd(folder / LAST),
     ]
     if config.ema.decay is not None:
         # Behind SaveAtEnd: at the end of training it replaces the weights by their average.
@@ -392,11 +398,26 @@ def training_callbacks(
     return callbacks
 
 
+def build_loggers(config: DictConfig, step: int | None) -> list[Logger]:
+    """The chosen loggers.
+
+    Args:
+        step: number of updates behind which they go on in files they wrote before; None: there are none.
+    """
+    loggers = []
+    for settings in config.logger.values():
+        is_tensorboard = settings["_target_"].endswith(".TensorBoardLogger")
+        # Its files are added to; it is told from where on the older ones are no longer shown.
+        loggers.append(make(settings, **({"purge_step": step} if is_tensorboard and step is not None else {})))
+    return loggers
+
+
 def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path, **settings: Any) -> pl.Trainer:
     """Lightning's trainer with the configured arguments and `settings`."""
     return make(
         plain(config.trainer),
         callbacks=callbacks,
+        plugins=[CheckpointFiles()],
         use_distributed_sampler=False,
         default_root_dir=folder,
         **settings,

@@ -15,10 +15,13 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from data.batch import Batch
+from ofa.whole_file import write_whole
 from tasks.base import Task
 from training.evaluation import Answers, EvaluationModule
 
 log = logging.getLogger(__name__)
+
+METRICS = "metrics.json"  # inside a run folder
 
 
 class WriteAnswers(pl.Callback):
@@ -66,7 +69,6 @@ class WriteAnswers(pl.Callback):
             split: {name: float(value) for name, value in metric.compute().items()} | self.task.details(metric)
             for split, metric in module.metrics.items()
         }
-        (self.folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         for split, pictures in self.pictures.items():
             if pictures:
                 sheet = grid(pictures)
@@ -78,6 +80,10 @@ class WriteAnswers(pl.Callback):
             if results:
                 content = json.dumps(list(results.values()), ensure_ascii=False)
                 (self.folder / f"results_{split}.json").write_text(content + "\n", encoding="utf-8")
+        content = json.dumps(metrics, indent=2) + "\n"
+        write_whole(
+            self.folder / METRICS, lambda part: part.write_text(content)
+        )  # comes last: a run with it is finished
 
     def teardown(self, trainer: pl.Trainer, module: EvaluationModule, stage: str) -> None:
         if self.predictions is not None:
@@ -93,16 +99,6 @@ def grid(pictures: list[Image.Image], columns: int = 4) -> Image.Image:
     for i, picture in enumerate(pictures):
         sheet.paste(picture, (i % columns * width, i // columns * height))
     return sheet
-
-
-class SaveAtEnd(pl.Callback):
-    """Saves a checkpoint when training ends, whether or not it ends at a validation."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.file, weights_only=False)  # said, or Lightning says it for each run
 
 
 class ReportNotes(pl.Callback):

@@ -1,0 +1,91 @@
+"""What the processes of a run know of each other; a run of one process is its own first, and gathers from itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+Item = TypeVar("Item")
+
+CHUNK = 1000  # items of each process that travel at once
+
+
+def rank() -> int:
+    """The number of this process among all of the run."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes the run has."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gathered(own: Sequence[Item]) -> list[Item]:
+    """In the first process the items of all, in the order of processes; in the others only their own.
+
+    All processes have to call this together. Items travel in chunks, so that little of them is in memory twice.
+    """
+    if world_size() == 1:
+        return list(own)
+    counts = [0] * world_size()
+    dist.all_gather_object(counts, len(own))
+    parts: list[list[Item]] = [[] for _ in counts]
+    for start in range(0, max(counts), CHUNK):
+        pieces = [None] * len(counts) if rank() == 0 else None
+        dist.gather_object(own[start : start + CHUNK], pieces)
+        for part, piece in zip(parts, pieces or [], strict=False):
+            part += piece
+    return list(chain(*parts)) if rank() == 0 else list(own)
+
+
+def summed(values: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes."""
+    if world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def shares(sizes: torch.Tensor) -> torch.Tensor:
+    """By what to multiply means over so many things, so that their mean over processes is the mean over all things."""
+    return sizes * world_size() / summed(sizes)
+
+
+def of_first(value: Item) -> Item:
+    """The value that the first process has."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def copy_from_first(tensors: Iterator[torch.Tensor]) -> None:
+    """Overwrites tensors by those of the first process."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+def wait_for_all() -> None:
+    """Returns when all processes have come so far."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+@contextmanager
+def first_of_machine_before_others(processes_of_machine: int) -> Iterator[None]:
+    """What stands inside is done by one process of each machine, and by the others when they find it done."""
+    if world_size() == 1:
+        yield
+    elif rank() % processes_of_machine:
+        dist.barrier()
+        yield
+    else:
+        yield
+        dist.barrier()

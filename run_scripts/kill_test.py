@@ -125,7 +125,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="a new folder for the runs, which are kept")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kill_test_") as temporary:
         os.environ.setdefault("OFA_CACHE", f"{temporary}/cache")
-        kill_test(arguments.kills, arguments.seed, Path(temporary).resolve())
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(exist_ok=True)
+        kill_test(arguments.kills, arguments.seed, folder.resolve())

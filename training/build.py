@@ -45,7 +45,7 @@ from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
-from training.resume import Interrupted, RestOfState
+from training.resume import RestOfState
 from training.self_critical import SelfCriticalModule
 
 log = logging.getLogger(__name__)
@@ -386,9 +386,7 @@ def training_callbacks(
         *test_callbacks(config, task, folder),
         LearningRateMonitor("step"),
         RestOfState(files),
-        BestCheckpoint(
-            (folder / BEST).parent, BEST.stem, monitor=f"val/{task.best}", mode="max", enable_version_counter=False
-        ),
+        BestCheckpoint(folder / BEST, f"val/{task.best}"),
         LastCheckpoint(folder / LAST, config.save_every),
         SaveAtEnd(folder / LAST),
     ]

@@ -19,10 +19,17 @@ log = logging.getLogger(__name__)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """The best checkpoint by a score. A resumed run starts with the best one so far, of which its new folder has a copy.
+    """The best checkpoint by a score. A resumed run starts with the best one so far, copied to its folder.
 
     The best may be younger than the last, where a run was killed between the two: its score is the one it says itself.
+
+    Args:
+        file: where to.
+        score: under which name it is logged; the higher, the better.
     """
+
+    def __init__(self, file: Path, score: str) -> None:
+        super().__init__(file.parent, file.stem, monitor=score, mode="max", enable_version_counter=False)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["callbacks"][self.state_key]
@@ -60,8 +67,8 @@ def _state_of_best(file: Path) -> dict[str, Any]:
 class LastCheckpoint(Checkpoint):
     """Saves the state behind each validation, and every so many updates between.
 
-    Lightning has such callbacks come last, so that all others have done their part of the batch. What a user has to
-    correct between two batches, such as a data file that was changed, also leaves a checkpoint, in a run of one process.
+    Lightning has such callbacks come last, so that all others have done their part of the batch. In a run of one
+    process, an error that a user has to correct, such as a data file that was changed, also leaves a checkpoint.
 
     Args:
         file: where to.

@@ -38,8 +38,8 @@ AUTO = "auto"
 CONFIG = "config.yaml"  # inside a run folder
 DAMAGED = LAST.with_name("last.damaged.ckpt")  # inside a run folder: kept for whoever wants to know why
 
-# What may differ from the run that is resumed: it says where files lie and what is shown or kept, and changes no update.
-# (validate_every may not: it decides which checkpoint is the best.)
+# What may differ from the run that is resumed: it says where files lie and what is shown or kept, and changes no
+# update. (validate_every may not: it decides which checkpoint is the best.)
 FREE = ("resume", "save_every", "pictures", "logger", "data.root", "data.num_workers", "data.eval_batch_size",
         "trainer.log_every_n_steps", "trainer.enable_model_summary")  # fmt: skip
 

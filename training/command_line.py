@@ -60,6 +60,7 @@ def quieten_lightning() -> None:
         ".*treespec, LeafSpec.* is deprecated",
         ".*is smaller than the logging interval",
         ".*does not have many workers",
+        ".*Checkpoint directory .* exists and is not empty",  # of a run that goes on in its folder
         "The dirpath has changed",  # a resumed run keeps its last checkpoint in its own folder
         ".*``compute`` method of metric .* was called before the ``update`` method",  # of a split without truths
     ):

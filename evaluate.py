@@ -10,6 +10,8 @@ from ofa.checkpoint import find, load_model, tokenizer_folder
 from training import build, report
 from training.command_line import command
 from training.evaluation import EvaluationModule
+from training.launching import devices_of
+from training.processes import first_of_machine_before_others, of_first
 
 
 @command("evaluate")
@@ -17,15 +19,17 @@ def evaluate(config: DictConfig) -> None:
     """Scores the chosen splits and writes metrics, predictions and pictures."""
     build.check(config)
     checkpoint = find(config.checkpoint)
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = of_first(Path(HydraConfig.get().runtime.output_dir))
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer or tokenizer_folder(checkpoint))
-    task = build.build_task(config, tokenizer)
-    generation = build.generation_options(config, task)
-    splits = build.splits_to_test(config, task)
-    data = build.build_data(config, task, splits, test_splits=splits)
+    with first_of_machine_before_others(devices_of(config.trainer)):  # demo files and indexes are written once
+        task = build.build_task(config, tokenizer)
+        generation = build.generation_options(config, task)
+        splits = build.splits_to_test(config, task)
+        data = build.build_data(config, task, splits, test_splits=splits)
+        data.prepare_data()
     trainer = build.build_trainer(config, build.test_callbacks(config, task, folder), folder, logger=False)
     model = load_model(checkpoint)
     build.check_image_size(config, model.config)

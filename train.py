@@ -13,6 +13,8 @@ from training import build, report
 from training.checkpoints import best_score
 from training.command_line import command
 from training.continued_logs import continue_tables
+from training.launching import devices_of
+from training.processes import first_of_machine_before_others, of_first, rank
 from training.resume import CONFIG, find_interrupted
 
 
@@ -20,27 +22,29 @@ from training.resume import CONFIG, find_interrupted
 def train(config: DictConfig) -> float | None:
     """Trains, tests the best checkpoint on every split, and returns the best validation score (for sweeps)."""
     build.check(config)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    interrupted = find_interrupted(config, folder)
+    folder = of_first(Path(HydraConfig.get().runtime.output_dir))
+    interrupted = of_first(find_interrupted(config, folder) if rank() == 0 else None)
     in_place = interrupted is not None and interrupted.run == folder
     if in_place and interrupted.is_tested:
         report.say_finished(folder)
         return best_score(folder / BEST) if (folder / BEST).is_file() else None
+    loggers = build.build_loggers(config, interrupted.step if in_place else None)
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer)
-    task = build.build_task(config, tokenizer)
-    generation = build.generation_options(config, task)
-    criterion = build.build_criterion(config, task)
-    optim, freezing = build.make(config.optim), build.make(config.freezing)
-    distillation = build.build_distillation(config, tokenizer, task, criterion)
-    splits = dict.fromkeys(["train", "val", *build.splits_with_files(config, task)])
-    data = build.build_data(config, task, list(splits))
+    with first_of_machine_before_others(devices_of(config.trainer)):  # demo files and indexes are written once
+        task = build.build_task(config, tokenizer)
+        generation = build.generation_options(config, task)
+        criterion = build.build_criterion(config, task)
+        optim, freezing = build.make(config.optim), build.make(config.freezing)
+        distillation = build.build_distillation(config, tokenizer, task, criterion)
+        splits = dict.fromkeys(["train", "val", *build.splits_with_files(config, task)])
+        data = build.build_data(config, task, list(splits))
+        data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, task, distillation)
     if distillation is not None:
         report.say_distillation(distillation, cache)
-    loggers = build.build_loggers(config, interrupted.step if in_place else None)
     trainer = build.build_trainer(
         config,
         build.training_callbacks(config, task, folder, build.learnt_files(data, distillation)),
@@ -56,17 +60,20 @@ def train(config: DictConfig) -> float | None:
             distillation.start(model)
     module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
 
-    tokenizer.save(folder / "tokenizer")
-    write_whole(folder / CONFIG, lambda part: OmegaConf.save(config, part, resolve=True))
+    if rank() == 0:
+        tokenizer.save(folder / "tokenizer")
+        write_whole(folder / CONFIG, lambda part: OmegaConf.save(config, part, resolve=True))
+        if in_place:
+            continue_tables(loggers, interrupted.step)
     report.say_model(model)
-    if in_place:
-        continue_tables(loggers, interrupted.step)
+    report.say_batch(config)
     checkpoint = None if interrupted is None else interrupted.checkpoint
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     best = trainer.checkpoint_callback.best_model_path
-    if best:
-        load_weights(model, best)
-    export(folder / EXPORT, model, tokenizer, saved(task, generation))
+    if rank() == 0:  # whose disk it is on; the others are given the weights when the test starts
+        if best:
+            load_weights(model, best)
+        export(folder / EXPORT, model, tokenizer, saved(task, generation))
     trainer.test(module, datamodule=data, verbose=False)
     report.say_scores(config, folder, task)
     report.say_next(config, folder, task)

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, ON_REQUEST
 from benchmarks.machine import PRECISIONS, Machine
 from benchmarks.measure import Case, Measurement, measure
 from benchmarks.rates import RateMeter
@@ -26,7 +26,8 @@ WIDTH = 150  # columns of the table, where it goes to a file
 def main() -> None:
     arguments = parse_arguments()
     machine = Machine(arguments.device, arguments.precision)
-    cases = [case for name in arguments.names or CASES for case in CASES[name]]
+    names = arguments.names or [name for name in CASES if name not in ON_REQUEST]
+    cases = [case for name in names for case in CASES[name]]
     torch.set_num_threads(arguments.threads)
     console = Console(width=None if Console().is_terminal else WIDTH)
 
@@ -45,7 +46,9 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed and memory of the parts.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(CASES)}; none: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(CASES)}; none: all but {', '.join(ON_REQUEST)}"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU, default %(default)s")

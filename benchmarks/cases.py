@@ -13,6 +13,8 @@ from benchmarks.measure import Case
 from benchmarks.preparing import Preparing
 from ofa.vocabulary import BINS
 
+ON_REQUEST = ("checkpoints",)  # minutes, and 5 GB of disk: measured where they are named
+
 CASES: dict[str, list[Case]] = {
     "training_step": [TrainingStep(384)],
     "distillation": [
@@ -28,5 +30,5 @@ CASES: dict[str, list[Case]] = {
     "cider": [CaptionScoring()],
     "checkpoints": [CheckpointLoading(form) for form in ("safetensors", "bin", "pt", "pt, half precision")],
     "data_loading": [Loading(workers=0), Loading(workers=2), Indexing()],
-    "prepare": [Preparing(workers=1), Preparing(workers=2), Preparing(workers=1, max_side=512)],
+    "prepare": [Preparing(workers=1), Preparing(workers=2), Preparing(workers=1, max_side=512, rows=200)],
 }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from training.memory import peak_resident_bytes
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -41,8 +41,7 @@ class Machine:
         """The most bytes this process has held so far: of the GPU's memory there, resident memory on a CPU."""
         if self.device == "cuda":
             return torch.cuda.max_memory_allocated()
-        unit = 1 if sys.platform == "darwin" else 1024
-        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak_resident_bytes()
 
     def _wait(self) -> None:
         if self.device == "cuda":

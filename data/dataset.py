@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.batch import Batch, Sample, collate
+from data.reading import WorkerRows
 from data.tsv import Row, RowError
 from ofa.errors import UserError
 
@@ -38,6 +40,7 @@ class TaskDataset(Dataset[Sample]):
         train: whether samples are for training.
         limit: use the first `limit` rows only.
         seed: of the augmentations, where every epoch has a new one.
+        reading: where workers say which row they are at; None: nowhere.
         views: how many augmentations there are of each row, the same for all seeds; epochs go round them. None: every
             epoch has a new one.
     """
@@ -52,11 +55,12 @@ class TaskDataset(Dataset[Sample]):
         seed: int = 0,
         limit: int | None = None,
         views: int | None = None,
+        reading: WorkerRows | None = None,
     ) -> None:
         if on_error not in ("stop", "skip"):
             raise UserError(f"data.on_error={on_error} is neither stop nor skip")
         self.rows, self.encode, self.train, self.on_error, self.seed = rows, encode, train, on_error, seed
-        self.views = views
+        self.views, self.reading = views, reading
         self.length = len(rows) if limit is None else min(limit, len(rows))
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
 
@@ -108,7 +112,8 @@ class TaskDataset(Dataset[Sample]):
         epoch = int(self.epoch)
         seed, view = (self.seed, epoch) if self.views is None else (VIEWS_SEED, epoch % self.views)
         rng = np.random.default_rng((seed, view, index))
-        sample = self.encode(self.rows[index], rng, self.train)
+        with nullcontext() if self.reading is None else self.reading.reading(index):
+            sample = self.encode(self.rows[index], rng, self.train)
         return replace(sample, key=view * len(self.rows) + index)
 
 

@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from data.batch import Batch
+from data.batch import Batch, collate
 from data.dataset import Encode, OnError, TaskDataset
+from data.reading import WorkerRows
 from data.sampling import ExactShardSampler, ShuffleSampler
 from data.teacher_answers import AnsweredRows, TeacherAnswers
 from data.tsv import RowError, TSVFile, check_file
@@ -29,12 +30,14 @@ class OFADataModule(pl.LightningDataModule):
         batch_size: samples per training step and process.
         eval_batch_size: samples per evaluation step and process.
         num_workers: reading processes per loader; 0 reads in the main process.
+        worker_timeout: seconds without a batch from them, after which the row that one hangs at is named; 0: never.
         seed: of the order and, without train_views, of the augmentation.
         on_error: what a broken row does, see TaskDataset.
         train_limit: train on the first rows only.
         train_views: how many augmentations of each row training shows, see TaskDataset.
         test_splits: the splits that are tested; None: all but "train".
         teacher_answers: to be learnt in the place of the training file's own.
+        rank, world: the number of this process, and how many there are.
 
     Raises:
         UserError: at construction, where a file is missing or empty.
@@ -50,22 +53,27 @@ class OFADataModule(pl.LightningDataModule):
         eval_batch_size: int,
         n_columns: int | None = None,
         num_workers: int = 0,
+        worker_timeout: int = 0,
         seed: int = 0,
         on_error: OnError = "stop",
         train_limit: int | None = None,
         train_views: int | None = None,
         test_splits: Sequence[str] | None = None,
         teacher_answers: TeacherAnswers | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         super().__init__()
         self.files = {split: Path(path) for split, path in files.items()}
         self.columns, self.n_columns, self.encode = columns, n_columns, encode
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.worker_timeout = worker_timeout
         self.seed, self.on_error, self.train_limit, self.train_views = seed, on_error, train_limit, train_views
         if test_splits is None:
             test_splits = [split for split in files if split != "train"]
         self.test_splits = list(test_splits)  # in the order of `test_dataloader()`
         self.teacher_answers = teacher_answers
+        self.rank, self.world = rank, world
         for path in self.files.values():
             check_file(path)
 
@@ -92,11 +100,10 @@ class OFADataModule(pl.LightningDataModule):
         return TrainLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=ShuffleSampler(len(dataset), self.seed, *self._process()),
+            sampler=ShuffleSampler(len(dataset), self.seed, self.rank, self.world),
             collate_fn=dataset.collate,
-            num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            **self._loading(),
             generator=torch.Generator(),  # else each new iterator would draw from the random numbers of training
         )
 
@@ -111,6 +118,7 @@ class OFADataModule(pl.LightningDataModule):
             seed=self.seed,
             limit=self.train_limit,
             views=self.train_views,
+            reading=self._reading("train"),
         )
 
     def view_dataloader(self, view: int, rows: Sequence[int]) -> EvalLoader:
@@ -122,8 +130,7 @@ class OFADataModule(pl.LightningDataModule):
             batch_size=self.eval_batch_size,
             sampler=rows,
             collate_fn=dataset.collate,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            **self._loading(),
         )
 
     def val_dataloader(self) -> EvalLoader:
@@ -134,21 +141,31 @@ class OFADataModule(pl.LightningDataModule):
 
     def dataloader(self, split: str) -> EvalLoader:
         """Every row of `split` once over all processes, in the file's order."""
-        dataset = TaskDataset(self.rows(split), self.encode, train=False, on_error=self.on_error, seed=self.seed)
+        dataset = TaskDataset(
+            self.rows(split),
+            self.encode,
+            train=False,
+            on_error=self.on_error,
+            seed=self.seed,
+            reading=self._reading(split),
+        )
         return EvalLoader(
             dataset,
             batch_size=self.eval_batch_size,
-            sampler=ExactShardSampler(len(dataset), *self._process()),
+            sampler=ExactShardSampler(len(dataset), self.eval_batch_size, self.rank, self.world),
             collate_fn=dataset.collate,
-            num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0 and split == "val",  # the others are read once
-            pin_memory=torch.cuda.is_available(),
+            **self._loading(),
             generator=torch.Generator(),  # else each new iterator would draw from the random numbers of training
         )
 
-    def _process(self) -> tuple[int, int]:
-        """(rank, world size) of this process; (0, 1) without a trainer."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+    def _loading(self) -> dict[str, Any]:
+        """What all loaders have in common."""
+        timeout = self.worker_timeout if self.num_workers else 0  # torch has none for the main process
+        return {"num_workers": self.num_workers, "timeout": timeout, "pin_memory": torch.cuda.is_available()}
+
+    def _reading(self, split: str) -> WorkerRows:
+        return WorkerRows(self.files[split], self.num_workers, self.worker_timeout)
 
 
 class TrainLoader(DataLoader[Batch]):
@@ -161,7 +178,7 @@ class TrainLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that this starts with the first batch: Lightning calls iter() before it sets the epoch.
         self.dataset.set_epoch(self.sampler.epoch)
-        for batch in _raise_errors(super().__iter__()):
+        for batch in _raise_errors(super().__iter__(), self.dataset.reading):
             self.sampler.position += self.batch_size * self.sampler.world
             yield batch
         self.sampler.position = 0
@@ -179,15 +196,21 @@ class TrainLoader(DataLoader[Batch]):
 
 
 class EvalLoader(DataLoader[Batch]):
-    """Batches of a TaskDataset, none of them empty: notes of one whose rows were all skipped go to its neighbour.
+    """Batches of a TaskDataset: notes of one whose rows were all skipped go to its neighbour.
+
+    Only a process that has no rows, where there are more processes than batches, is given one empty batch: Lightning
+    would leave out the end of an evaluation without any, for which the others wait.
 
     Raises:
         UserError: where not one row could be read.
     """
 
+    def __len__(self) -> int:
+        return max(1, super().__len__())
+
     def __iter__(self) -> Iterator[Batch]:
         held: Batch | None = None
-        for batch in _raise_errors(super().__iter__()):
+        for batch in _raise_errors(super().__iter__(), self.dataset.reading):
             if held is None:
                 held = batch
             elif not len(batch):
@@ -198,16 +221,16 @@ class EvalLoader(DataLoader[Batch]):
             else:
                 yield held
                 held = batch
-        if held is None:  # more processes than rows: no share
-            return
-        if not len(held):
+        if held is None:
+            held = collate([])
+        if held.notes and not len(held):
             raise UserError(f"none of {len(held.notes)} rows could be read; the first: {held.notes[0]}")
         yield held
 
 
-def _raise_errors(batches: Iterable[Batch | RowError]) -> Iterator[Batch]:
-    """The batches; an error that a worker met is raised here, in the main process, as it was."""
-    for batch in batches:
+def _raise_errors(batches: Iterable[Batch | RowError], reading: WorkerRows | None) -> Iterator[Batch]:
+    """The batches; an error that a worker met, or was, is raised here, in the main process, by its row."""
+    for batch in batches if reading is None else reading.name_errors(batches):
         if isinstance(batch, RowError):
             try:
                 raise batch

@@ -100,6 +100,15 @@ class Decoder(nn.Module):
         self.output_projection = nn.Linear(width, config.vocab_size, bias=False)
         self.output_projection.weight = embed_tokens.weight
 
+    def parts_of_image_codes(self) -> list[nn.Module]:
+        """What is read only where a target is a sequence of image codes."""
+        return [
+            self.code_layernorm_embedding,
+            self.embed_image_positions,
+            self.image_pos_ln,
+            self.image_rel_pos_table_list,
+        ]
+
     def forward(
         self,
         decoder_input_ids: Tensor,

@@ -96,8 +96,9 @@ def differences(run, whole, kills):
 
 
 def table(file):
-    """The rows of a metrics.csv, of each the values that it has."""
-    return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file.open())]
+    """The losses and validation scores in a metrics.csv, row by row."""
+    rows = ({name: value for name, value in row.items() if value} for row in csv.DictReader(file.open()))
+    return [row for row in rows if "train/loss" in row or ("val/mean_iou" in row and "testA/mean_iou" not in row)]
 
 
 def same(first, second):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from tqdm import tqdm
@@ -25,7 +26,7 @@ from data.module import OFADataModule
 from data.teacher_answers import TeacherAnswers, read_teacher_answers
 from data.tsv import RowError
 from ofa.checkpoint import BEST, LAST
-from ofa.config import OFAConfig, did_you_mean
+from ofa.config import OFAConfig, did_you_mean, typed
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
@@ -33,7 +34,7 @@ from ofa.tokenizer import Tokenizer
 from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
-from training.callbacks import ReportNotes, WriteAnswers
+from training.callbacks import EndTogether, ReportNotes, WriteAnswers
 from training.checkpoint_io import CheckpointFiles
 from training.checkpoints import BestCheckpoint, LastCheckpoint, SaveAtEnd
 from training.distillation.cache import TeacherCache
@@ -43,10 +44,14 @@ from training.distillation.module import DistillationModule
 from training.distillation.plan import DistillationPlan, plan_distillation
 from training.distillation.teacher import Teacher
 from training.freezing import Freezing
+from training.launching import Environment, devices_of
 from training.module import TrainingModule
 from training.optim import Optim
+from training.pictures import SampleAnswers
+from training.processes import rank, world_size
 from training.resume import RestOfState
 from training.self_critical import SelfCriticalModule
+from training.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +60,10 @@ AT_LEAST = {
     "data.batch_size": 1,
     "data.eval_batch_size": 1,
     "data.num_workers": 0,
+    "data.worker_timeout": 0,
     "data.train_limit": 1,
     "trainer.accumulate_grad_batches": 1,
+    "trainer.num_nodes": 1,
     "trainer.max_steps": -1,
     "trainer.max_epochs": 1,
     "validate_every": 1,
@@ -89,10 +96,10 @@ def check(config: DictConfig) -> None:
         raise UserError("distill.teacher_precision=16-true needs a GPU; on a CPU use 32-true or bf16-true")
     if config.trainer.get("max_steps") == 0:
         raise UserError("trainer.max_steps=0 is a run of no length; set at least 1, or -1 for no limit")
-    devices = config.trainer.devices
-    is_one = devices in (1, "1") or (isinstance(devices, ListConfig) and len(devices) == 1)
-    if not is_one and not (devices == "auto" and torch.cuda.device_count() <= 1):
-        raise UserError(f"trainer.devices={devices}: several processes are not supported yet; set trainer.devices=1")
+    for key in ("sync_batchnorm", "strategy.gradient_compression"):
+        value = OmegaConf.select(config.trainer, key)
+        if value and without_gpu:
+            raise UserError(f"trainer.{key}={typed(value)} needs GPUs; leave it {'false' if value is True else 'null'}")
 
 
 def make(settings: DictConfig | dict[str, Any], **more: Any) -> Any:
@@ -140,11 +147,14 @@ def build_module(
     if distillation is not None:
         teacher = build_teacher(distillation, cache)
         parts = (model, task, generation, distillation.criterion, optim, freezing, teacher)
-        return DistillationModule(*parts, on_policy=distillation.on_policy, seed=config.seed)
+        return DistillationModule(
+            *parts, on_policy=distillation.on_policy, seed=config.seed, on_nonfinite=config.on_nonfinite
+        )
     parts = (model, task, generation, criterion, optim, freezing)
     if isinstance(criterion, SelfCritical):
-        return SelfCriticalModule(*parts, reward=CiderD(reward_frequencies(config, task, data)))
-    return TrainingModule(*parts)
+        reward = CiderD(reward_frequencies(config, task, data))
+        return SelfCriticalModule(*parts, reward, on_nonfinite=config.on_nonfinite)
+    return TrainingModule(*parts, on_nonfinite=config.on_nonfinite)
 
 
 def build_criterion(config: DictConfig, task: Task) -> LabelSmoothedCrossEntropy | SelfCritical:
@@ -199,7 +209,13 @@ def build_cache(
         return None
     parts = fingerprint(distillation, data, plain(config.task), task.tree, tokenizer)
     n_keys = distillation.cache.views * len(data.rows("train"))
-    return TeacherCache(distillation.cache.folder, n_keys, parts)
+    cache = TeacherCache(distillation.cache.folder, n_keys, parts)
+    if config.trainer.get("num_nodes", 1) > 1 and len(cache) < n_keys:
+        raise UserError(
+            f"distill.cache={cache.folder} lacks samples, and several machines cannot fill it together; fill it on one "
+            "first: python -m training.fill_cache"
+        )
+    return cache
 
 
 def build_teacher(distillation: DistillationPlan, cache: TeacherCache | None) -> Teacher | CachedTeacher:
@@ -217,7 +233,7 @@ def reward_frequencies(config: DictConfig, task: SelfCriticalCaption, data: OFAD
     log.info("counting the n-grams of all training references; task.reward_document_frequencies=FILE saves this")
     rows = data.rows("train", ["caption"])
     found = []
-    for i in tqdm(range(len(rows)), "reading references", leave=False):
+    for i in tqdm(range(len(rows)), "reading references", leave=False, disable=rank() > 0):
         try:
             found.append(task.required_references(rows[i]))
         except RowError:
@@ -267,7 +283,7 @@ def build_data(
     columns = settings.get("columns")
     if columns and columns.keys() not in (read.keys(), task.columns.keys()):
         raise UserError(f"data.columns names {', '.join(columns)}; the task reads {', '.join(read)}")
-    loading = ("batch_size", "eval_batch_size", "num_workers", "on_error", "train_limit")
+    loading = ("batch_size", "eval_batch_size", "num_workers", "worker_timeout", "on_error", "train_limit")
     return OFADataModule(
         {split: files[split] for split in splits},
         columns or read,
@@ -277,6 +293,8 @@ def build_data(
         train_views=config.distill.cache_views if OmegaConf.select(config, "distill.cache") is not None else None,
         test_splits=test_splits,
         teacher_answers=teacher_answers(config, task),
+        rank=rank(),
+        world=world_size(),
         **{key: settings[key] for key in loading},
     )
 
@@ -360,7 +378,8 @@ def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
 
 
 def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Callback]:
-    return [RichProgressBar(), ReportNotes(), WriteAnswers(folder, task, config.pictures)]
+    callbacks = [RichProgressBar(), EndTogether(), ReportNotes(), WriteAnswers(folder, task)]
+    return [*callbacks, SampleAnswers(folder, task, config.pictures)] if config.pictures else callbacks
 
 
 def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:
@@ -385,6 +404,7 @@ def training_callbacks(
     callbacks = [
         *test_callbacks(config, task, folder),
         LearningRateMonitor("step"),
+        Tracking(plain(config)),
         RestOfState(files),
         BestCheckpoint(folder / BEST, f"val/{task.best}"),
         LastCheckpoint(folder / LAST, config.save_every),
@@ -396,26 +416,32 @@ def training_callbacks(
     return callbacks
 
 
-def build_loggers(config: DictConfig, step: int | None) -> list[Logger]:
-    """The chosen loggers.
+def build_loggers(config: DictConfig, step: int | None = None) -> list[Logger]:
+    """The chosen loggers; none of them has written anything yet.
 
     Args:
-        step: number of updates behind which they go on in files they wrote before; None: there are none.
+        step: number of updates behind which they go on in the files of their run; None: there are none.
     """
-    loggers = []
-    for settings in config.logger.values():
-        is_tensorboard = settings["_target_"].endswith(".TensorBoardLogger")
-        # Its files are added to; it is told from where on the older ones are no longer shown.
-        loggers.append(make(settings, **({"purge_step": step} if is_tensorboard and step is not None else {})))
-    return loggers
+    loggers = config.get("logger")  # Hydra leaves the group out where none is chosen
+    if not loggers:
+        raise UserError("logger=[] names no logger; choose one or several of csv, tensorboard, wandb, mlflow")
+    if "mlflow" in loggers and find_spec("mlflow") is None:
+        raise UserError('logger=mlflow needs a package that is not installed: pip install -e ".[mlflow]"')
+    more = {}
+    if step is not None:
+        more["tensorboard"] = {"purge_step": step}  # what older files show from there on is no longer shown
+    return [make(settings, **more.get(name, {})) for name, settings in loggers.items()]
 
 
 def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path, **settings: Any) -> pl.Trainer:
     """Lightning's trainer with the configured arguments and `settings`."""
+    plugins = [CheckpointFiles()]
+    if world_size() > 1:
+        plugins.append(Environment(devices_of(config.trainer)))
     return make(
         plain(config.trainer),
         callbacks=callbacks,
-        plugins=[CheckpointFiles()],
+        plugins=plugins,
         use_distributed_sampler=False,
         default_root_dir=folder,
         **settings,

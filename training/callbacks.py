@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import signal
 from collections import Counter
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
-import numpy as np
 import pytorch_lightning as pl
-from PIL import Image
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from data.batch import Batch
+from ofa.errors import UserError
 from ofa.whole_file import write_whole
 from tasks.base import Task
-from training.evaluation import Answers, EvaluationModule
+from training.evaluation import Answer, Answers, EvaluationModule
+from training.processes import gathered
 
 log = logging.getLogger(__name__)
 
@@ -25,65 +25,65 @@ METRICS = "metrics.json"  # inside a run folder
 
 
 class WriteAnswers(pl.Callback):
-    """Writes what a test generates: `predictions.jsonl`, `metrics.json` and, for each split, `pictures_<split>.png`.
+    """Writes what a test generates: `predictions.jsonl` and `metrics.json`.
 
-    Predictions are written as they come, so that an interrupted evaluation keeps what it has computed. Tasks with a
-    public evaluation server also get `results_<split>.json` in its format. Pictures go to TensorBoard, too.
+    Predictions are written as they come, so that an interrupted evaluation keeps what it has computed. Of several
+    processes each writes its own, into `predictions.part<rank>.jsonl`, until the first one has them all in order.
+    Tasks with a public evaluation server also get `results_<split>.json` in its format.
 
     Args:
-        folder: where the files go.
-        task: draws the pictures.
-        n_pictures: how many answers of each split a picture shows.
+        folder: where the files go; of several processes on several machines, a folder of each.
+        task: knows the format of its server and the details of its metric.
     """
 
-    def __init__(self, folder: Path, task: Task, n_pictures: int) -> None:
+    def __init__(self, folder: Path, task: Task) -> None:
         self.folder = folder
         self.task = task
-        self.n_pictures = n_pictures
         self.predictions: TextIO | None = None
-        self.pictures: dict[str, list[Image.Image]] = {}
-        self.results: dict[str, dict[Any, dict[str, Any]]] = {}  # by split and id; the first of several is kept
 
     def on_test_start(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
-        self.predictions = (self.folder / "predictions.jsonl").open("w", encoding="utf-8")
-        self.pictures, self.results = {}, {}
+        name = "predictions.jsonl" if trainer.world_size == 1 else f"predictions.part{trainer.global_rank}.jsonl"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.predictions = (self.folder / name).open("w", encoding="utf-8")
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, module: EvaluationModule, outputs: Answers, *args: Any, **kwargs: Any
     ) -> None:
-        batch, pictures = outputs.batch, self.pictures.setdefault(outputs.split, [])
-        results = self.results.setdefault(outputs.split, {})
-        for i, (name, prediction) in enumerate(zip(batch.ids, outputs.predictions, strict=True)):
-            record = {"split": outputs.split, "uniq_id": name, **dataclasses.asdict(prediction)}
-            self.predictions.write(json.dumps(record, ensure_ascii=False) + "\n")
-            result = self.task.result(name, prediction, batch.truths[i])
-            if result is not None:
-                results.setdefault(next(iter(result.values())), result)
-            if len(pictures) < self.n_pictures:
-                image = None if batch.patch_images is None else batch.patch_images[i]
-                pictures.append(self.task.draw(image, prediction, batch.truths[i]))
+        self.predictions.writelines(prediction_line(outputs.split, answer) for answer in outputs.answers)
         self.predictions.flush()
 
     def on_test_end(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
+        if trainer.is_global_zero:
+            self._write_results(module)
+        if trainer.world_size > 1:
+            if trainer.is_global_zero:
+                lines = (prediction_line(split, a) for split, answers in module.answers.items() for a in answers)
+                with (self.folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
+                    file.writelines(lines)
+            trainer.strategy.barrier()  # only then are the parts of no more use
+            self.predictions.close()
+            Path(self.predictions.name).unlink()
+        if trainer.is_global_zero:
+            self._write_scores(module)  # last: a run that has them is finished
+
+    def _write_scores(self, module: EvaluationModule) -> None:
         metrics = {
             split: {name: float(value) for name, value in metric.compute().items()} | self.task.details(metric)
             for split, metric in module.metrics.items()
         }
-        for split, pictures in self.pictures.items():
-            if pictures:
-                sheet = grid(pictures)
-                sheet.save(self.folder / f"pictures_{split}.png")
-                for logger in trainer.loggers:
-                    if isinstance(logger, TensorBoardLogger):
-                        logger.experiment.add_image(f"answers/{split}", np.asarray(sheet), dataformats="HWC")
-        for split, results in self.results.items():
+        content = json.dumps(metrics, indent=2) + "\n"
+        write_whole(self.folder / METRICS, lambda part: part.write_text(content))
+
+    def _write_results(self, module: EvaluationModule) -> None:
+        for split, answers in module.answers.items():
+            results: dict[Any, dict[str, Any]] = {}  # by the id they start with; the first of several is kept
+            for answer in answers:
+                result = self.task.result(answer.id, answer.prediction, answer.truth)
+                if result is not None:
+                    results.setdefault(next(iter(result.values())), result)
             if results:
                 content = json.dumps(list(results.values()), ensure_ascii=False)
                 (self.folder / f"results_{split}.json").write_text(content + "\n", encoding="utf-8")
-        content = json.dumps(metrics, indent=2) + "\n"
-        write_whole(
-            self.folder / METRICS, lambda part: part.write_text(content)
-        )  # comes last: a run with it is finished
 
     def teardown(self, trainer: pl.Trainer, module: EvaluationModule, stage: str) -> None:
         if self.predictions is not None:
@@ -91,14 +91,34 @@ class WriteAnswers(pl.Callback):
             self.predictions = None
 
 
-def grid(pictures: list[Image.Image], columns: int = 4) -> Image.Image:
-    """Pictures of one size, side by side in rows of `columns`."""
-    width, height = pictures[0].size
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (width * min(columns, len(pictures)), height * rows), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * width, i // columns * height))
-    return sheet
+def prediction_line(split: str, answer: Answer) -> str:
+    """An answer as a line of predictions.jsonl."""
+    record = {"split": split, "uniq_id": answer.id, **dataclasses.asdict(answer.prediction)}
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+class EndTogether(pl.Callback):
+    """Ends a process of several when it is told to (SIGTERM), which ends the others.
+
+    Lightning would first tell the others, in a broadcast that those never join who wait for something else.
+    """
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._listen(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._listen(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._listen(trainer)
+
+    def _listen(self, trainer: pl.Trainer) -> None:
+        if trainer.world_size > 1:  # Lightning takes this back when it is done
+            signal.signal(signal.SIGTERM, _end)
+
+
+def _end(*args: Any) -> NoReturn:
+    raise UserError("the run was ended by a signal, SIGTERM")
 
 
 class ReportNotes(pl.Callback):
@@ -130,12 +150,13 @@ class ReportNotes(pl.Callback):
         report_notes("test", self.evaluation)
 
 
-def report_notes(stage: str, notes: Counter[str]) -> None:
-    """Logs and empties the counts of one stage."""
+def report_notes(stage: str, own: Counter[str]) -> None:
+    """Logs and empties the counts of one stage, those of all processes."""
+    notes = sum(gathered([own]), Counter())
+    own.clear()
     skipped = {note: count for note, count in notes.items() if note.startswith("skipped ")}
     for note, count in (notes - Counter(skipped)).most_common():
         log.warning("%s: %s, %d times", stage, note, count)
     if skipped:
         shown = "\n  ".join(list(skipped)[:10])
         log.warning("%s: broken rows skipped: %d, among them\n  %s", stage, sum(skipped.values()), shown)
-    notes.clear()

@@ -7,12 +7,14 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -21,6 +23,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from ofa.config import did_you_mean
 from ofa.errors import UserError
+from training.launching import together, words_of_others
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SCRIPTS = ("train", "evaluate", "predict")  # other commands are modules of this folder
@@ -34,13 +37,18 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(function)
         def with_one_line_errors(config: DictConfig) -> Any:
+            words = HydraConfig.get().overrides.task
             try:
-                return function(config)
+                if "trainer" not in config:  # a command of one process
+                    return function(config)
+                with together(config.trainer, [sys.executable, *_program(config_name), *words]):
+                    return function(config)
             except UserError as error:
                 sys.exit(f"error: {error}")
 
         def main() -> None:
             quieten_lightning()
+            sys.argv += words_of_others()
             try:
                 check_overrides(config_name, get_args_parser().parse_args().overrides)
             except UserError as error:
@@ -50,6 +58,13 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         return main
 
     return decorate
+
+
+def _program(config_name: str) -> list[str]:
+    """The script of a command, as words behind `python`."""
+    if config_name in SCRIPTS:
+        return [str(CONFIGS.parent / f"{config_name}.py")]
+    return ["-m", f"training.{config_name}"]
 
 
 def quieten_lightning() -> None:
@@ -62,6 +77,9 @@ def quieten_lightning() -> None:
         ".*does not have many workers",
         ".*Checkpoint directory .* exists and is not empty",  # of a run that goes on in its folder
         "The dirpath has changed",  # a resumed run keeps its last checkpoint in its own folder
+        ".*Grad strides do not match bucket view strides",  # of convolutions of 1 x 1: the two are the same
+        ".*`broadcast_buffers` is deprecated",  # by a setting that the oldest supported torch does not have
+        ".*when logging on epoch level in distributed setting",  # what is logged is of all processes already
         ".*``compute`` method of metric .* was called before the ``update`` method",  # of a split without truths
     ):
         warnings.filterwarnings("ignore", message)
@@ -71,10 +89,13 @@ def check_overrides(config_name: str, words: list[str]) -> None:
     """Compose the configuration once with the given overrides; those that sweep are left to Hydra.
 
     Raises:
-        UserError: for a key or an option of a group that does not exist, a value of another kind than the default, or a
-            setting that has to be given.
+        UserError: for a key or an option of a group that does not exist, a value of another kind than the default, a
+            setting that has to be given, or a sweep that needs a package.
     """
-    overrides = [o for o in _parse(words) if o.key_or_group.split(".")[0] != "hydra" and not o.is_sweep_override()]
+    if "hydra/sweeper=search" in words and find_spec("optuna") is None:
+        raise UserError('hydra/sweeper=search needs packages that are not installed: pip install -e ".[sweep]"')
+    given = [o for o in _parse(words) if not o.key_or_group.startswith(("hydra.", "hydra/"))]
+    overrides = [o for o in given if not o.is_sweep_override()]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
             config = compose(config_name, [str(o.input_line) for o in overrides])
@@ -84,7 +105,9 @@ def check_overrides(config_name: str, words: list[str]) -> None:
                 _check_kind(key, _default(default, key), OmegaConf.select(config, key))
         except MissingConfigException as error:
             group, _, option = str(error.missing_cfg_file).partition("/")
-            valid = [name for name in error.options or [] if not name.startswith("_")]
+            # Hydra lists none where one of several choices is wrong.
+            options = error.options or sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+            valid = [name for name in options if not name.startswith("_")]
             raise UserError(
                 f"{group}={option} is not one of {', '.join(valid)}{did_you_mean(option, valid)}"
             ) from error

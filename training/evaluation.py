@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
+from torch import Tensor
 from torchmetrics import Metric
 
 from data.batch import Batch
@@ -13,19 +15,32 @@ from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
 from ofa.model import OFAModel
 from tasks.base import Task
+from training.processes import copy_from_first, gathered, of_first
 
 
-@dataclass
+@dataclass(frozen=True)
+class Answer:
+    """What came of one sample: its id, what was predicted, and what the task scores that by."""
+
+    id: str
+    prediction: Any
+    truth: Any
+
+
+@dataclass(frozen=True)
 class Answers:
-    """What `test_step` hands to the callbacks: a split's name, a batch, and the prediction for each of its samples."""
+    """What a step hands to the callbacks: a split's name, a batch, and the answer to each of its samples."""
 
     split: str
     batch: Batch
-    predictions: list[Any]
+    answers: list[Answer]
 
 
 class EvaluationModule(pl.LightningModule):
     """Answers by beam search and scores with the task's metric, each sample once.
+
+    Every process answers its share. The first one gathers all answers in the order of the data and scores them, so that
+    a score is to the last digit that of a single process; the others are told.
 
     Args:
         model: the network.
@@ -38,7 +53,8 @@ class EvaluationModule(pl.LightningModule):
         self.model = model
         self.task = task
         self.generation = generation
-        self.metrics: dict[str, Metric] = {}  # by split, made when evaluation starts; a ModuleDict refuses "train"
+        self.answers: dict[str, list[Answer]] = {}  # by split; when all is gathered, in the first process those of all
+        self.metrics: dict[str, Metric] = {}  # by split, once all is gathered; a ModuleDict refuses "train"
 
     def answer(self, batch: Batch) -> list[Any]:
         """The task's prediction for each sample of a batch."""
@@ -53,34 +69,48 @@ class EvaluationModule(pl.LightningModule):
         return self.task.search(self.model, batch.inputs, batch.prefix_tokens, self.generation)
 
     def on_validation_epoch_start(self) -> None:
-        self._start_metrics({"val": self.task.metric()})
+        self._start(["val"])
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score("val", batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Answers:
+        return Answers("val", batch, self._answered("val", batch))
 
     def on_validation_epoch_end(self) -> None:
-        values = self.metrics["val"].compute()
+        values = self._scores("val", self.task.metric())
         if self.task.best not in values and not self.trainer.sanity_checking:
             raise UserError("the rows of the validation split have no truth to score, by which to choose a checkpoint")
         for name, value in values.items():
             self.log(f"val/{name}", value, prog_bar=name == self.task.best)
 
     def on_test_epoch_start(self) -> None:
-        self._start_metrics({split: self.task.test_metric() for split in self.trainer.datamodule.test_splits})
+        self._start(self.trainer.datamodule.test_splits)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Answers:
-        return self._score(self.trainer.datamodule.test_splits[dataloader_idx], batch)
+        split = self.trainer.datamodule.test_splits[dataloader_idx]
+        return Answers(split, batch, self._answered(split, batch))
 
     def on_test_epoch_end(self) -> None:
-        for split, metric in self.metrics.items():
-            for name, value in metric.compute().items():
+        for split in self.answers:
+            for name, value in self._scores(split, self.task.test_metric()).items():
                 self.log(f"{split}/{name}", value)
 
-    def _start_metrics(self, metrics: dict[str, Metric]) -> None:
-        self.metrics = {split: metric.to(self.device) for split, metric in metrics.items()}
+    def _start(self, splits: Sequence[str]) -> None:
+        self.answers, self.metrics = {split: [] for split in splits}, {}
+        copy_from_first(self.model.buffers())  # each process has statistics of its own batches
 
-    def _score(self, split: str, batch: Batch) -> Answers:
-        predictions = self.answer(batch)
-        for prediction, truth in zip(predictions, batch.truths, strict=True):
-            self.task.score(self.metrics[split], prediction, truth)
-        return Answers(split, batch, predictions)
+    def _answered(self, split: str, batch: Batch) -> list[Answer]:
+        predictions = self.answer(batch) if len(batch) else []
+        answers = [Answer(*parts) for parts in zip(batch.ids, predictions, batch.truths, strict=True)]
+        self.answers[split] += answers
+        return answers
+
+    def _scores(self, split: str, metric: Metric) -> dict[str, Tensor]:
+        """The scores of a split, by name, in every process; `metric` stays where it was computed, in the first one."""
+        self.answers[split] = gathered(self.answers[split])
+        values = None
+        if self.global_rank == 0:
+            metric.distributed_available_fn = lambda: False  # it has seen the answers of all processes
+            self.metrics[split] = metric.to(self.device)
+            for answer in self.answers[split]:
+                self.task.score(metric, answer.prediction, answer.truth)
+            values = {name: value.cpu() for name, value in metric.compute().items()}
+        return of_first(values)

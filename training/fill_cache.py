@@ -10,18 +10,22 @@ from tqdm import tqdm
 from ofa.errors import UserError
 from training import build, report
 from training.command_line import command
+from training.launching import devices_of
+from training.processes import first_of_machine_before_others, rank, wait_for_all, world_size
 
 
 @command("fill_cache")
 def fill_cache(config: DictConfig) -> None:
-    """Shows the teacher every view of every training row that is not in the cache yet."""
+    """Shows the teacher every view of every training row that is not in the cache yet; each process takes its share."""
     build.check(config)
     if OmegaConf.select(config, "distill.cache") is None:
         raise UserError("there is no cache to fill: set distill=logits distill.teacher=RUN distill.cache=FOLDER")
     tokenizer = build.build_tokenizer(config, config.tokenizer)
-    task = build.build_task(config, tokenizer)
-    distillation = build.build_distillation(config, tokenizer, task, build.build_criterion(config, task))
-    data = build.build_data(config, task, ["train"])
+    with first_of_machine_before_others(devices_of(config.trainer)):  # demo files and the index are written once
+        task = build.build_task(config, tokenizer)
+        distillation = build.build_distillation(config, tokenizer, task, build.build_criterion(config, task))
+        data = build.build_data(config, task, ["train"])
+        data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, task, distillation)
     report.say_distillation(distillation, cache)
 
@@ -29,14 +33,16 @@ def fill_cache(config: DictConfig) -> None:
     device = build.build_trainer(config, [], folder, logger=False).strategy.root_device
     teacher = build.build_teacher(distillation, cache)
     teacher.to(device)
-    rows, n_rows = np.arange(len(data.train_dataset())), len(data.rows("train"))
+    rows, n_rows = np.arange(rank(), len(data.train_dataset()), world_size()), len(data.rows("train"))
     missing = [rows[~cache.has(view * n_rows + rows)].tolist() for view in range(distillation.cache.views)]
-    with tqdm(total=sum(map(len, missing)), desc="asking the teacher", unit="sample") as bar:
+    total = sum(map(len, missing))
+    with tqdm(total=total, desc="asking the teacher", unit="sample", disable=rank() > 0) as bar:
         for view, left in enumerate(missing):
-            for batch in data.view_dataloader(view, left):
+            for batch in data.view_dataloader(view, left) if left else ():
                 batch = batch.to(device)
                 teacher(batch, distillation.criterion.hard.targets(batch.target, task.tree))
                 bar.update(len(batch))
+    wait_for_all()
     report.say_cache(cache, distillation.cache.views)
 
 

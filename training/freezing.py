@@ -24,9 +24,11 @@ class Freezing:
     embeddings: bool = False
 
     def apply(self, model: OFAModel) -> None:
-        """Take the frozen parameters out of training."""
+        """Take the frozen parameters out of training, and those of image codes, which no task's targets hold."""
         for module in self._frozen_images(model):
             module.requires_grad_(False)
+        for module in model.decoder.parts_of_image_codes():
+            module.requires_grad_(False)  # else several processes would wait for their gradients
         if self.embeddings:
             model.encoder.embed_tokens.requires_grad_(False)
 

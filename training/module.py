@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -18,7 +19,9 @@ from ofa.model import OFAModel
 from tasks.base import Task
 from training.evaluation import EvaluationModule
 from training.freezing import Freezing
+from training.nonfinite import NonFinite
 from training.optim import Optim
+from training.processes import summed, world_size
 
 
 class TrainingModule(EvaluationModule):
@@ -31,6 +34,7 @@ class TrainingModule(EvaluationModule):
         criterion: the loss.
         optim: optimizer and schedule.
         freezing: which parts of the network stay as they are.
+        on_nonfinite: what a loss or gradient that is not finite does, see NonFinite.
     """
 
     def __init__(
@@ -41,19 +45,26 @@ class TrainingModule(EvaluationModule):
         criterion: LabelSmoothedCrossEntropy | SelfCritical | DistillationCriterion,
         optim: Optim,
         freezing: Freezing,
+        *,
+        on_nonfinite: str = "stop",
     ) -> None:
         super().__init__(model, task, generation)
         self.criterion = criterion
         self.optim = optim
         self.freezing = freezing
+        self.nonfinite = NonFinite(on_nonfinite)
         # Kept in checkpoints, so that one can be loaded without its configuration.
-        self.save_hyperparameters({"model": model.config.to_dict()})
+        self.save_hyperparameters({"model": model.config.to_dict()}, logger=False)  # loggers are told by Tracking
         freezing.apply(model)
+        self.train()  # Lightning does not call it, only restores each part's mode after an evaluation
 
     def train(self, mode: bool = True) -> TrainingModule:
         super().train(mode)
         self.freezing.keep_in_evaluation_mode(self.model)
         return self
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [self.nonfinite]
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -64,11 +75,21 @@ class TrainingModule(EvaluationModule):
         self.train(training)
         torch.clear_autocast_cache()  # else the forward pass may find half-precision weights made without a graph
 
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.global_rank > 0:  # dropout of its own; the first has the numbers of a single process
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean loss of the batches of all processes, as far as it depends on this one.
+
+        The processes' gradients are averaged, and some have more tokens than others: each mean is of all tokens.
+        """
         loss = self.loss(batch)
-        for name, term in loss.terms.items():
-            self.log(f"train/{name}", term.detach() / loss.sample_size, batch_size=len(batch), prog_bar=name == "loss")
-        return loss.sum / loss.sample_size
+        terms = torch.stack([term.detach().float() for term in loss.terms.values()])
+        size, *totals = summed(torch.cat([terms.new_tensor([loss.sample_size]), terms]))
+        for name, total in zip(loss.terms, totals, strict=True):
+            self.log(f"train/{name}", total / size, batch_size=len(batch), prog_bar=name == "loss")
+        return self.nonfinite.loss(self, loss.sum * world_size() / size, batch.ids)
 
     def loss(self, batch: Batch) -> Loss:
         """The criterion's loss of a batch."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -22,6 +23,7 @@ from training.build import demo_files
 from training.callbacks import METRICS
 from training.distillation.cache import TeacherCache
 from training.distillation.plan import DistillationPlan
+from training.processes import world_size
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,19 @@ def say_model(model: OFAModel) -> None:
     log.info("%.1f M parameters, %.1f M of them trained", total / 1e6, trained / 1e6)
 
 
+def say_batch(config: DictConfig) -> None:
+    """How many samples an update learns from."""
+    accumulated = config.trainer.accumulate_grad_batches
+    log.info(
+        "%d samples an update: a batch of %d, %d processes, %d batches accumulated",
+        config.data.batch_size * world_size() * accumulated,
+        config.data.batch_size,
+        world_size(),
+        accumulated,
+    )
+
+
+@rank_zero_only
 def say_distillation(plan: DistillationPlan, cache: TeacherCache | None) -> None:
     """Who teaches what, and how much of it is known already."""
     log.info("teachers: %s", ", ".join(map(str, plan.files)))
@@ -70,6 +85,7 @@ def say_cache(cache: TeacherCache, views: int) -> None:
     )
 
 
+@rank_zero_only
 def say_scores(config: DictConfig, folder: Path, task: Task) -> None:
     """The scores of every split, beside chance where the data is the demo's."""
     metrics = json.loads((folder / METRICS).read_text())
@@ -115,6 +131,7 @@ def _matrix_table(title: str, matrix: dict[str, dict[str, int]]) -> Table:
     return table
 
 
+@rank_zero_only
 def say_next(config: DictConfig, folder: Path, task: Task) -> None:
     """What to type after a training run; the choices that shaped its data, task and model are repeated."""
     other_way = "" if task.scores_candidates else " generation.beam_size=1"
@@ -137,5 +154,6 @@ def say_next(config: DictConfig, folder: Path, task: Task) -> None:
             soft_wrap=True,
             highlight=False,
         )
-    console.print("Watch the curves:", soft_wrap=True)
-    console.print(f"  tensorboard --logdir {folder}", soft_wrap=True, highlight=False)
+    if "tensorboard" in config.logger:
+        console.print("Watch the curves:", soft_wrap=True)
+        console.print(f"  tensorboard --logdir {folder}", soft_wrap=True, highlight=False)

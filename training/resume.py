@@ -39,9 +39,11 @@ CONFIG = "config.yaml"  # inside a run folder
 DAMAGED = LAST.with_name("last.damaged.ckpt")  # inside a run folder: kept for whoever wants to know why
 
 # What may differ from the run that is resumed: it says where files lie and what is shown or kept, and changes no
-# update. (validate_every may not: it decides which checkpoint is the best.)
-FREE = ("resume", "save_every", "pictures", "logger", "data.root", "data.num_workers", "data.eval_batch_size",
-        "trainer.log_every_n_steps", "trainer.enable_model_summary")  # fmt: skip
+# update. (validate_every may not: it decides which checkpoint is the best. on_nonfinite may, since it only matters
+# where a run cannot go on as it was.)
+FREE = ("resume", "save_every", "pictures", "logger", "on_nonfinite", "data.root", "data.num_workers",
+        "data.worker_timeout", "data.eval_batch_size", "trainer.log_every_n_steps",
+        "trainer.enable_model_summary")  # fmt: skip
 
 
 @dataclass(frozen=True)

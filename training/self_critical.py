@@ -24,7 +24,7 @@ class SelfCriticalModule(TrainingModule):
     """Rewards the captions of a beam search by CIDEr-D; all else as its base class does.
 
     Args:
-        model, task, generation, criterion, optim, freezing: as for TrainingModule.
+        model, task, generation, criterion, optim, freezing, on_nonfinite: as for TrainingModule.
         reward: CIDEr-D with the document frequencies of the training corpus.
 
     Raises:
@@ -40,13 +40,15 @@ class SelfCriticalModule(TrainingModule):
         optim: Optim,
         freezing: Freezing,
         reward: CiderD,
+        *,
+        on_nonfinite: str = "stop",
     ) -> None:
         if generation.beam_size < 2:
             raise UserError(
                 f"generation.beam_size={generation.beam_size}: self-critical training compares the hypotheses for an "
                 "image with each other; set at least 2"
             )
-        super().__init__(model, task, generation, criterion, optim, freezing)
+        super().__init__(model, task, generation, criterion, optim, freezing, on_nonfinite=on_nonfinite)
         self.reward = reward
 
     def loss(self, batch: Batch) -> Loss:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,7 @@ class DistillationCriterion(nn.Module):
         update: int,
         total_updates: int,
         weights: Tensor | None = None,
+        shares: Callable[[Tensor], Tensor] = torch.ones_like,
     ) -> Loss:
         """The loss of a batch, a mean already: its sample size is 1.
 
@@ -109,21 +110,28 @@ class DistillationCriterion(nn.Module):
             update: the number of optimizer steps already taken ...
             total_updates: ... and of the whole run.
             weights: [B], the confidence of each sample, for the loss on the targets.
+            shares: by what to multiply each of the means that the loss consists of, by the numbers [means] of what they
+                are taken over: other processes may have more.
 
         Returns:
             The loss and, by name, its parts before their weights; of the matches, the weighted sum of each loss and
             stack.
         """
         hard = self.hard.of_targets(student.logits, targets, update, self.vocabulary_size, weights)
-        terms = {name: term / hard.sample_size for name, term in hard.terms.items()}
+        masks_of_matches = [masks.of(match) for match in self.matches]
+        sizes = [len(targets.columns), hard.sample_size]
+        for match, mask in zip(self.matches, masks_of_matches, strict=True):
+            sizes.append(INTERMEDIATE_LOSSES[match.loss].size(mask))
+        share = shares(torch.stack([hard.sum.new_zeros(()) + size for size in sizes]))
+        terms = {name: share[1] * term / hard.sample_size for name, term in hard.terms.items()}
         terms["hard"] = terms.pop("loss")
         factor = {part: weight_factor(name, update, total_updates) for part, name in self.schedules.items()}
         total = factor["hard"] * self.hard_weight * terms["hard"]
         if self.kd is not None:
-            terms["kd"] = self._of_logits(student.logits, teacher.logits, targets).mean()
+            terms["kd"] = share[0] * self._of_logits(student.logits, teacher.logits, targets).mean()
             total = total + factor["kd"] * self.kd_weight * terms["kd"]
         for i, match in enumerate(self.matches):
-            value = match.weight * self._of_match(i, student, teacher, masks)
+            value = share[2 + i] * match.weight * self._of_match(i, student, teacher, masks_of_matches[i])
             name = f"{match.loss}_{match.stack}"
             terms[name] = terms.get(name, 0) + value
             total = total + factor["match"] * value
@@ -136,10 +144,10 @@ class DistillationCriterion(nn.Module):
         temperature = self.temperature.of_tokens(student, teacher, targets.allowed)
         return LOGIT_LOSSES[self.kd](student, teacher, temperature, targets.allowed)
 
-    def _of_match(self, i: int, student: States, teacher: States, masks: Masks) -> Tensor:
+    def _of_match(self, i: int, student: States, teacher: States, mask: Tensor) -> Tensor:
         match = self.matches[i]
         learnt = [student.features[feature] for feature in match.student_features]
         given = [teacher.features[feature] for feature in match.teacher_features]
         if match.projection is not None:
             learnt = [self.projections[str(i)](state) for state in learnt]
-        return INTERMEDIATE_LOSSES[match.loss](learnt, given, masks.of(match))
+        return INTERMEDIATE_LOSSES[match.loss](learnt, given, mask)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from criterions.distillation.attention import attention_ce, attention_ce_mean, attention_mse, attention_mse_sum
@@ -19,6 +20,7 @@ class IntermediateLoss:
 
     Attributes:
         function: the loss.
+        size: of a mask the number of things that the loss is a mean over, but for a constant factor.
         feature: what it compares: attention, hidden, query, key or value.
         equal_heads: it compares head by head.
         equal_width: it compares channel by channel, so that a student of another width needs a projection.
@@ -26,6 +28,7 @@ class IntermediateLoss:
     """
 
     function: Callable[[Any, Any, Tensor], Tensor]
+    size: Callable[[Tensor], Tensor]
     feature: str
     equal_heads: bool = False
     equal_width: bool = False
@@ -41,17 +44,33 @@ class IntermediateLoss:
         return self.function(student[0], teacher[0], mask)
 
 
+def _queries(cells: Tensor) -> Tensor:
+    return cells.any(-1).sum()
+
+
+def _first_positions(mask: Tensor) -> Tensor:
+    return mask[:, 0].sum()
+
+
+def _samples(mask: Tensor) -> Tensor:
+    return torch.ones_like(mask[:, 0]).sum()
+
+
+def _pairs(mask: Tensor) -> Tensor:
+    return mask.sum(1).square().sum()
+
+
 INTERMEDIATE_LOSSES = {
-    "attention_mse": IntermediateLoss(attention_mse, "attention", equal_heads=True),
-    "attention_mse_sum": IntermediateLoss(attention_mse_sum, "attention"),
-    "attention_ce": IntermediateLoss(attention_ce, "attention", equal_heads=True),
-    "attention_ce_mean": IntermediateLoss(attention_ce_mean, "attention"),
-    "hidden_mse": IntermediateLoss(hidden_mse, "hidden", equal_width=True),
-    "cos": IntermediateLoss(cos, "hidden", equal_width=True),
-    "pkd": IntermediateLoss(pkd, "hidden", equal_width=True),
-    "fsp": IntermediateLoss(fsp, "hidden", equal_width=True, of_two_layers=True),
-    "nst": IntermediateLoss(nst, "hidden", of_two_layers=True),
-    "query_relation": IntermediateLoss(relation_divergence, "query"),
-    "key_relation": IntermediateLoss(relation_divergence, "key"),
-    "value_relation": IntermediateLoss(relation_divergence, "value"),
+    "attention_mse": IntermediateLoss(attention_mse, Tensor.sum, "attention", equal_heads=True),
+    "attention_mse_sum": IntermediateLoss(attention_mse_sum, Tensor.sum, "attention"),
+    "attention_ce": IntermediateLoss(attention_ce, _queries, "attention", equal_heads=True),
+    "attention_ce_mean": IntermediateLoss(attention_ce_mean, _queries, "attention"),
+    "hidden_mse": IntermediateLoss(hidden_mse, Tensor.sum, "hidden", equal_width=True),
+    "cos": IntermediateLoss(cos, Tensor.sum, "hidden", equal_width=True),
+    "pkd": IntermediateLoss(pkd, _first_positions, "hidden", equal_width=True),
+    "fsp": IntermediateLoss(fsp, _samples, "hidden", equal_width=True, of_two_layers=True),
+    "nst": IntermediateLoss(nst, _pairs, "hidden", of_two_layers=True),
+    "query_relation": IntermediateLoss(relation_divergence, _pairs, "query"),
+    "key_relation": IntermediateLoss(relation_divergence, _pairs, "key"),
+    "value_relation": IntermediateLoss(relation_divergence, _pairs, "value"),
 }

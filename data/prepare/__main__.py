@@ -67,26 +67,28 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def _add_common_arguments(parser: argparse.ArgumentParser, source: Source) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar=source.makes, help="to write")
     parser.add_argument(
-        "--max-side", type=_whole_number(1), metavar="PIXELS", help="make larger pictures this large, boxes with them"
+        "--max-side", type=_positive, metavar="PIXELS", help="make larger pictures this large, boxes with them"
     )
     parser.add_argument(
-        "--quality", type=_whole_number(1, 100), default=90, help="of pictures made smaller, default %(default)s"
+        "--quality",
+        type=int,
+        choices=range(1, 101),
+        default=90,
+        metavar="1..100",
+        help="of pictures made smaller, default %(default)s",
     )
     parser.add_argument(
-        "--workers", type=_whole_number(1), default=min(8, os.cpu_count() or 1), help="processes, default %(default)s"
+        "--workers", type=_positive, default=min(8, os.cpu_count() or 1), help="processes, default %(default)s"
     )
     parser.add_argument(
         "--on-error", choices=("skip", "stop"), default="skip", help="at a sample that cannot be used; default skip"
     )
 
 
-def _whole_number(least: int, most: float = float("inf")):
-    def number(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-        return int(text)
-
-    return number
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def run(source: Source, arguments: argparse.Namespace) -> None:

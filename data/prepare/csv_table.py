@@ -29,6 +29,9 @@ class CSVTable:
         names = next(_read(path), (0, []))[1]
         if not names:
             raise UserError(f"{path} is empty; its first line should name the fields, such as image,text,x0,y0,x1,y1")
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{path} has two fields {name!r} in its header; rename one")
         fields = FieldMap.of(arguments, names, path)
         yield Conversion(arguments.out, arguments.task, (path,), partial(_samples, path, fields))
 
@@ -59,4 +62,4 @@ def _samples(path: Path, fields: FieldMap) -> Iterator[Sample]:
             continue
         row = dict(zip(names, cells, strict=True))
         image = row[fields.fields["image"]]
-        yield fields.sample(number, place, row, path.parent / image if image else None)
+        yield fields.sample(number, place, row, path.parent / image if image else None, image)

@@ -77,7 +77,9 @@ class FieldMap:
                 )
         return cls(arguments.task, fields, arguments.box_format)
 
-    def sample(self, number: int, place: str, row: Mapping[str, Any], image: Path | bytes | None) -> Sample:
+    def sample(
+        self, number: int, place: str, row: Mapping[str, Any], image: Path | bytes | None, image_id: str
+    ) -> Sample:
         """The record of a row.
 
         Args:
@@ -85,10 +87,11 @@ class FieldMap:
             place: where it stands.
             row: its fields: texts, lists of texts, numbers.
             image: its image, which the caller finds.
+            image_id: what the image is called where no field says it.
         """
         if image is None:
             return LeftOut(place, f"the field {self.fields['image']!r} holds no image")
-        values = {"uniq_id": str(number), "image_id": image.name if isinstance(image, Path) else str(number)}
+        values = {"uniq_id": str(number), "image_id": image_id}
         for column, field in self.fields.items():
             if column in ("image", "box", *_CORNERS):
                 continue

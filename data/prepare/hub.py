@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ class HuggingFace:
 
     def conversions(self, arguments: argparse.Namespace) -> Iterator[Conversion]:
         examples = _open(arguments.source, arguments.config, arguments.split)
-        names = list(examples.features or next(iter(examples), {}))
+        names = list(examples.features or next(_read(examples, arguments.source), {}))
         fields = FieldMap.of(arguments, names, arguments.source)
         path = Path(arguments.source)
         sources = (path,) if path.is_file() else ()
@@ -64,28 +65,25 @@ def _open(source: str, config: str | None, split: str) -> Any:
 
 
 def _samples(examples: Any, fields: FieldMap, source: str, folder: Path) -> Iterator[Sample]:
-    examples, labels = _as_stored(examples, fields.fields["image"])
+    from datasets import ClassLabel, Image
+
+    field, features = fields.fields["image"], examples.features or {}
+    is_image = isinstance(features.get(field), Image)
+    if is_image:
+        examples = examples.cast_column(field, Image(decode=False))  # its bytes, and not a decoded picture
+    labels = {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
     for number, example in enumerate(_read(examples, source), start=1):
         place = f"example {number} of {source}"
         for name, names in labels.items():
             value = example[name]
             example[name] = names[value] if isinstance(value, int) and 0 <= value < len(names) else None
         try:
-            image = _image(example[fields.fields["image"]], folder)
-        except (OSError, ValueError) as error:
+            image = _image(_fetch(example[field], place) if is_image else example[field], folder)
+        except (FileNotFoundError, ValueError) as error:
             yield LeftOut(place, f"its image cannot be read ({error})")
             continue
-        yield fields.sample(number, place, example, image)
-
-
-def _as_stored(examples: Any, image: str) -> tuple[Any, dict[str, list[str]]]:
-    """The same stream with images as the bytes they are stored in, and the names of its labels, which are numbers."""
-    from datasets import ClassLabel, Image
-
-    features = examples.features or {}
-    if isinstance(features.get(image), Image):
-        examples = examples.cast_column(image, Image(decode=False))
-    return examples, {name: kind.names for name, kind in features.items() if isinstance(kind, ClassLabel)}
+        image_id = os.path.relpath(image, folder) if isinstance(image, Path) else str(number)
+        yield fields.sample(number, place, example, image, image_id)
 
 
 def _read(examples: Iterable[Any], source: str) -> Iterator[Any]:
@@ -95,16 +93,33 @@ def _read(examples: Iterable[Any], source: str) -> Iterator[Any]:
         raise UserError(f"--source {source} cannot be read further: {_first_line(error)}") from error
 
 
-def _image(value: Any, folder: Path) -> Path | bytes | None:
-    """The encoded file of what `datasets` gives for an image: its bytes, its place, or both in a dict.
+def _fetch(value: Any, place: str) -> Any:
+    """The bytes of an image that lies within an archive or on the hub; any other as it is.
 
     Raises:
-        OSError, ValueError: it lies elsewhere and cannot be fetched from there.
+        FileNotFoundError: there is none.
+        UserError: the file system fails, which is no reason to go on without the image.
+    """
+    if not isinstance(value, dict) or value["bytes"] is not None or "://" not in str(value["path"]):
+        return value
+    try:
+        with fsspec.open(value["path"]) as file:
+            return file.read()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # each file system has its own
+        raise UserError(
+            f"the image of {place} cannot be fetched: {_first_line(error)}; the same command goes on"
+        ) from error
+
+
+def _image(value: Any, folder: Path) -> Path | bytes | None:
+    """An image as its encoded file or where that lies, out of bytes, a path, or a dict of both.
+
+    Raises:
+        ValueError: it lies elsewhere; what a field says is not looked up in the network.
     """
     if isinstance(value, dict):
-        if value.get("bytes") is None and "://" in str(value.get("path")):  # within an archive, or on the hub
-            with fsspec.open(value["path"]) as file:
-                return file.read()
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if isinstance(value, str):
         if "://" in value:

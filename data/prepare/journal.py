@@ -61,10 +61,9 @@ class Journal:
     def open(self) -> tuple[BinaryIO, BinaryIO]:
         """The unfinished file and the one of samples left out, cut to what the journal knows and ready to grow."""
         self.tsv.parent.mkdir(parents=True, exist_ok=True)
+        self.save((), self.progress)  # first, so that there is never a part of which nothing is known
         files = self.part.open("ab"), self.rejected.open("ab")
         for file, size in zip(files, (self.progress.size, self.progress.rejected_size), strict=True):
-            if os.fstat(file.fileno()).st_size < size:
-                raise UserError(f"{file.name} is shorter than {self.path} says; delete both to start anew")
             file.truncate(size)
         return files
 
@@ -93,20 +92,17 @@ class Journal:
     def _read(self) -> Progress:
         if self.tsv.is_dir():
             raise UserError(f"--out {self.tsv} is a folder, expected is the name of a TSV file")
-        if not self.path.exists():
-            for path in (self.tsv, self.part):
-                if path.exists():
-                    raise UserError(f"{path} is there already, from elsewhere; delete it or choose another --out")
+        made = self.part if self.part.exists() else self.tsv
+        if not made.exists():
             return Progress()
+        if not self.path.exists():
+            raise UserError(f"{made} is there already, from elsewhere; delete it or choose another --out")
         try:
             content = json.loads(self.path.read_text())
             settings, sources, progress = content["settings"], content["sources"], Progress(**content["progress"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self.path} is no journal of a conversion ({error}); delete it and {self.part}"
-            ) from error
-        made = self.part if self.part.exists() else self.tsv
-        remedy = f"choose another --out, or delete {made.name} and {self.path.name} to start anew"
+            raise UserError(f"{self.path} is no journal ({error}); delete {made} to start anew") from error
+        remedy = f"choose another --out, or delete {made.name} to start anew"
         for name in {**settings, **self.settings}:
             old, new = settings.get(name), self.settings.get(name)
             if old != new:
@@ -114,6 +110,8 @@ class Journal:
         for path in {**sources, **self.sources}:
             if sources.get(path) != self.sources.get(path):
                 raise UserError(f"{path} is not, or no longer, what {made} was begun with; {remedy}")
+        if made.stat().st_size < progress.size:
+            raise UserError(f"{made} is shorter than {self.path.name} says; {remedy}")
         return progress
 
 

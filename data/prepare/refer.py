@@ -60,7 +60,7 @@ class Refer:
         boxes, files = _read_instances(instances)
         by_split: dict[str, list[tuple[int, Any]]] = {}
         for number, ref in enumerate(refs):
-            by_split.setdefault(ref.get("split") if isinstance(ref, dict) else "?", []).append((number, ref))
+            by_split.setdefault(str(ref.get("split")) if isinstance(ref, dict) else "?", []).append((number, ref))
         if unknown := by_split.keys() - set(_SPLITS):
             raise UserError(f"{refs_file} has references of split {unknown.pop()!r}, not only of {', '.join(_SPLITS)}")
         for split in filter(by_split.__contains__, _SPLITS):

@@ -11,6 +11,13 @@ from pathlib import Path
 from data.prepare.raw import find_folder, require_file
 from data.prepare.records import Conversion, LeftOut, Record, Sample
 
+_FIELDS = {
+    "uniq_id": "pairID",
+    "image_id": "Flickr30K_ID",
+    "hypothesis": "sentence2",
+    "caption": "sentence1",
+    "label": "gold_label",
+}
 _UNDECIDED = "-"  # the label where people did not agree
 
 
@@ -43,18 +50,13 @@ def _samples(path: Path, images: Path) -> Iterator[Sample]:
             place = f"line {number} of {path.name}"
             try:
                 pair = json.loads(line)
-                label, image_id = pair["gold_label"], str(pair["Flickr30K_ID"])
-                values = {
-                    "uniq_id": str(pair["pairID"]),
-                    "image_id": image_id,
-                    "hypothesis": str(pair["sentence2"]),
-                    "caption": str(pair["sentence1"]),
-                    "label": str(label),
-                }
+                values = {column: pair[field] for column, field in _FIELDS.items()}
             except (ValueError, KeyError, TypeError) as error:
                 yield LeftOut(place, f"it is no pair of SNLI-VE ({error!r})")
                 continue
-            if label == _UNDECIDED:
+            if not all(isinstance(value, str) for value in values.values()):
+                yield LeftOut(place, f"not all of {', '.join(_FIELDS.values())} are texts")
+            elif values["label"] == _UNDECIDED:
                 yield LeftOut(place, "people did not agree on a label", expected=True)
             else:
-                yield Record(place, values, images / f"{image_id}.jpg")
+                yield Record(place, values, images / f"{values['image_id']}.jpg")

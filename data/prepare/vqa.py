@@ -87,7 +87,7 @@ def _read_annotations(path: Path) -> dict[int, _Annotation]:
     try:
         return {
             entry["question_id"]: _Annotation(
-                entry["multiple_choice_answer"], tuple(answer["answer"] for answer in entry["answers"])
+                str(entry["multiple_choice_answer"]), tuple(str(answer["answer"]) for answer in entry["answers"])
             )
             for entry in _entries(path, "annotations")
         }

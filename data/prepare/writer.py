@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import BinaryIO
 
@@ -160,7 +162,7 @@ def _in_order(
         return
     context = get_context("forkserver")  # processes start fast, and none inherits the threads of a library
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, context, _ignore_interrupts) as pool:
+    with ProcessPoolExecutor(workers, context, _follow_main_process) as pool:
         try:
             waiting = deque(pool.submit(make, chunk) for chunk in islice(chunks, 2 * workers))
             while waiting:
@@ -175,6 +177,12 @@ def _in_order(
             pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C is the main process' affair, which ends the others."""
+def _follow_main_process() -> None:
+    """A worker ends with the main process, however that ends; Ctrl-C is that one's affair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_when_alone, daemon=True).start()
+
+
+def _end_when_alone() -> None:
+    parent_process().join()
+    os._exit(1)

@@ -51,6 +51,7 @@ class Form:
         averaged: whether the weights themselves are the average.
         settings: of the model, names as in OFAConfig; None: it does not say.
         task: the original trainer's name of what it was trained on; None: it does not say.
+        task_options: what the original trainer was told of the task.
         optimizer: whether the state of an optimizer is there.
     """
 
@@ -61,6 +62,7 @@ class Form:
     averaged: bool = False
     settings: dict[str, Any] | None = None
     task: str | None = None
+    task_options: Mapping[str, Any] = field(default_factory=dict)
     optimizer: bool = False
 
 
@@ -225,7 +227,8 @@ def _run_form(content: Mapping[str, Any], file: Path) -> Form:
 def _fairseq_form(content: Mapping[str, Any], file: Path) -> Form:
     cfg = _mapping(content.get("cfg"))
     options = _mapping(cfg.get("model")) or _mapping(content.get("args"))
-    task = _mapping(cfg.get("task")).get("_name") or options.get("task")
+    task_options = _mapping(cfg.get("task")) or _mapping(content.get("args"))
+    task = task_options.get("_name") or options.get("task")
     places = [place for place in EMA_PLACES if _are_weights(_mapping(content.get(place[0])).get(place[1]))]
     return Form(
         "file of the original trainer",
@@ -233,6 +236,7 @@ def _fairseq_form(content: Mapping[str, Any], file: Path) -> Form:
         ema=places[0] if places else None,
         settings=fairseq_settings(options, file) if options else None,
         task=task if isinstance(task, str) else None,
+        task_options=task_options,
         optimizer=bool(content.get("last_optimizer_state")),
     )
 

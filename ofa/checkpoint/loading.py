@@ -12,6 +12,7 @@ from ofa.checkpoint.content import Checkpoint
 from ofa.checkpoint.fitting import Fit
 from ofa.checkpoint.modelscope import DESCRIPTION, read_description
 from ofa.checkpoint.names import EMBEDDING, TIED
+from ofa.checkpoint.original_task import original_task
 from ofa.checkpoint.places import find, tokenizer_folder
 from ofa.checkpoint.task_settings import TASK, TaskSettings
 from ofa.config import OFAConfig
@@ -85,17 +86,21 @@ def read_config(path: str | Path) -> OFAConfig:
 
 
 def read_task(path: str | Path) -> TaskSettings | None:
-    """The task of the model that `path` names, as `find` takes it; None where nothing beside it says so.
+    """The task of the model that `path` names, as `find` takes it; None where nothing says so.
 
-    That is task.json of an export folder, or configuration.json of a ModelScope folder.
+    That is in task.json of an export folder, configuration.json of a ModelScope folder, and among the options in a file
+    of the original trainer.
 
     Raises:
         UserError: there is no such model, or what says so is damaged.
     """
-    folder = find(path)
-    if (folder / TASK).is_file():
-        return TaskSettings.from_json(folder / TASK)
-    return read_description(folder) if (folder / DESCRIPTION).is_file() else None
+    found = find(path)
+    if found.is_file():
+        form = Checkpoint.open(found).form
+        return original_task(form.task, form.task_options)
+    if (found / TASK).is_file():
+        return TaskSettings.from_json(found / TASK)
+    return read_description(found) if (found / DESCRIPTION).is_file() else None
 
 
 def _say_average(checkpoint: Checkpoint, ema: bool) -> None:

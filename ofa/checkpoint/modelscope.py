@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa.checkpoint.json_files import read_json
-from ofa.checkpoint.task_settings import PIPELINES, TaskSettings
+from ofa.checkpoint.task_settings import IMAGENET, PIPELINES, TaskSettings
 from ofa.errors import UserError
 from ofa.plain_pickle import load_plain_pickle
 
@@ -43,7 +43,6 @@ SETTINGS = {
     "prompt_type": "prompt_type",
     "use_caption": "use_caption",
 }
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 READ = {*SETTINGS, "beam_search", "imagenet_default_mean_and_std", "gen_type", "answer2label"}
 OF_NO_MATTER = {"type", "language", "seed"}  # what says nothing of how the model is asked

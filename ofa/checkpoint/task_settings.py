@@ -25,6 +25,8 @@ PIPELINES = (
     "text-classification",
     "ocr",
 )
+# Of the pixels of a task whose recipe takes ImageNet's statistics.
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,10 @@ def test_evaluation_of_nothing_but_broken_rows_is_an_error(write):
         list(module(write(5, broken=range(1, 6)), on_error="skip").val_dataloader())
 
 
-def test_a_process_without_a_share_evaluates_nothing(write):
+def test_a_process_without_a_share_is_given_one_empty_batch(write):
     rows = dataset(write(1), train=False)
-    assert list(EvalLoader(rows, sampler=ExactShardSampler(1, rank=0, world=2), collate_fn=rows.collate)) == []
+    loader = EvalLoader(rows, sampler=ExactShardSampler(1, 4, rank=0, world=2), collate_fn=rows.collate)
+    assert [len(batch) for batch in loader] == [0] and len(loader) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 2])

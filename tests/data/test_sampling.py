@@ -61,10 +61,11 @@ def fit(files, folder, checkpoint=None, workers=0, **options):
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("n", [1, 3, 10, 23])
 def test_evaluation_gives_every_row_to_exactly_one_process(n, world):
-    shares = [list(ExactShardSampler(n, rank, world)) for rank in range(world)]
+    shares = [list(ExactShardSampler(n, 4, rank, world)) for rank in range(world)]
     assert sum(shares, []) == list(range(n))
-    sizes = [len(ExactShardSampler(n, rank, world)) for rank in range(world)]
-    assert sizes == list(map(len, shares)) and max(sizes) - min(sizes) <= 1
+    sizes = [len(ExactShardSampler(n, 4, rank, world)) for rank in range(world)]
+    assert sizes == list(map(len, shares)) and max(sizes) - min(sizes) <= 4
+    assert all(share[0] % 4 == 0 for share in shares if share)  # batches have the rows they have in one process
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 5])

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from published import options, write_nested
 
 from ofa import OFAConfig, OFAModel, generate, pipeline
-from ofa.checkpoint import TaskSettings, export
+from ofa.checkpoint import TaskSettings, export, load_model
 from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.inputs import InputError
@@ -204,3 +205,19 @@ def test_changed_options_of_generation_are_kept():
     task = saved(processor, type(processor.generation)(beam_size=2, max_len=9, no_repeat_ngram_size=3))
     assert task.generation == {"beam_size": 2, "max_len": 9}
     assert restored(task, processor.tokenizer)[1].beam_size == 2
+
+
+def test_a_file_of_the_original_trainer_is_asked_as_its_options_say(models, photos, tmp_path):
+    model = load_model(models / "visual-grounding")
+    task = {"patch_image_size": 64, "max_image_size": 64, "max_src_length": 3, "imagenet_default_mean_and_std": True}
+    cfg = {"model": options(model.config), "task": {"_name": "refcoco", **task}}
+    file = write_nested(model, tmp_path / "checkpoint_best.pt", cfg=cfg)
+    Tokenizer.demo().save(tmp_path / "vocabulary")
+    pipe = pipeline("visual-grounding", file, tokenizer=tmp_path / "vocabulary")
+    asked = pipe.processor
+    assert (asked.image_size, asked.max_image_size, asked.max_words) == (64, 64, 3)
+    assert asked.mean == (0.485, 0.456, 0.406)
+    assert asked.ask("the very red circle").texts == ("the very red",)
+    assert len(pipe(photos[0], "the red circle")["boxes"][0]) == 4
+    with pytest.raises(UserError, match="there is no vocabulary with .*checkpoint_best.pt; set tokenizer="):
+        pipeline("visual-grounding", file)

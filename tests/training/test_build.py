@@ -39,7 +39,12 @@ def checked(**changes):
     ("changes", "message"),
     [
         ({"trainer__precision": "16-mixed"}, "trainer.precision=16-mixed needs a GPU"),
-        ({"trainer__devices": 2}, "trainer.devices=2: several processes are not supported yet"),
+        ({"trainer__num_nodes": 0}, "trainer.num_nodes=0 is not a whole number of at least 1"),
+        ({"trainer__sync_batchnorm": True}, "trainer.sync_batchnorm=True needs GPUs; leave it false"),
+        (
+            {"trainer__strategy": {"gradient_compression": "bf16"}},
+            "trainer.strategy.gradient_compression=bf16 needs GPUs; leave it null",
+        ),
         ({"trainer__max_steps": 0}, "trainer.max_steps=0 is a run of no length"),
         ({"trainer__max_epochs": 0}, "trainer.max_epochs=0 is not a whole number of at least 1"),
         ({"data__batch_size": 0}, "data.batch_size=0"),
@@ -57,12 +62,6 @@ def test_half_precision_is_refused_without_a_gpu_whatever_the_accelerator_is_cal
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match=f"{key}=16-true needs a GPU"):
         checked(trainer__accelerator="auto", **{key: "16-true"})
-
-
-def test_all_devices_of_a_machine_with_several_are_refused(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(UserError, match="trainer.devices=auto: several processes are not supported yet"):
-        checked(trainer__devices="auto")
 
 
 def test_sound_numbers_pass():

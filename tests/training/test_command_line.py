@@ -20,6 +20,18 @@ def test_the_published_distillations_compose_and_ask_for_their_teacher(task):
 
 def test_sweeps_are_left_to_hydra():
     check_overrides("train", ["optim.lr=1e-5,3e-5", "task=refcoco"])
+    check_overrides("train", ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "optim.lr=tag(log,interval(1,2))"])
+
+
+def test_a_search_without_its_packages_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr("training.command_line.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="hydra/sweeper=search needs packages .*pip install"):
+        check_overrides("train", ["hydra/sweeper=search"])
+
+
+@pytest.mark.parametrize("word", ["logger=wandb", "logger=[csv,wandb]", "logger=[files,mlflow]"])
+def test_loggers_are_chosen_alone_or_as_a_list(word):
+    check_overrides("train", [word])
 
 
 @pytest.mark.parametrize(
@@ -27,6 +39,7 @@ def test_sweeps_are_left_to_hydra():
     [
         (["task=refcok"], "task=refcok is not one of .*; did you mean 'refcoco'"),
         (["model=tinny"], "model=tinny is not one of .*; did you mean 'tiny'"),
+        (["logger=[csv,wandbb]"], "logger=wandbb is not one of csv, .*; did you mean 'wandb'"),
         (["optim.lrr=3"], "there is no setting 'optim.lrr'; did you mean 'optim.lr'"),
         (["modle=tiny"], "there is no setting 'modle'; did you mean 'model'"),
         (["optim.lr=fast"], "optim.lr=fast is not a number"),

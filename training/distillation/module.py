@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from criterions.distillation.criterion import DistillationCriterion
@@ -19,6 +20,7 @@ from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
+from training.processes import shares
 
 
 class DistillationModule(TrainingModule):
@@ -44,8 +46,10 @@ class DistillationModule(TrainingModule):
         teacher: Teacher | CachedTeacher,
         on_policy: OnPolicy | None = None,
         seed: int = 0,
+        *,
+        on_nonfinite: str = "stop",
     ) -> None:
-        super().__init__(model, task, generation, criterion, optim, freezing)
+        super().__init__(model, task, generation, criterion, optim, freezing, on_nonfinite=on_nonfinite)
         self.teacher = teacher
         self.on_policy = on_policy
         self.seed = seed
@@ -93,6 +97,7 @@ class DistillationModule(TrainingModule):
             self.global_step,
             self.total_updates,
             batch.weights,
+            shares,
         )
         return loss, encoded
 
@@ -112,4 +117,5 @@ class DistillationModule(TrainingModule):
             sampled, targets, given = sampled.twice(), targets.twice(), given.twice()
         decoded = self.model.decoder(sampled.decoder_input_ids, encoded)
         logits = self.model.logits(decoded.last_hidden_state[targets.valid], targets.ids)
-        return self.on_policy.divergence(logits, given.logits, targets.allowed)
+        share = shares(logits.new_tensor([len(logits)], dtype=torch.float32))[0]
+        return share * self.on_policy.divergence(logits, given.logits, targets.allowed)

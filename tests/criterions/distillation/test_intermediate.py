@@ -99,3 +99,17 @@ def test_half_precision_is_compared_in_float32(name):
     assert loss.dtype == torch.float32
     exact = loss_of(name, [x.float() for x in student], [x.float() for x in teacher], MASKS["mask"])
     torch.testing.assert_close(loss, exact)
+
+
+@pytest.mark.parametrize("name", INTERMEDIATE_LOSSES)
+def test_parts_of_a_batch_that_count_by_their_size_have_the_loss_of_the_whole(name):
+    student, teacher = features_of(name)
+    lengths = torch.tensor([[6], [4], [3]])
+    mask = torch.arange(6).expand(3, 6) < lengths
+    total, sizes = 0, 0
+    for rows in (slice(0, 1), slice(1, 3)):
+        of_rows = ([x[rows] for x in xs] for xs in (student, teacher))
+        cells = valid_cells(mask[rows], mask[rows])
+        size = INTERMEDIATE_LOSSES[name].size(cells if INTERMEDIATE_LOSSES[name].feature == "attention" else mask[rows])
+        total, sizes = total + size * loss_of(name, *of_rows, mask[rows]), sizes + size
+    torch.testing.assert_close(total / sizes, loss_of(name, student, teacher, mask))

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import zipfile
 
 import datasets
 import pytest
@@ -48,7 +49,7 @@ def test_json_lines_name_images_beside_them_and_lists_are_joined(tmp_path):
     ]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (row,) = convert(tmp_path, tmp_path / "own.jsonl", "caption", "--map", "image=file", "caption=captions")
-    assert row[:4] == ["1", "a.jpg", "a cup&&one&cup", ""]
+    assert row[:4] == ["1", "photos/a.jpg", "a cup&&one&cup", ""]
     assert "download it first" in (tmp_path / "own.rejected.jsonl").read_text()
 
 
@@ -60,6 +61,24 @@ def test_a_folder_of_images_with_its_metadata(tmp_path):
     (row,) = convert(tmp_path, tmp_path / "photos", "refcoco", *words)
     assert row[1:4] == ["a.jpg", "cup", "1.0,2.0,11.0,22.5"]
     assert base64.b64decode(row[4]) == (tmp_path / "photos/a.jpg").read_bytes()
+
+
+def test_images_in_an_archive_are_fetched_from_it(tmp_path):
+    photo = write_jpeg(tmp_path / "a.jpg")
+    zip_photos(tmp_path, "a.jpg", "b.jpg")
+    rows = [{"image": {"bytes": None, "path": f"zip://{name}::{tmp_path}/photos.zip"}} for name in ("a.jpg", "b.jpg")]
+    table = datasets.Dataset.from_list(rows, features=datasets.Features({"image": datasets.Image(decode=False)}))
+    table.to_parquet(tmp_path / "own.parquet")
+    zip_photos(tmp_path, "a.jpg")
+    (row,) = convert(tmp_path, tmp_path / "own.parquet", "caption")
+    assert base64.b64decode(row[4]) == photo.read_bytes()
+    assert "example 2" in (tmp_path / "own.rejected.jsonl").read_text()
+
+
+def zip_photos(folder, *names):
+    with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
+        for name in names:
+            archive.write(folder / "a.jpg", name)
 
 
 def test_answers_of_several_people_are_counted(tmp_path):
@@ -77,11 +96,13 @@ def test_answers_of_several_people_are_counted(tmp_path):
         ("own.jsonl", ("--split", "val"), "--split val cannot be read: Bad split"),
         ("own.jsonl", (), "has no field 'image', which caption needs, only picture"),
         ("broken.parquet", (), "cannot be read"),
+        ("broken.jsonl", (), "cannot be read"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_one_sentence(tmp_path, capsys, source, words, complaint):
     (tmp_path / "own.txt").write_text("x")
     (tmp_path / "broken.parquet").write_text("x")
+    (tmp_path / "broken.jsonl").write_text('{"image": "a.jpg"')
     (tmp_path / "own.jsonl").write_text('{"picture": "a.jpg"}\n')
     assert convert(tmp_path, tmp_path / source, "caption", *words) == 2
     error = capsys.readouterr().err

@@ -57,7 +57,7 @@ def test_two_processes_make_the_file_of_one(photos, tmp_path):
 
 def test_an_interrupted_conversion_goes_on_to_the_same_file(photos, tmp_path, monkeypatch, capsys):
     path, whole = photos
-    for count in (7, 6):
+    for count in (0, 7, 6):
         with monkeypatch.context() as patch:
             interrupt_behind(patch, count)
             assert convert(path, tmp_path) == 130
@@ -172,6 +172,14 @@ def test_a_shortened_part_is_refused(photos, tmp_path, monkeypatch, capsys):
     (tmp_path / "boxes.tsv.part").write_bytes(b"")
     assert convert(photos[0], tmp_path) == 2
     assert "is shorter than" in capsys.readouterr().err
+
+
+def test_a_file_that_was_deleted_is_made_anew_whatever_the_arguments(photos, tmp_path):
+    path, whole = photos
+    assert convert(path, tmp_path, "--max-side", "32") == 0
+    (tmp_path / "boxes.tsv").unlink()
+    assert convert(path, tmp_path) == 0
+    assert_same(tmp_path, whole)
 
 
 def test_workers_that_die_are_one_sentence(photos, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,104 @@
+"""Runs of several processes, on the CPU, beside the same runs of one."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from runs import ROOT, run
+
+from ofa.config import OFAConfig
+from ofa.model import OFAModel
+from ofa.tokenizer import Tokenizer
+
+DEMO = ["task=vqa", "task.image_size=32", "data.rows.train=64", "data.scenes.grid=2"]
+CPU = "trainer.accelerator=cpu"
+EVALUATE = [*DEMO, CPU, "data.rows.evaluation=101", "checkpoint=start", "split=val", "data.eval_batch_size=16"]
+# Batch norm is frozen, for each process would have the statistics of its own batches; the recipe is without dropout.
+TRAIN = [*DEMO, CPU, "data.rows.evaluation=4", "model=micro", "freezing.batch_norm=true", "trainer.max_steps=20"]
+TRAIN += ["validate_every=20", "trainer.log_every_n_steps=1", "trainer.accumulate_grad_batches=2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds a checkpoint `start` and the runs by one and by several processes, of evaluation and of training."""
+    folder = tmp_path_factory.mktemp("distributed")
+    torch.manual_seed(0)
+    model = OFAModel(OFAConfig.from_name("micro", init_std=0.2))
+    (folder / "start/checkpoints").mkdir(parents=True)
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    content = {"state_dict": weights, "hyper_parameters": {"model": model.config.to_dict()}}
+    torch.save(content, folder / "start/checkpoints/best.ckpt")
+    Tokenizer.demo().save(folder / "start/tokenizer")
+    several = "trainer=ddp"
+    jobs = [
+        ["evaluate", 1, [*EVALUATE, "hydra.run.dir=evaluation1"]],
+        ["evaluate", 3, [*EVALUATE, several, "trainer.devices=3", "hydra.run.dir=evaluation3"]],
+        ["train", 1, [*TRAIN, "data.batch_size=8", "hydra.run.dir=train1"]],
+        ["train", 2, [*TRAIN, several, "trainer.devices=2", "data.batch_size=4", "hydra.run.dir=train2"]],
+    ]
+    environment = {**os.environ, "OFA_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, ROOT / "tests/forked.py", json.dumps(jobs)]
+    process = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return folder
+
+
+def contents(run_folder, names):
+    return {name: (run_folder / name).read_bytes() for name in names}
+
+
+def files_of(run_folder):
+    files = (file.relative_to(run_folder) for file in run_folder.rglob("*") if file.is_file())
+    return sorted(str(file) for file in files if "tfevents" not in file.name)
+
+
+SCORES = ("predictions.jsonl", "metrics.json", "results_val.json", "pictures_val.png")
+
+
+def test_three_processes_write_to_the_last_byte_what_one_writes(folder):
+    assert len((folder / "evaluation1/predictions.jsonl").read_text().splitlines()) == 101
+    assert contents(folder / "evaluation3", SCORES) == contents(folder / "evaluation1", SCORES)
+
+
+def test_two_processes_started_by_the_command_itself_write_the_same_once(folder, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = set(Path(folder).iterdir())
+    words = [*EVALUATE, "trainer=ddp", "trainer.devices=2", "hydra.run.dir=evaluation2"]
+    process = run("evaluate.py", *words, folder=folder)
+    assert contents(folder / "evaluation2", SCORES) == contents(folder / "evaluation1", SCORES)
+    assert files_of(folder / "evaluation2") == files_of(folder / "evaluation1")
+    assert process.stdout.count("Metrics, predictions and pictures are in") == 1
+    assert set(Path(folder).iterdir()) - before == {folder / "evaluation2"}
+
+
+def losses(run_folder):
+    with (run_folder / "metrics.csv").open() as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def test_two_processes_learn_as_one_with_a_batch_twice_as_large(folder):
+    alone, together = losses(folder / "train1"), losses(folder / "train2")
+    assert len(alone) == 20 and alone[-1] < alone[0]
+    assert together == pytest.approx(alone, abs=1e-4)
+    assert files_of(folder / "train2") == files_of(folder / "train1")
+    assert (
+        "16 samples an update: a batch of 4, 2 processes, 2 batches accumulated"
+        in (folder / "train2/train.log").read_text()
+    )
+
+
+def test_an_error_in_one_process_ends_all_with_its_one_sentence(folder, monkeypatch):
+    files = (folder / "cache/demo").glob("vqa_*/val.tsv")
+    rows, lines = max(((file, file.read_text().splitlines()) for file in files), key=lambda pair: len(pair[1]))
+    rows.write_text("\n".join([*lines[:-1], lines[-1].replace("\t", " ")]) + "\n")
+    words = [*EVALUATE, "trainer=ddp", "trainer.devices=2", "hydra.run.dir=broken"]
+    process = run("evaluate.py", *words, folder=folder, check=False)
+    assert process.returncode == 1
+    errors = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith(f"error: line 101 of {rows}: ")
+    assert "Traceback" not in process.stderr

@@ -1,0 +1,85 @@
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from ofa.errors import UserError
+from training.launching import Place, devices_of, launched, together, words_of_others
+from training.processes import first_of_machine_before_others, gathered, of_first, rank, shares, world_size
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in ("LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_NODEID", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def trainer(devices, accelerator="cpu", **settings):
+    return OmegaConf.create({"accelerator": accelerator, "devices": devices, "strategy": {}, **settings})
+
+
+@pytest.mark.parametrize(
+    ("devices", "count"), [(2, 2), ("3", 3), ("auto", 4), (-1, 4), ([1, 3], 2), ("0,2", 2), ("1,", 1), ([0], 1)]
+)
+def test_a_machine_has_a_process_for_each_device(monkeypatch, devices, count):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert devices_of(trainer(devices, "gpu")) == count
+
+
+@pytest.mark.parametrize("devices", [0, "two", -2, []])
+def test_what_is_no_number_of_devices_is_refused(devices):
+    with pytest.raises(UserError, match="is not a number of devices"):
+        devices_of(trainer(devices))
+
+
+@pytest.mark.parametrize("devices", [3, [0, 2]])
+def test_more_gpus_than_there_are_are_refused(monkeypatch, devices):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError, match="this machine has 2 GPUs"):
+        devices_of(trainer(devices, "gpu"))
+    assert devices_of(trainer(3, "cpu")) == 3
+
+
+def test_several_devices_need_a_trainer_for_them():
+    with pytest.raises(UserError, match="trainer.devices=2 is more than one process; set trainer=ddp as well"):
+        devices_of(OmegaConf.create({"accelerator": "cpu", "devices": 2}))
+
+
+def test_torchrun_and_srun_are_recognised_by_their_variables(monkeypatch):
+    assert launched() is None and words_of_others() == []
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    monkeypatch.setenv("SLURM_NODEID", "1")
+    monkeypatch.setenv("SLURM_LOCALID", "2")
+    assert launched() == Place(machine=1, local=2, world=8)
+    for name, value in {"LOCAL_RANK": "0", "WORLD_SIZE": "4"}.items():  # torchrun, started by srun
+        monkeypatch.setenv(name, value)
+    assert launched() == Place(machine=0, local=0, world=4) and words_of_others() == []
+
+
+def test_a_process_that_is_not_the_first_leaves_no_folder_of_its_own(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = words_of_others()
+    assert "hydra.output_subdir=null" in words and "hydra/job_logging=disabled" in words
+    assert any(word.startswith("hydra.run.dir=") for word in words)
+
+
+def test_another_number_of_processes_than_configured_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=r"4 processes were started, but trainer.devices=2 on 1 machines makes 2"):
+        with together(trainer(2), ["true"]):
+            pass
+
+
+def test_several_machines_need_a_launcher():
+    with pytest.raises(UserError, match="trainer.num_nodes=2: on several machines torchrun or srun has to start"):
+        with together(trainer(1, num_nodes=2), ["true"]):
+            pass
+
+
+def test_a_process_of_its_own_is_the_first_and_all_there_are():
+
+    with together(trainer(1), ["false"]), first_of_machine_before_others(1):
+        assert (rank(), world_size()) == (0, 1)
+        assert gathered(["a", "b"]) == ["a", "b"] and of_first("a") == "a"
+        assert shares(torch.tensor([3.0, 5.0])).tolist() == [1.0, 1.0]

@@ -1,0 +1,236 @@
+"""What loggers are told, from the first update to the last, and across a resumed run."""
+
+import csv
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import wandb_files
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from runs import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.errors import CommError
+
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from data.batch import Sample
+from data.module import OFADataModule
+from ofa.config import OFAConfig
+from ofa.errors import UserError
+from ofa.generation import GenerationOptions
+from ofa.model import OFAModel
+from training.build import build_loggers, training_callbacks
+from training.evaluation import Answers
+from training.freezing import Freezing
+from training.module import TrainingModule
+from training.optim import Optim
+from training.provenance import git_state, provenance
+from training.wandb_logger import Wandb
+
+MICRO = OFAConfig.from_name("micro")
+
+
+@dataclass(frozen=True)
+class Said:
+    answer: str
+    box: tuple[float, ...]
+
+
+class Answering(TrainingModule):
+    """Answers every sample alike, and scores by the number of updates."""
+
+    def on_validation_epoch_start(self):
+        pass
+
+    def validation_step(self, batch, batch_idx):
+        return Answers("val", batch, [Said("yes", (0.0, 1.0))] * len(batch))
+
+    def on_validation_epoch_end(self):
+        self.log("val/acc@0.5", float(self.global_step))
+
+
+class Interrupt(pl.Callback):
+    def __init__(self, batches):
+        self.left = batches
+
+    def on_train_batch_end(self, *args):
+        self.left -= 1
+        if not self.left:
+            raise InterruptedError
+
+
+def encode(row, rng, train):
+    image = torch.from_numpy(rng.standard_normal((3, 32, 32), "float32"))
+    return Sample(row.values["id"], [0, 11, 2], [8, 9, 2], image, truth=None)
+
+
+def fit(folder, *loggers, checkpoint=None, interrupt=None):
+    """Six updates of two samples each, a validation after every second, and three pictures of it."""
+    folder.mkdir(exist_ok=True)
+    file = folder.parent / "rows.tsv"
+    if not file.exists():
+        file.write_text("".join(f"{i}\n" for i in range(12)))
+    pl.seed_everything(1, verbose=False)
+    data = OFADataModule({"train": file, "val": file}, {"id": 0}, encode, batch_size=2, eval_batch_size=4)
+    task = SimpleNamespace(tree=None, best="acc@0.5", draw=lambda *answer: Image.new("RGB", (32, 40), "red"))
+    module = Answering(
+        OFAModel(MICRO), task, GenerationOptions(), LabelSmoothedCrossEntropy(0.1), Optim(lr=1e-3), Freezing()
+    )
+    config = OmegaConf.create({"pictures": 3, "ema": {"decay": None}, "save_every": None, "optim": {"lr": 1e-3}})
+    callbacks = training_callbacks(config, task, folder, {})
+    trainer = pl.Trainer(
+        accelerator="cpu", callbacks=[*callbacks, *([Interrupt(interrupt)] if interrupt else [])], max_epochs=1,
+        logger=list(loggers), log_every_n_steps=1, check_val_every_n_epoch=None, val_check_interval=2,
+        use_distributed_sampler=False, enable_model_summary=False, default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+def make_wandb(folder, resume=None, mode="offline"):
+    return Wandb(str(folder), resume, mode, project="ofa", entity=None, name="a run", group=None)
+
+
+TRAINING = {
+    "train/loss", "train/gradient_norm", "lr", "speed/samples_per_second", "memory/resident_peak_gib",
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_wandb_offline_holds_every_kind_of_value_and_a_resumed_run_goes_on_with_it(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    with pytest.raises(InterruptedError):
+        fit(first, make_wandb(first), interrupt=5)
+    logger = make_wandb(second, resume=str(first))
+    fit(second, logger, checkpoint=first / "checkpoints/last.ckpt")
+    logger.experiment.finish()
+
+    assert wandb_files.run_record(first).run_id == wandb_files.run_record(second).run_id
+    rows = wandb_files.history(first), wandb_files.history(second)
+    steps = [row["_step"] for row in (*rows[0], *rows[1])]
+    assert steps == sorted(set(steps)) and steps == list(range(7))  # of six updates, and of the end
+    assert len(rows[0]) > 3  # behind the checkpoint of update 4, too
+    for row in (*rows[0][:4], *rows[1][:-1]):
+        assert TRAINING <= row.keys(), row
+    validated = [row for row in (*rows[0], *rows[1]) if "val/acc@0.5" in row]
+    assert [row["val/acc@0.5"] for row in validated] == [2, 4, 6]
+    for row, folder in zip(validated, (first, first, second), strict=True):
+        assert row["predictions/val/nrows"] == 3
+        files = list((folder / "wandb").glob(f"offline-run-*/files/{row['answers/val/filenames'][0]}"))
+        assert row["answers/val/count"] == 3 and Image.open(files[0]).size == (32, 40)
+        assert row["answers/val/captions"] == ["0", "1", "2"]
+    assert rows[1][-1]["best/val/acc@0.5"] == 6
+    assert wandb_files.configuration(second)["optim"] == {"lr": 1e-3}
+    assert wandb_files.configuration(second)["provenance"]["versions"]["torch"] == torch.__version__
+
+
+def test_the_configured_logger_of_a_resumed_run_takes_the_id_of_the_run(tmp_path, monkeypatch):
+    (tmp_path / "wandb.json").write_text('{"id": "a1b2c3d4", "step": 7}')
+    words = ["logger=[csv,wandb]", "logger.wandb.mode=offline", f"resume={tmp_path}"]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose("train", [*words, f"+hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
+    files, wandb = build_loggers(config)
+    assert isinstance(files, CSVLogger) and (wandb.version, wandb.first_step) == ("a1b2c3d4", 8)
+
+
+def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path):
+    pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    folder = tmp_path / "run"
+    loggers = (
+        CSVLogger(folder, "", ""),
+        TensorBoardLogger(folder, "tensorboard", "", default_hp_metric=False),
+        MLFlowLogger("ofa", tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=str(tmp_path / "mlruns")),
+    )
+    fit(folder, *loggers)
+    expected = {*TRAINING, "val/acc@0.5", "best/val/acc@0.5"}
+
+    table = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert expected <= {name for row in table for name, value in row.items() if value}
+    assert OmegaConf.load(folder / "hparams.yaml").provenance.versions.torch == torch.__version__
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert expected <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Images("answers/val")] == [1, 3, 5]
+    run = loggers[2].experiment.get_run(loggers[2].run_id)
+    assert {name.replace("@", "") for name in expected} <= run.data.metrics.keys()
+    assert run.data.params["optim/lr"] == "0.001"
+    assert len(list(Path(tmp_path / "mlruns").rglob("val_*.png"))) == 3
+
+
+def test_the_speed_leaves_out_the_time_of_validations(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("training.tracking.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(Answering, "on_validation_epoch_start", lambda self: setattr(clock, "now", clock.now + 100))
+    monkeypatch.setattr(
+        Answering, "on_train_batch_start", lambda *args: setattr(clock, "now", clock.now + 0.5), raising=False
+    )
+    fit(tmp_path / "run", CSVLogger(tmp_path / "run", "", ""))
+    rows = csv.DictReader((tmp_path / "run/metrics.csv").open())
+    assert {row["speed/samples_per_second"] for row in rows} == {"", "4.0"}
+
+
+def test_wandb_online_without_a_login_is_refused_and_asks_nothing(tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match="nobody is logged in: run `wandb login`, or set logger.wandb.mode=offline"):
+        make_wandb(tmp_path, mode="online")
+    with pytest.raises(UserError, match="logger.wandb.mode=ofline is not one of .*did you mean 'offline'"):
+        make_wandb(tmp_path, mode="ofline")
+
+
+def test_a_server_that_does_not_answer_is_named_with_the_way_round_it(tmp_path, monkeypatch):
+    def fail(**settings):
+        raise CommError("Timed out\nConsider ...")
+
+    monkeypatch.setattr("training.wandb_logger.wandb.init", fail)
+    with pytest.raises(UserError, match=r"wandb does not answer \(Timed out\); set logger.wandb.mode=offline"):
+        fit(tmp_path / "run", make_wandb(tmp_path))
+
+
+def test_a_disabled_wandb_writes_nothing_but_its_id(tmp_path):
+    folder = tmp_path / "run"
+    fit(folder, make_wandb(folder, mode="disabled"))
+    assert not (folder / "wandb").exists()
+    assert json.loads((folder / "wandb.json").read_text())["step"] == 6
+
+
+def test_no_logger_and_one_that_is_not_installed_are_refused_by_name(monkeypatch):
+    with pytest.raises(UserError, match="logger=\\[\\] names no logger"):
+        build_loggers(OmegaConf.create({}))
+    monkeypatch.setattr("training.build.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="logger=mlflow needs a package .*pip install"):
+        build_loggers(OmegaConf.create({"logger": {"mlflow": {}}}))
+
+
+def test_the_commit_is_that_of_the_repository_and_a_change_of_a_tracked_file_is_seen(tmp_path, monkeypatch):
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        command = ["git", "-C", tmp_path, *identity, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert git_state(tmp_path) is None
+    git("init", "--quiet")
+    (tmp_path / "code.py").write_text("1")
+    git("add", "code.py")
+    git("commit", "--quiet", "-m", "first")
+    assert git_state(tmp_path) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "untracked").write_text("")
+    assert not git_state(tmp_path)["dirty"]
+    (tmp_path / "code.py").write_text("2")
+    assert git_state(tmp_path)["dirty"]
+    (tmp_path / "installed").mkdir()
+    assert git_state(tmp_path / "installed") is None  # a copy of the code in another's repository
+    monkeypatch.setenv("PATH", "")
+    assert git_state(tmp_path) is None
+    assert provenance()["versions"]["transformers"]

@@ -1,0 +1,52 @@
+"""What wandb wrote offline: a file of length-prefixed protocol buffers in blocks, the log format of LevelDB."""
+
+import json
+import struct
+
+from wandb.proto.wandb_internal_pb2 import Record
+
+BLOCK, HEADER = 32768, struct.Struct("<IHB")  # checksum, length, and whether whole, first, middle or last part
+WHOLE, LAST = 1, 4
+
+
+def records(folder):
+    """Those of the only offline run below a run folder, in their order."""
+    (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    content = file.read_bytes()
+    assert content.startswith(b":W&B")
+    position, parts = 7, b""
+    while position + HEADER.size <= len(content):
+        left = BLOCK - position % BLOCK
+        if left < HEADER.size:
+            position += left
+            continue
+        _, length, kind = HEADER.unpack_from(content, position)
+        position += HEADER.size + length
+        parts += content[position - length : position]
+        if kind in (WHOLE, LAST):
+            record = Record()
+            record.ParseFromString(parts)
+            parts = b""
+            yield record
+
+
+def items(part):
+    """Names and values of a history row, a summary or a configuration, nested names joined by slashes."""
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in part}
+
+
+def history(folder):
+    return [items(r.history.item) for r in records(folder) if r.WhichOneof("record_type") == "history"]
+
+
+def run_record(folder):
+    (record,) = (r.run for r in records(folder) if r.WhichOneof("record_type") == "run")
+    return record
+
+
+def configuration(folder):
+    values = {}
+    for record in records(folder):
+        if record.WhichOneof("record_type") == "config":
+            values |= items(record.config.update)
+    return values

@@ -1,0 +1,285 @@
+"""How the processes of a run start, find each other and end.
+
+Where neither torchrun nor srun has started them, the first process starts those of its machine with its own words. All
+meet before any work, in a process group that Lightning finds made. Objects in it travel between CPUs, and what is on
+GPUs between these.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig, ListConfig
+from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
+from pytorch_lightning.utilities import rank_zero_only
+
+from ofa.errors import UserError
+from training.processes import rank
+
+PATIENCE = timedelta(minutes=30)  # with a process that does something alone, such as indexing a large file
+GRACE = 5.0  # seconds in which a process may end by itself, once another one has failed
+PARENT = "OFA_PARENT"  # the environment variable by which a process knows which one has started it
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a launcher has put a process: on which machine of the run, as which one there, among how many in all."""
+
+    machine: int
+    local: int
+    world: int
+
+
+@dataclass
+class Run:
+    """The processes of a run, as one of them knows them.
+
+    Attributes:
+        store: what all of them read and write, while the first one lives.
+        started: those that this one has started, in the order of their ranks from 1.
+        over: set when there is nothing left to do together.
+    """
+
+    store: dist.Store
+    started: list[subprocess.Popen] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def fails_first(self) -> bool:
+        """Whether no other process has failed, so that this one is to tell why."""
+        own = str(rank())
+        try:
+            return self.store.compare_set("failed", "", own).decode() == own
+        except RuntimeError:  # the first process has ended, and its store with it
+            return False
+
+    def killed(self) -> str | None:
+        """A sentence about a started process that was ended from outside and could not say why."""
+        for number, process in enumerate(self.started, start=1):
+            if process.poll() is not None and process.returncode < 0:
+                return (
+                    f"process {number} of this run was ended by signal {-process.returncode}; signal 9 often says that "
+                    "memory is short: lower data.batch_size or data.num_workers"
+                )
+        return None
+
+    def end(self) -> None:
+        """Waits for the started processes, and ends those that go on."""
+        deadline = time.monotonic() + GRACE
+        for process in self.started:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+class Environment(LightningEnvironment):
+    """Tells Lightning that the processes are started already, and which one this is."""
+
+    def __init__(self, processes_of_machine: int) -> None:
+        super().__init__()
+        self.machine, self.local = divmod(rank(), processes_of_machine)
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    def local_rank(self) -> int:
+        return self.local
+
+    def node_rank(self) -> int:
+        return self.machine
+
+    def teardown(self) -> None:
+        """Leaves the variables of the launcher to the next job of a sweep."""
+
+
+def words_of_others() -> list[str]:
+    """What a process adds to its command line where it is not the first: its folder is not that of the run."""
+    place = launched()
+    if place is None or place.machine == place.local == 0:
+        return []
+    folder = tempfile.TemporaryDirectory(prefix="ofa_")
+    atexit.register(folder.cleanup)
+    return [
+        f"hydra.run.dir={folder.name}",
+        f"hydra.sweep.dir={folder.name}",
+        "hydra.output_subdir=null",
+        "hydra/job_logging=disabled",
+        "hydra/hydra_logging=disabled",
+    ]
+
+
+@contextmanager
+def together(trainer: DictConfig, command: Sequence[str]) -> Iterator[None]:
+    """What stands inside is done by as many processes as the trainer's settings say.
+
+    An error of one ends all; only the first of them to fail tells why.
+
+    Args:
+        trainer: its settings.
+        command: starts one more process of the run.
+
+    Raises:
+        UserError: there are fewer GPUs than asked for, or a launcher has started another number of processes.
+    """
+    machines = trainer.get("num_nodes", 1)
+    world = devices_of(trainer) * machines
+    place = launched()
+    if place is not None and place.world != world:
+        raise UserError(
+            f"{place.world} processes were started, but trainer.devices={trainer.devices} on {machines} machines makes "
+            f"{world}; set trainer=ddp, trainer.devices and trainer.num_nodes to what was started"
+        )
+    if world <= 1:
+        yield
+        return
+    if place is None and machines > 1:
+        raise UserError(
+            f"trainer.num_nodes={machines}: on several machines torchrun or srun has to start the processes; "
+            "see docs/cluster.md"
+        )
+    run = _start(trainer, world, command) if place is None else _join(place, world // machines, _backend(trainer))
+    try:
+        yield
+        dist.barrier()
+    except BaseException as error:
+        if not isinstance(error, UserError) and run.started:
+            time.sleep(0.5)  # a process that was killed is known as such a little later than it is missed
+            if (reason := run.killed()) is not None:
+                raise UserError(reason) from None
+        if run.fails_first():
+            raise
+        sys.exit(1)
+    else:
+        if run.started:
+            dist.destroy_process_group()
+    finally:
+        run.over.set()
+        run.end()
+
+
+def devices_of(trainer: DictConfig) -> int:
+    """How many processes a machine has: one for each of the configured devices.
+
+    Raises:
+        UserError: there are not that many GPUs, or the trainer is one of a single process.
+    """
+    there = 0 if trainer.accelerator == "cpu" else torch.cuda.device_count()
+    devices = trainer.devices
+    if isinstance(devices, str) and "," in devices:
+        devices = ListConfig([int(number) for number in devices.split(",") if number.strip().isdecimal()])
+    if isinstance(devices, ListConfig) and len(devices):
+        count, asked = len(devices), max(devices) + 1
+    elif str(devices) in ("auto", "-1"):
+        count = asked = max(1, there)
+    elif str(devices).isdecimal() and int(devices) > 0:
+        count = asked = int(devices)
+    else:
+        raise UserError(f"trainer.devices={devices} is not a number of devices, a list of their numbers, or auto")
+    if count > 1 and "strategy" not in trainer:
+        raise UserError(f"trainer.devices={trainer.devices} is more than one process; set trainer=ddp as well")
+    if trainer.accelerator != "cpu" and asked > max(1, there):
+        raise UserError(
+            f"trainer.devices={trainer.devices}, but this machine has {there} GPUs; ask for those, or for processes on "
+            "the CPU with trainer.accelerator=cpu"
+        )
+    return count
+
+
+def launched() -> Place | None:
+    """Where a launcher has put this process, as its environment says; None where it was simply started."""
+    variables = os.environ
+    if "LOCAL_RANK" in variables:  # torchrun, or `_start`
+        return Place(*(int(variables.get(name, 0)) for name in ("GROUP_RANK", "LOCAL_RANK", "WORLD_SIZE")))
+    if int(variables.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # srun
+        return Place(*(int(variables[name]) for name in ("SLURM_NODEID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")))
+    return None
+
+
+def _backend(trainer: DictConfig) -> str:
+    return "gloo" if trainer.accelerator == "cpu" or not torch.cuda.is_available() else "cpu:gloo,cuda:nccl"
+
+
+def _start(trainer: DictConfig, world: int, command: Sequence[str]) -> Run:
+    """The run of this process, the first, and of the others, which it starts on this machine."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=PATIENCE, wait_for_workers=False)
+    variables = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "WORLD_SIZE": str(world),
+        "TQDM_DISABLE": "1",
+        PARENT: str(os.getpid()),
+    }
+    run = Run(store)
+    for local in range(1, world):
+        run.started.append(subprocess.Popen(command, env={**variables, "LOCAL_RANK": str(local)}))
+    threading.Thread(target=_watch_started, args=[run], daemon=True).start()
+    _meet(store, 0, world, _backend(trainer))
+    return run
+
+
+@cache  # the jobs of a sweep share one group
+def _join(place: Place, processes_of_machine: int, backend: str) -> Run:
+    """The run of a process that a launcher, or the first process, has started."""
+    variables = os.environ
+    if "LOCAL_RANK" in variables:
+        host, port = variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
+    else:
+        host = variables.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(variables["SLURM_NODELIST"])
+        port = int(variables.get("MASTER_PORT") or 15000 + int(variables["SLURM_JOB_ID"][-4:]))
+    number = place.machine * processes_of_machine + place.local
+    is_master = number == 0 and variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = dist.TCPStore(host, port, is_master=is_master, timeout=PATIENCE, wait_for_workers=False)
+    if "TORCHELASTIC_RESTART_COUNT" in variables:  # after a failure torchrun starts all again, with the same store
+        store = dist.PrefixStore(variables["TORCHELASTIC_RESTART_COUNT"], store)
+    if PARENT in variables:
+        threading.Thread(target=_end_with_parent, args=[int(variables[PARENT])], daemon=True).start()
+    if number > 0:  # the first one speaks for all
+        logging.disable()
+        warnings.simplefilter("ignore")
+    _meet(store, number, place.world, backend)
+    atexit.register(dist.destroy_process_group)
+    return Run(store)
+
+
+def _meet(store: dist.Store, number: int, world: int, backend: str) -> None:
+    rank_zero_only.rank = number
+    group = dist.PrefixStore("group", store)
+    dist.init_process_group(backend, store=group, rank=number, world_size=world, timeout=PATIENCE)
+
+
+def _watch_started(run: Run) -> None:
+    """Ends this process where a started one has failed and the main thread waits for it in vain."""
+    while not run.over.wait(0.5):
+        if any(process.poll() not in (None, 0) for process in run.started):
+            break
+    if run.over.wait(2 * GRACE):
+        return
+    if (reason := run.killed()) is not None:
+        print(f"error: {reason}", file=sys.stderr)
+    run.end()
+    os._exit(1)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Ends this process where the one that started it has ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -1,0 +1,97 @@
+"""What happens where a loss or a gradient is infinite or not a number: the setting `on_nonfinite`."""
+
+from __future__ import annotations
+
+import logging
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ofa.config import check_choice
+from ofa.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MAX_IN_A_ROW = 20  # without an update between them, after which a run is not disturbed but broken
+SHOWN = 10
+
+
+class NonFinite(pl.Callback):
+    """Stops a run whose loss or gradient is not finite, naming the samples, or leaves these out and counts them.
+
+    A batch whose loss is not finite gives nothing to its update; an update whose gradient is not finite, or that no
+    batch gave anything to, is not made. In 16-mixed precision such gradients belong to the search for a scale, and the
+    scaler leaves their updates out.
+
+    All processes see the same gradient, and so leave out the same updates.
+
+    Args:
+        on_nonfinite: "stop" or "skip".
+
+    Raises:
+        UserError: in training, with "stop" at the first such batch, with "skip" when MAX_IN_A_ROW came one after
+            another, or when the statistics of a batch norm are no longer finite.
+    """
+
+    def __init__(self, on_nonfinite: str = "stop") -> None:
+        check_choice(on_nonfinite, "on_nonfinite", ("stop", "skip"))
+        self.on_nonfinite = on_nonfinite
+        self.in_a_row = 0
+        self.left_out: list[str] = []  # the samples of this epoch's left out batches and updates
+        self.ids: list[str] = []  # of the samples that the next update learns from
+        self.without = 0  # how many batches give nothing to the next update
+
+    def loss(self, module: pl.LightningModule, loss: Tensor, ids: list[str]) -> Tensor:
+        """The batch's loss or, where that is not finite, one that has no gradient."""
+        if torch.isfinite(loss):
+            self.ids += ids
+            return loss
+        self._leave_out(f"the loss of update {module.global_step + 1} is {float(loss.detach())}", ids)
+        self.without += 1
+        for name, buffer in module.named_buffers():
+            if not torch.isfinite(buffer).all():
+                raise UserError(
+                    f"{name} is not finite since update {module.global_step + 1}; look at the samples {_few(ids)}, or "
+                    "set freezing.batch_norm=true"
+                )
+        # Not None: processes that average their gradients wait for those of each, and a scaler needs one.
+        return torch.stack([(p.flatten()[:1] * 0).sum() for p in module.parameters() if p.requires_grad]).sum()
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer) -> None:
+        norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+        module.log("train/gradient_norm", norm)
+        ids, without, self.ids, self.without = self.ids, self.without, [], 0
+        if not torch.isfinite(norm):
+            if trainer.precision == "16-mixed":
+                return
+            self._leave_out(f"the gradient of update {trainer.global_step + 1} is not finite", ids)
+            module.zero_grad()  # without gradients the optimizer leaves weights and averages as they are
+        elif norm == 0 and trainer.strategy.reduce(torch.tensor(without, device=module.device), reduce_op="sum"):
+            module.zero_grad()
+        else:
+            self.in_a_row = 0
+
+    def _leave_out(self, what: str, ids: list[str]) -> None:
+        remedy = "look at these rows, or lower optim.lr"
+        if self.on_nonfinite == "stop":
+            raise UserError(f"{what}, learning from the samples {_few(ids)}; {remedy}, or set on_nonfinite=skip")
+        self.left_out += ids
+        self.in_a_row += 1
+        if self.in_a_row == MAX_IN_A_ROW:
+            raise UserError(f"{what}, like {MAX_IN_A_ROW} in a row, learning from the samples {_few(ids)}; {remedy}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.left_out:
+            log.warning(
+                "training: left out, as loss or gradient was not finite: %d samples, among them %s",
+                len(self.left_out),
+                _few(self.left_out),
+            )
+        self.left_out = []
+
+
+def _few(ids: list[str]) -> str:
+    """The ids, or the first of very many."""
+    return ", ".join(ids[:SHOWN]) + (f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else "")

@@ -1,0 +1,31 @@
+"""How the processes of a run share the work of an update."""
+
+from __future__ import annotations
+
+from pytorch_lightning.strategies import DDPStrategy
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+from ofa.config import check_choice, check_number
+
+
+def data_parallel(find_unused_parameters: bool, bucket_cap_mb: float, gradient_compression: str | None) -> DDPStrategy:
+    """Each process has the whole model; gradients are averaged while they are computed.
+
+    Args:
+        find_unused_parameters: look in each step which parameters have no gradient, instead of waiting for it.
+        bucket_cap_mb: megabytes of gradients that are sent at once.
+        gradient_compression: bf16 sends them rounded; None: as they are.
+
+    Raises:
+        UserError: for values that make no sense.
+    """
+    check_number(bucket_cap_mb, "trainer.strategy.bucket_cap_mb", "25 is usual", above_zero=True)
+    if gradient_compression is not None:
+        check_choice(gradient_compression, "trainer.strategy.gradient_compression", ("bf16",))
+    return DDPStrategy(
+        find_unused_parameters=find_unused_parameters,
+        bucket_cap_mb=bucket_cap_mb,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # in evaluation, too, where processes take steps of their own; see EvaluationModule
+        ddp_comm_hook=None if gradient_compression is None else bf16_compress_hook,
+    )

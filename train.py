@@ -6,13 +6,16 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ofa.checkpoint import EXPORT, export, load_weights
+from ofa.checkpoint import BEST, EXPORT, export, load_weights
 from ofa.processors.saved import saved
+from ofa.whole_file import write_whole
 from training import build, report
+from training.checkpoints import best_score
 from training.command_line import command
+from training.continued_logs import continue_tables
 from training.launching import devices_of
 from training.processes import first_of_machine_before_others, of_first, rank
-from training.resume import checkpoint_to_resume
+from training.resume import CONFIG, find_interrupted
 
 
 @command("train")
@@ -20,8 +23,12 @@ def train(config: DictConfig) -> float | None:
     """Trains, tests the best checkpoint on every split, and returns the best validation score (for sweeps)."""
     build.check(config)
     folder = of_first(Path(HydraConfig.get().runtime.output_dir))
-    interrupted = checkpoint_to_resume(config, folder)
-    loggers = build.build_loggers(config)
+    interrupted = of_first(find_interrupted(config, folder) if rank() == 0 else None)
+    in_place = interrupted is not None and interrupted.run == folder
+    if in_place and interrupted.is_tested:
+        report.say_finished(folder)
+        return best_score(folder / BEST) if (folder / BEST).is_file() else None
+    loggers = build.build_loggers(config, interrupted.step if in_place else None)
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
@@ -55,10 +62,13 @@ def train(config: DictConfig) -> float | None:
 
     if rank() == 0:
         tokenizer.save(folder / "tokenizer")
-        OmegaConf.save(config, folder / "config.yaml", resolve=True)
+        write_whole(folder / CONFIG, lambda part: OmegaConf.save(config, part, resolve=True))
+        if in_place:
+            continue_tables(loggers, interrupted.step)
     report.say_model(model)
     report.say_batch(config)
-    trainer.fit(module, datamodule=data, ckpt_path=interrupted, weights_only=True)
+    checkpoint = None if interrupted is None else interrupted.checkpoint
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     best = trainer.checkpoint_callback.best_model_path
     if rank() == 0:  # whose disk it is on; the others are given the weights when the test starts
         if best:

@@ -14,7 +14,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from tqdm import tqdm
 
@@ -25,6 +25,7 @@ from data.demo.scenes import SceneConfig
 from data.module import OFADataModule
 from data.teacher_answers import TeacherAnswers, read_teacher_answers
 from data.tsv import RowError
+from ofa.checkpoint import BEST, LAST
 from ofa.config import OFAConfig, did_you_mean, typed
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
@@ -33,7 +34,9 @@ from ofa.tokenizer import Tokenizer
 from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
-from training.callbacks import ReportNotes, SaveAtEnd, WriteAnswers
+from training.callbacks import ReportNotes, WriteAnswers
+from training.checkpoint_io import CheckpointFiles
+from training.checkpoints import BestCheckpoint, LastCheckpoint, SaveAtEnd
 from training.distillation.cache import TeacherCache
 from training.distillation.cache_fingerprint import fingerprint
 from training.distillation.cached_teacher import CachedTeacher
@@ -47,7 +50,7 @@ from training.module import TrainingModule
 from training.optim import Optim
 from training.pictures import SampleAnswers
 from training.processes import rank, world_size
-from training.resume import BestCheckpoint, RestOfState
+from training.resume import RestOfState
 from training.self_critical import SelfCriticalModule
 from training.tracking import Tracking
 
@@ -65,6 +68,7 @@ AT_LEAST = {
     "trainer.max_steps": -1,
     "trainer.max_epochs": 1,
     "validate_every": 1,
+    "save_every": 1,
     "pictures": 0,
     "distill.teacher_image_size": 16,
 }
@@ -398,41 +402,48 @@ def training_callbacks(
         folder: of the run.
         files: what it learns from, as `learnt_files` returns it.
     """
-    checkpoints = folder / "checkpoints"
     callbacks = [
         *test_callbacks(config, task, folder),
         LearningRateMonitor("step"),
         Tracking(plain(config)),
         RestOfState(files),
-        BestCheckpoint(checkpoints, "best", monitor=f"val/{task.best}", mode="max", enable_version_counter=False),
-        ModelCheckpoint(checkpoints, "last", monitor=None, enable_version_counter=False),  # at each validation, ...
-        SaveAtEnd(checkpoints / "last.ckpt"),  # ... and at the end of training
+        BestCheckpoint(folder / BEST, f"val/{task.best}"),
+        LastCheckpoint(folder / LAST, config.save_every),
+        SaveAtEnd(folder / LAST),
     ]
     if config.ema.decay is not None:
         # Behind SaveAtEnd: at the end of training it replaces the weights by their average.
         callbacks.append(EMAWeightAveraging(decay=config.ema.decay))
     # Behind the average, too, which changes at the end of each update.
-    return [*callbacks, StopOnSignal(signals_of(config.signals), checkpoints / "last.ckpt")]
+    return [*callbacks, StopOnSignal(signals_of(config.signals), folder / LAST)]
 
 
-def build_loggers(config: DictConfig) -> list[Logger]:
-    """The chosen loggers; none of them has written anything yet."""
+def build_loggers(config: DictConfig, step: int | None = None) -> list[Logger]:
+    """The chosen loggers; none of them has written anything yet.
+
+    Args:
+        step: number of updates behind which they go on in the files of their run; None: there are none.
+    """
     loggers = config.get("logger")  # Hydra leaves the group out where none is chosen
     if not loggers:
         raise UserError("logger=[] names no logger; choose one or several of csv, tensorboard, wandb, mlflow")
     if "mlflow" in loggers and find_spec("mlflow") is None:
         raise UserError('logger=mlflow needs a package that is not installed: pip install -e ".[mlflow]"')
-    return [make(settings) for settings in loggers.values()]
+    more = {}
+    if step is not None:
+        more["tensorboard"] = {"purge_step": step}  # what older files show from there on is no longer shown
+    return [make(settings, **more.get(name, {})) for name, settings in loggers.items()]
 
 
 def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path, **settings: Any) -> pl.Trainer:
     """Lightning's trainer with the configured arguments and `settings`."""
+    plugins = [CheckpointFiles(), Environment(devices_of(config.trainer))]  # not that which Lightning has for SLURM
     return make(
         plain(config.trainer),
         callbacks=callbacks,
+        plugins=plugins,
         use_distributed_sampler=False,
         default_root_dir=folder,
-        plugins=[Environment(devices_of(config.trainer))],
         **settings,
     )
 

@@ -12,11 +12,14 @@ from typing import Any, TextIO
 import pytorch_lightning as pl
 
 from data.batch import Batch
+from ofa.whole_file import write_whole
 from tasks.base import Task
 from training.evaluation import Answer, Answers, EvaluationModule
 from training.processes import gathered
 
 log = logging.getLogger(__name__)
+
+METRICS = "metrics.json"  # inside a run folder
 
 
 class WriteAnswers(pl.Callback):
@@ -49,7 +52,6 @@ class WriteAnswers(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
         if trainer.is_global_zero:
-            self._write_scores(module)
             self._write_results(module)
         if trainer.world_size > 1:
             if trainer.is_global_zero:
@@ -59,13 +61,16 @@ class WriteAnswers(pl.Callback):
             trainer.strategy.barrier()  # only then are the parts of no more use
             self.predictions.close()
             Path(self.predictions.name).unlink()
+        if trainer.is_global_zero:
+            self._write_scores(module)  # last: a run that has them is finished
 
     def _write_scores(self, module: EvaluationModule) -> None:
         metrics = {
             split: {name: float(value) for name, value in metric.compute().items()} | self.task.details(metric)
             for split, metric in module.metrics.items()
         }
-        (self.folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        content = json.dumps(metrics, indent=2) + "\n"
+        write_whole(self.folder / METRICS, lambda part: part.write_text(content))
 
     def _write_results(self, module: EvaluationModule) -> None:
         for split, answers in module.answers.items():
@@ -88,16 +93,6 @@ def prediction_line(split: str, answer: Answer) -> str:
     """An answer as a line of predictions.jsonl."""
     record = {"split": split, "uniq_id": answer.id, **dataclasses.asdict(answer.prediction)}
     return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-class SaveAtEnd(pl.Callback):
-    """Saves a checkpoint when training ends, whether or not it ends at a validation."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.file, weights_only=False)  # said, or Lightning says it for each run
 
 
 class ReportNotes(pl.Callback):

@@ -75,9 +75,9 @@ class TrainingModule(EvaluationModule):
         self.train(training)
         torch.clear_autocast_cache()  # else the forward pass may find half-precision weights made without a graph
 
-    def on_train_start(self) -> None:
-        if self.global_rank > 0:  # dropout of its own; the first process has the random numbers of a single one
-            torch.manual_seed(torch.initial_seed() + self.global_rank + self.trainer.world_size * self.global_step)
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.global_rank > 0:  # dropout of its own; the first has the numbers of a single process
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of the batches of all processes, as far as it depends on this one.

@@ -20,6 +20,7 @@ from tasks.base import Task
 from tasks.caption import Caption
 from tasks.demo_chance import chance_levels
 from training.build import demo_files
+from training.callbacks import METRICS
 from training.distillation.cache import TeacherCache
 from training.distillation.plan import DistillationPlan
 from training.processes import world_size
@@ -36,6 +37,11 @@ def say_start(config: DictConfig, folder: Path) -> None:
             "recipes use data=tsv data.root=FOLDER tokenizer=FOLDER_OR_HUB_ID",
             config.task.image_size,
         )
+
+
+def say_finished(folder: Path) -> None:
+    """That nothing is left to do for a run."""
+    log.info("the run in %s is finished: its scores are in %s; give another folder for another run", folder, METRICS)
 
 
 def say_model(model: OFAModel) -> None:
@@ -82,7 +88,7 @@ def say_cache(cache: TeacherCache, views: int) -> None:
 @rank_zero_only
 def say_scores(config: DictConfig, folder: Path, task: Task) -> None:
     """The scores of every split, beside chance where the data is the demo's."""
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((folder / METRICS).read_text())
     chance = {}
     if config.data.name == "demo":
         files = demo_files(config)

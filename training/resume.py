@@ -1,74 +1,150 @@
-"""Going on with an interrupted run as if it had not been interrupted: `resume=RUN`.
+"""Going on with an interrupted run as if it had not been interrupted: `resume=RUN`, `resume=auto`.
 
-Lightning's checkpoints hold weights, their average, optimizer, schedule and position in data and loops; what they
-lack is added here. A resumed run has a folder of its own, and the old one stays as it is.
+Lightning's checkpoints hold weights, their average, optimizer, schedule, loss scaling and position in data and loops;
+what they lack is added here. With a folder, the resumed run has one of its own, and the old one stays as it is; with
+auto it goes on in place, by the command that it was started with.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import random
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from ofa.checkpoint import BEST, LAST, read_config
+from ofa.checkpoint import LAST, read_config
+from ofa.checkpoint.reading import read_file
 from ofa.config import typed
 from ofa.errors import UserError
+from training.callbacks import METRICS
+from training.checkpoint_io import PREVIOUS, damage
 from training.digest import digest
+from training.processes import gathered, rank, world_size
 
 log = logging.getLogger(__name__)
 
-# What may differ from the run that is resumed: it says where files lie and what is shown, and changes no update.
-# (validate_every may not: it decides which checkpoint is the best. on_nonfinite may, since it only matters where a run
-# cannot go on as it was.)
-FREE = ("resume", "pictures", "logger", "on_nonfinite", "data.root", "data.num_workers", "data.worker_timeout",
-        "data.eval_batch_size", "signals", "cluster",
-        "trainer.log_every_n_steps", "trainer.enable_model_summary")  # fmt: skip
+AUTO = "auto"
+CONFIG = "config.yaml"  # inside a run folder
+DAMAGED = LAST.with_name("last.damaged.ckpt")  # inside a run folder: kept for whoever wants to know why
+
+# What may differ from the run that is resumed: it says where files lie and what is shown or kept, and changes no
+# update. (validate_every may not: it decides which checkpoint is the best. on_nonfinite may, since it only matters
+# where a run cannot go on as it was.)
+FREE = ("resume", "save_every", "pictures", "logger", "on_nonfinite", "data.root", "data.num_workers",
+        "data.worker_timeout", "data.eval_batch_size", "signals", "cluster", "trainer.log_every_n_steps",
+        "trainer.enable_model_summary")  # fmt: skip
 
 
-def checkpoint_to_resume(config: DictConfig, folder: Path) -> Path | None:
-    """The last checkpoint of the run that `resume` names, if it does.
+@dataclass(frozen=True)
+class Interrupted:
+    """A run to go on with.
+
+    Attributes:
+        run: its folder.
+        checkpoint: the one to go on from.
+        step: how many updates it had made.
+        is_tested: whether nothing is left to do.
+    """
+
+    run: Path
+    checkpoint: Path
+    step: int
+    is_tested: bool
+
+
+def find_interrupted(config: DictConfig, folder: Path) -> Interrupted | None:
+    """The run that `resume` names, if it does; with auto the one in `folder`, if that holds a checkpoint.
+
+    A last checkpoint that is damaged is left for the one before, with a warning.
 
     Args:
         config: of the new run.
         folder: of the new run.
 
     Raises:
-        UserError: there is no such run, it was another one, or its checkpoint is missing or damaged.
+        UserError: there is no such run, it was another one, or it has no whole checkpoint; or the folder of the new run
+            holds one already.
     """
-    if config.resume is None:
+    if config.resume == AUTO:
+        if config.cluster.name != "slurm":  # whose launcher keeps the folder for all turns of a job
+            _check_folder_stays()
+        return _open(config, folder) if _checkpoints(folder) else None
+    run = None if config.resume is None else Path(config.resume)
+    if run is not None and run.resolve() == folder.resolve():
+        raise UserError(f"resume={run} is hydra.run.dir, too; give another folder, or go on in place: resume=auto")
+    if _checkpoints(folder):
+        raise UserError(
+            f"hydra.run.dir={folder} holds the checkpoints of a run already; go on with it by resume=auto, or give "
+            "another folder"
+        )
+    if run is None:
         return None
-    run = Path(config.resume)
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"resume={run} is not the folder of a run: there is no {run / 'config.yaml'}")
-    if run.resolve() == folder.resolve():
-        raise UserError(f"resume={run} is hydra.run.dir, too; a resumed run needs another folder")
-    for file in (run / BEST, run / LAST):
-        if not file.is_file():
-            raise UserError(f"resume={run}: there is no {file}, which the first validation writes; start the run anew")
+    if _checkpoints(run):
+        return _open(config, run)
+    if not (run / CONFIG).is_file():
+        raise UserError(f"resume={run} is not the folder of a run: there is no {run / CONFIG}")
+    raise UserError(f"resume={run}: there is no {run / LAST}, which the first validation writes; start the run anew")
+
+
+def _open(config: DictConfig, run: Path) -> Interrupted:
+    """The run in a folder that holds checkpoints."""
     _check_same_run(config, run)
-    read_config(run / LAST)  # whether it can be read
-    return run / LAST
+    checkpoint = _whole_checkpoint(run)
+    if config.resume == AUTO and checkpoint != run / LAST and (run / LAST).is_file():
+        os.replace(run / LAST, run / DAMAGED)  # else the next checkpoint would put it in the place of the whole one
+    read_config(checkpoint)  # whether it is one of a run
+    return Interrupted(run, checkpoint, read_file(checkpoint)["global_step"], (run / METRICS).is_file())
+
+
+def _check_folder_stays() -> None:
+    """Whether the same command will find the folder again."""
+    settings = OmegaConf.to_container(HydraConfig.instance().cfg, resolve=False)["hydra"]
+    is_sweep = HydraConfig.get().mode.name == "MULTIRUN"
+    key, path = ("hydra.sweep.dir", settings["sweep"]["dir"]) if is_sweep else ("hydra.run.dir", settings["run"]["dir"])
+    if "${now:" in path:
+        raise UserError(f"resume=auto needs {key}=FOLDER: without it, each start has a folder of its own")
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """Those to go on from, the newest first."""
+    return [run / name for name in (LAST, PREVIOUS) if (run / name).is_file()]
+
+
+def _whole_checkpoint(run: Path) -> Path:
+    reasons = []
+    for file in _checkpoints(run):
+        reason = damage(file)
+        if reason is None:
+            if file != run / LAST:
+                reason = "".join(reasons) or f"{run / LAST} is not there"
+                log.warning("%s: going on from the checkpoint before it, %s", reason, file)
+            return file
+        reasons.append(f"{file} is damaged ({reason})")
+    raise UserError(f"{', and '.join(reasons)}; start the run anew in another folder")
 
 
 def _check_same_run(config: DictConfig, run: Path) -> None:
+    if not (run / CONFIG).is_file():
+        raise UserError(f"{run} holds checkpoints, but no {CONFIG}, which says of what run; put it back there")
     before, now = (
         dict(_settings(OmegaConf.to_container(settings, resolve=True)))
-        for settings in (OmegaConf.load(run / "config.yaml"), config)
+        for settings in (OmegaConf.load(run / CONFIG), config)
     )
     for key in before | now:
         if not any(f"{key}.".startswith(f"{free}.") for free in FREE) and before.get(key) != now.get(key):
             raise UserError(
-                f"{key}={typed(now.get(key))}, but resume={run} was started with {key}={typed(before.get(key))}; "
+                f"{key}={typed(now.get(key))}, but the run of {run} was started with {key}={typed(before.get(key))}; "
                 "give the words it was started with, or start anew from its weights with init="
             )
 
@@ -83,11 +159,14 @@ def _settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 
 class RestOfState(pl.Callback):
-    """Keeps in checkpoints, as plain values and tensors: random states, gradients that wait, digests of files.
+    """Keeps in checkpoints, as plain values and tensors, what belongs to each process, and digests of files.
 
-    The files that are learnt from have to be the same when the run goes on.
+    Of a process these are its random states and gradients that wait: a validation may come between the batches of one
+    update, where an epoch is not a multiple of the accumulation.
 
-    A validation may come between the batches of one update, where an epoch is not a multiple of the accumulation.
+    The files that are learnt from have to be the same when the run goes on. They are read for this once, not before the
+    first checkpoint.
+
     The position in the data is in the checkpoint; Lightning forgets to give it to a loader that was made early, to
     count the updates of the run.
 
@@ -96,40 +175,43 @@ class RestOfState(pl.Callback):
     """
 
     def __init__(self, files: Mapping[str, Sequence[Path]]) -> None:
-        self.files = {name: [digest(path) for path in paths] for name, paths in files.items()}
+        self.files = files
         self.position: dict[str, Any] | None = None  # in the data; None: not resumed
         self.gradients: dict[str, Tensor] = {}
 
+    @cached_property
+    def digests(self) -> dict[str, list[str]]:
+        return {name: [digest(path) for path in paths] for name, paths in self.files.items()}
+
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        name, numbers, *rest = np.random.get_state()
-        checkpoint["random"] = {
-            "python": random.getstate(),
-            "numpy": (name, numbers.tolist(), *rest),
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-        }
-        checkpoint["files"] = self.files
         waiting = module.named_parameters() if trainer.fit_loop.epoch_loop._should_accumulate() else ()
-        checkpoint["gradients"] = {name: p.grad for name, p in waiting if p.grad is not None}
+        gradients = {name: p.grad for name, p in waiting if p.grad is not None}
+        if trainer.world_size > 1:  # to be sent between CPUs
+            gradients = {name: gradient.cpu() for name, gradient in gradients.items()}
+        checkpoint["processes"] = gathered([{"random": random_states(), "gradients": gradients}])
+        if trainer.is_global_zero:  # who writes the checkpoint
+            checkpoint["files"] = self.digests
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if not {"random", "files"} <= checkpoint.keys():
+        if not {"processes", "files"} <= checkpoint.keys():
             raise UserError(
-                f"{trainer.ckpt_path} was written before runs could be resumed; start anew from its weights with init="
+                f"{trainer.ckpt_path} was written by an earlier version, which kept less of a run; start anew from its "
+                "weights with init="
             )
-        for name, digests in self.files.items():
+        if len(checkpoint["processes"]) != world_size():
+            raise UserError(
+                f"the run of {trainer.ckpt_path} had {len(checkpoint['processes'])} processes, and this one has "
+                f"{world_size()}; set trainer.devices and trainer.num_nodes to those it had"
+            )
+        for name, digests in self.digests.items() if trainer.is_global_zero else ():
             if digests != checkpoint["files"].get(name):
                 raise UserError(
                     f"the run of {trainer.ckpt_path} had another {name}; give the one it had, or start anew from its "
                     "weights with init="
                 )
-        states = checkpoint["random"]
-        random.setstate(states["python"])
-        np.random.set_state(states["numpy"])
-        torch.set_rng_state(states["torch"])
-        if states["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(states["cuda"])
-        self.gradients = checkpoint["gradients"]
+        own = checkpoint["processes"][rank()]
+        set_random_states(own["random"])
+        self.gradients = own["gradients"]
         (self.position,) = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
         log.info("going on behind update %d of %s", checkpoint["global_step"], trainer.ckpt_path)
 
@@ -141,17 +223,21 @@ class RestOfState(pl.Callback):
         self.gradients = {}
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """The best checkpoint by a score; a resumed run starts with a copy of the best one so far."""
+def random_states() -> dict[str, Any]:
+    """The states of all random generators of this process, as plain values and tensors."""
+    name, numbers, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, numbers.tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint["callbacks"][self.state_key]
-        old, new = (Path(folder, f"{self.filename}.ckpt") for folder in (Path(trainer.ckpt_path).parent, self.dirpath))
-        new.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(old, new)
-        state |= {
-            "dirpath": self.dirpath,
-            "best_model_path": str(new),
-            "kth_best_model_path": str(new),
-            "best_k_models": {str(new): state["best_model_score"]},
-        }
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Go back to what `random_states` returned."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

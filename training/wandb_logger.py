@@ -31,7 +31,7 @@ class Wandb(WandbLogger):
 
     Args:
         folder: of the run; wandb's own files go to its subfolder `wandb`.
-        resume: folder of the run that is resumed, if any.
+        resume: folder of the run that is resumed, if any; auto: it is this one.
         mode: online, offline or disabled.
         project, entity, name, group: as in wandb.init.
 
@@ -52,7 +52,7 @@ class Wandb(WandbLogger):
         check_choice(mode, "logger.wandb.mode", MODES)
         if mode == "online":
             _check_login()
-        before = {} if resume is None else _read(Path(resume))
+        before = {} if resume is None else _read(Path(folder if resume == "auto" else resume))
         run_id = before.get("id", secrets.token_hex(4))
         super().__init__(name=name, project=project, save_dir=folder, id=run_id)
         self.mode, self.entity, self.group = mode, entity, group

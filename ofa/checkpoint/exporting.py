@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from ofa.errors import UserError
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BOS, EOS, PAD
+from ofa.whole_file import write_whole
 
 
 def export(folder: str | Path, model: OFAModel, tokenizer: Tokenizer, task: TaskSettings | None) -> None:
@@ -40,13 +39,13 @@ def export(folder: str | Path, model: OFAModel, tokenizer: Tokenizer, task: Task
         for old in (CONFIG, TASK):
             (folder / old).unlink(missing_ok=True)
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in TIED}
-        _write(folder / SAFETENSORS, lambda file: save_file(weights, file, metadata={"format": "pt"}))
+        write_whole(folder / SAFETENSORS, lambda file: save_file(weights, file, metadata={"format": "pt"}))
         texts = tokenizer.files()
         if task is not None:
             texts[TASK] = task.to_json()
         texts[CONFIG] = json.dumps(_hf_config(model), indent=2, sort_keys=True) + "\n"
         for name, text in texts.items():
-            _write(folder / name, lambda file, text=text: file.write_bytes(text.encode()))
+            write_whole(folder / name, lambda file, text=text: file.write_bytes(text.encode()))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be written ({error})") from error
 
@@ -68,18 +67,3 @@ def _hf_config(model: OFAModel) -> dict[str, Any]:
         "resnet_model_path": None,
         "torch_dtype": str(model.get_parameter(EMBEDDING).dtype).removeprefix("torch."),
     }
-
-
-def _write(file: Path, write: Callable[[Path], object]) -> None:
-    """Has `write` make the file under another name beside it, and gives it its name when it is on disk."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        part.touch()
-        mode = part.stat().st_mode  # as for any new file; safetensors lets nobody else read its own
-        write(part)
-        part.chmod(mode)
-        with part.open("rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -25,13 +25,14 @@ from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from training.build import build_teacher, learnt_files, training_callbacks
+from training.checkpoint_io import CheckpointFiles
 from training.distillation.cache import TeacherCache
 from training.distillation.module import DistillationModule
 from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
-from training.resume import checkpoint_to_resume
+from training.resume import find_interrupted
 
 MICRO = OFAConfig.from_name("micro", dropout=0.2, init_std=0.1)
 TEACHER = OFAConfig.from_name("micro", d_model=96, encoder_attention_heads=6, decoder_attention_heads=6)
@@ -121,20 +122,22 @@ def make_trained(teacher, cache):
 
 
 def fit(
-    file, folder, checkpoint=None, interrupt=None, workers=0, seed=1, teacher=None, cache=None, files=None, **options
-):
+    file, folder, checkpoint=None, interrupt=None, workers=0, seed=1, teacher=None, cache=None, files=None,
+    save_every=None, **options,
+):  # fmt: skip
     pl.seed_everything(seed, verbose=False)
     data = OFADataModule(
         {"train": file, "val": file}, {"id": 0}, encode, batch_size=2, eval_batch_size=5, num_workers=workers,
         train_views=None if cache is None else 1,
     )  # fmt: skip
     module = make_trained(teacher, cache)
-    config = OmegaConf.create({"pictures": 0, "ema": {"decay": 0.9}})
+    config = OmegaConf.create({"pictures": 0, "ema": {"decay": 0.9}, "save_every": save_every})
     callbacks = training_callbacks(config, SimpleNamespace(best="score"), folder, files or {})
     trainer = pl.Trainer(
         accelerator="cpu", callbacks=[*callbacks, *([Interrupt(interrupt)] if interrupt else [])], max_epochs=3,
         logger=CSVLogger(folder, "", ""), log_every_n_steps=1, check_val_every_n_epoch=None, gradient_clip_val=1.0,
-        use_distributed_sampler=False, enable_model_summary=False, default_root_dir=folder, **options,
+        use_distributed_sampler=False, enable_model_summary=False, default_root_dir=folder, plugins=[CheckpointFiles()],
+        **options,
     )  # fmt: skip
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return trainer
@@ -156,7 +159,8 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path, every, accu
     fit(file, tmp_path / "whole", **options)
     with pytest.raises(InterruptedError):
         fit(file, tmp_path / "first", interrupt=interrupt, **options)
-    assert bool(read(tmp_path / "first")["gradients"]) == (behind % 5 % accumulate > 0)
+    (process,) = read(tmp_path / "first")["processes"]
+    assert bool(process["gradients"]) == (behind % 5 % accumulate > 0)
     best_of_first = read(tmp_path / "first", "best")
     trainer = fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", seed=2, **options)
 
@@ -236,8 +240,8 @@ def interrupted(tmp_path):
     )  # fmt: skip
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     OmegaConf.save(OmegaConf.merge(config, {"resume": None}), tmp_path / "run/config.yaml")
-    for name in ("best", "last"):
-        torch.save({"hyper_parameters": {"model": MICRO.to_dict()}}, tmp_path / f"run/checkpoints/{name}.ckpt")
+    checkpoint = {"hyper_parameters": {"model": MICRO.to_dict()}, "global_step": 7}
+    torch.save(checkpoint, tmp_path / "run/checkpoints/last.ckpt")
     return config, tmp_path / "run"
 
 
@@ -245,15 +249,16 @@ def test_where_files_lie_and_what_is_shown_may_change(interrupted, tmp_path):
     config, folder = interrupted
     OmegaConf.update(config, "data", {"root": "b", "num_workers": 4})
     config.logger = {}
-    assert checkpoint_to_resume(config, tmp_path) == folder / "checkpoints/last.ckpt"
+    found = find_interrupted(config, tmp_path)
+    assert (found.run, found.checkpoint, found.step) == (folder, folder / "checkpoints/last.ckpt", 7)
     config.resume = None
-    assert checkpoint_to_resume(config, tmp_path) is None
+    assert find_interrupted(config, tmp_path) is None
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("seed", 2, "seed=2, but resume=.*run was started with seed=1; give the words"),
+        ("seed", 2, "seed=2, but the run of .*run was started with seed=1; give the words"),
         ("optim.lr", 0.2, "optim.lr=0.2, but .* with optim.lr=0.1"),
         ("ema.decay", 0.9, "ema.decay=0.9, but .* with ema.decay=null"),
         ("distill", {"kd": "ce"}, "distill.kd=ce, but .* with distill.kd=null"),
@@ -263,23 +268,23 @@ def test_another_run_is_refused_by_its_first_different_setting(interrupted, tmp_
     config, _ = interrupted
     OmegaConf.update(config, key, value)
     with pytest.raises(UserError, match=message):
-        checkpoint_to_resume(config, tmp_path)
+        find_interrupted(config, tmp_path)
 
 
 def test_a_missing_or_damaged_run_is_refused_in_one_line(interrupted, tmp_path):
     config, folder = interrupted
     with pytest.raises(UserError, match="resume=.*run is hydra.run.dir, too"):
-        checkpoint_to_resume(config, folder)
+        find_interrupted(config, folder)
     last = folder / "checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:200])
-    with pytest.raises(UserError, match="last.ckpt is not a readable checkpoint"):
-        checkpoint_to_resume(config, tmp_path)
+    with pytest.raises(UserError, match=r"last.ckpt is damaged \(.*\); start the run anew"):
+        find_interrupted(config, tmp_path)
     last.unlink()
     with pytest.raises(UserError, match="there is no .*last.ckpt, which the first validation writes"):
-        checkpoint_to_resume(config, tmp_path)
+        find_interrupted(config, tmp_path)
     shutil.rmtree(folder)
     with pytest.raises(UserError, match="resume=.*run is not the folder of a run"):
-        checkpoint_to_resume(config, tmp_path)
+        find_interrupted(config, tmp_path)
 
 
 SMALL_DEMO = ["model=micro", "data.rows.train=64", "data.rows.evaluation=10", "task.image_size=32",

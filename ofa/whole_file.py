@@ -1,0 +1,52 @@
+"""Files that appear whole or not at all: `write_whole`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def part_of(file: Path) -> Path:
+    """Where `file` is made, before it gets its name."""
+    return file.with_name(f".{file.name}.part")
+
+
+def write_whole(file: Path, write: Callable[[Path], object], previous: Path | None = None) -> None:
+    """Has `write` make a file under another name beside `file`, which it becomes when all of it is on disk.
+
+    Whenever the process or the machine stops, `file` or `previous` is there, and whole.
+
+    Args:
+        file: one of that name is replaced.
+        write: called with the path to write to.
+        previous: the name that the replaced one is kept under; None: it is not kept.
+
+    Raises:
+        OSError: it cannot be written; `file` is as it was, and no part is left.
+    """
+    part = part_of(file)
+    try:
+        part.touch()
+        mode = part.stat().st_mode  # as for any new file; safetensors lets nobody else read its own
+        write(part)
+        part.chmod(mode)
+        with part.open("rb+") as written:
+            os.fsync(written.fileno())
+        if previous is not None and file.exists():
+            os.replace(file, previous)
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+    _keep_names(file.parent)
+
+
+def _keep_names(folder: Path) -> None:
+    """Has the system write the folder itself, so that a power cut does not undo the renaming."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not every network file system can; the files are on disk in any case
+            os.fsync(opened)
+    finally:
+        os.close(opened)

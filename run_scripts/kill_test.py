@@ -1,0 +1,146 @@
+"""Whether killing a training run harms it: python run_scripts/kill_test.py --kills 50
+
+A small run is started again and again with resume=auto and killed by SIGKILL: every other time at a random moment, else
+while it writes a checkpoint. When one of its lives ends by itself, all that the run has made is compared, bit for bit,
+with what a run made that was left alone, and another run begins. Processes are forked from this one, which has imported
+the libraries, so that they start in a second or two.
+"""
+
+import argparse
+import csv
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch  # noqa: E402
+
+import train  # noqa: E402
+from ofa.checkpoint import BEST, EXPORT, LAST  # noqa: E402
+from ofa.whole_file import part_of  # noqa: E402
+from training.checkpoint_io import PREVIOUS, damage  # noqa: E402
+
+WORDS = ["model=micro", "data.rows.train=64", "data.rows.evaluation=10", "task.image_size=32", "data.batch_size=8",
+         "data.scenes.grid=2", "model.dropout=0.2", "ema.decay=0.9", "trainer.max_steps=20", "validate_every=7",
+         "save_every=2", "trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=1",
+         "resume=auto"]  # fmt: skip
+FILES = ["metrics.json", "predictions.jsonl", f"{EXPORT}/model.safetensors"]  # equal byte for byte
+LIMIT = 600  # seconds of a life
+
+
+def start(folder):
+    """A new process that trains in `folder`, or goes on."""
+    process = os.fork()
+    if not process:
+        output = os.open(f"{folder}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.argv = ["train.py", *WORDS, f"hydra.run.dir={folder}"]
+        train.train()
+        sys.stdout.flush()
+        os._exit(0)
+    return process
+
+
+def live(folder, until):
+    """Start a process and kill it when `until()`; whether it has ended by itself before."""
+    process, deadline = start(folder), time.monotonic() + LIMIT
+    while not until():
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            if status:
+                sys.exit(f"a run has failed: {folder}.txt")
+            return True
+        if time.monotonic() > deadline:
+            os.kill(process, signal.SIGKILL)
+            sys.exit(f"a run does not end: {folder}.txt")
+        time.sleep(0.0005)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return False
+
+
+def moment_of_death(folder):
+    """What a killed process was doing, as its files show; a run that cannot go on ends this script."""
+    files = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
+    if files and damage(files[0]) is not None:
+        sys.exit(f"a kill has left {files[0]} damaged")
+    if any(part_of(folder / name).is_file() for name in (LAST, BEST)):
+        return "writing a checkpoint"
+    if (folder / EXPORT).is_dir():
+        return "after training"
+    return "behind a checkpoint" if files else "before the first checkpoint"
+
+
+def differences(run, whole, kills):
+    """What a finished run has made otherwise than the one that was left alone.
+
+    Of its log, each kill may have cost one row: that of an update whose checkpoint was just written.
+    """
+    found = [name for name in FILES if (run / name).read_bytes() != (whole / name).read_bytes()]
+    for name in (LAST, BEST):
+        states = [torch.load(folder / name, weights_only=True) for folder in (run, whole)]
+        keys = ("global_step", "state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "processes")
+        found += [f"{name}: {key}" for key in keys if not same(*(state[key] for state in states))]
+    own, all_of_whole = (table(folder / "metrics.csv") for folder in (run, whole))
+    rest = iter(all_of_whole)
+    is_in_order = all(row in rest for row in own)
+    return found if is_in_order and len(all_of_whole) - len(own) <= kills else [*found, "metrics.csv"]
+
+
+def table(file):
+    """The losses and validation scores in a metrics.csv, row by row."""
+    rows = ({name: value for name, value in row.items() if value} for row in csv.DictReader(file.open()))
+    return [row for row in rows if "train/loss" in row or ("val/mean_iou" in row and "testA/mean_iou" not in row)]
+
+
+def same(first, second):
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+
+
+def kill_test(kills, seed, folder):
+    """Prints what became of `kills` kills; ends with an error where one did harm."""
+    chance = random.Random(seed)
+    began = time.monotonic()
+    live(folder / "whole", until=lambda: False)
+    seconds = time.monotonic() - began
+    moments, runs, started = Counter(), 0, 0
+    while sum(moments.values()) < kills or started > runs:
+        run = folder / f"run{runs}"
+        started = runs + 1
+        moment, parts = time.monotonic() + chance.uniform(0, seconds), [part_of(run / name) for name in (LAST, BEST)]
+        untils = [lambda: time.monotonic() > moment, lambda: any(part.is_file() for part in parts)]  # noqa: B023
+        if sum(moments.values()) == kills:  # the last run is left to end
+            untils = [lambda: False]
+        if not live(run, untils[sum(moments.values()) % len(untils)]):
+            moments[moment_of_death(run)] += 1
+            continue
+        if different := differences(run, folder / "whole", kills):
+            sys.exit(f"{run} differs from {folder / 'whole'} in {', '.join(different)}")
+        runs += 1
+    print(f"{kills} kills: " + ", ".join(f"{count} {moment}" for moment, count in sorted(moments.items())))
+    print(f"{runs} runs ended: all weights, states, scores and answers are those of the run that was left alone")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="a new folder for the runs, which are kept")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kill_test_") as temporary:
+        os.environ.setdefault("OFA_CACHE", f"{temporary}/cache")
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(exist_ok=True)
+        kill_test(arguments.kills, arguments.seed, folder.resolve())

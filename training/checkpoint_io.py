@@ -1,0 +1,70 @@
+"""Checkpoints on disk: each appears whole or not at all, and whether one is whole can be told.
+
+A checkpoint is a zip archive of tensors. Its list of content comes last and has a checksum of each entry, so that a
+file that was cut short or changed on the disk is known by reading it once.
+"""
+
+from __future__ import annotations
+
+import errno
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from ofa.checkpoint import LAST
+from ofa.errors import UserError
+from ofa.whole_file import write_whole
+
+PREVIOUS = LAST.with_name("last.previous.ckpt")  # inside a run folder: the last checkpoint but one
+FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all; of `last.ckpt` the one before is kept, too."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: None = None) -> None:
+        """Write a checkpoint; what was there before is replaced when the new one is on disk.
+
+        Raises:
+            UserError: it cannot be written; it names the checkpoint that the run can go on from.
+        """
+        path = Path(path)
+        previous = path.with_name(PREVIOUS.name) if path.name == LAST.name else None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, lambda part: _save(checkpoint, part), previous)
+        except OSError as error:
+            reason = FULL.get(error.errno, error.strerror)
+            remedy = "make space on it" if error.errno in FULL else f"make {path.parent} a folder that can be written"
+            raise UserError(f"{path} was not written: {reason}; {remedy}, then {_go_on(path.parent)}") from error
+
+
+def _save(checkpoint: dict[str, Any], file: Path) -> None:
+    with file.open("wb") as opened:
+        try:
+            torch.save(checkpoint, opened)
+        except RuntimeError as error:  # torch's, about what it finds when a write has failed
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+
+
+def _go_on(folder: Path) -> str:
+    """What to do after a checkpoint could not be written."""
+    for name in (LAST.name, PREVIOUS.name):
+        if (folder / name).is_file():
+            return f"go on from {folder / name}, which is as it was, by resume={folder.parent} or resume=auto"
+    return "start again; there was no checkpoint yet"
+
+
+def damage(file: Path) -> str | None:
+    """What is wrong with a checkpoint, by its checksums; None: it is whole. All of it is read."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entry = archive.testzip()
+    except Exception as error:  # a damaged archive may raise anything
+        return str(error) or type(error).__name__
+    return None if entry is None else f"the checksum of its entry {entry} is wrong"

@@ -1,0 +1,117 @@
+"""Which checkpoints a run keeps: the best by a score, and the last, from which it goes on."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+
+from ofa.checkpoint.reading import read_file
+from ofa.errors import UserError
+from ofa.whole_file import write_whole
+from training.checkpoint_io import damage
+
+log = logging.getLogger(__name__)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """The best checkpoint by a score. A resumed run starts with the best one so far, copied to its folder.
+
+    The best may be younger than the last, where a run was killed between the two: its score is the one it says itself.
+
+    Args:
+        file: where to.
+        score: under which name it is logged; the higher, the better.
+    """
+
+    def __init__(self, file: Path, score: str) -> None:
+        super().__init__(file.parent, file.stem, monitor=score, mode="max", enable_version_counter=False)
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["callbacks"][self.state_key]
+        old, new = (Path(folder, f"{self.filename}.ckpt") for folder in (Path(trainer.ckpt_path).parent, self.dirpath))
+        reason = damage(old) if old.is_file() else "it is not there"
+        score = None
+        if reason is None:
+            score = _state_of_best(old)["best_model_score"]
+            if trainer.is_global_zero and old.resolve() != new.resolve():
+                new.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(new, lambda part: shutil.copyfile(old, part))
+        elif state["best_model_score"] is not None:
+            log.warning("%s is lost (%s): the best checkpoint is chosen among the coming validations", old, reason)
+        path = "" if score is None else str(new)
+        state |= {
+            "dirpath": self.dirpath,
+            "best_model_path": path,
+            "kth_best_model_path": path,
+            "best_k_models": {} if score is None else {path: score},
+            "best_model_score": score,
+        }
+
+
+def best_score(file: Path) -> float:
+    """The score by which a best checkpoint was chosen, as the file says."""
+    return float(_state_of_best(file)["best_model_score"])
+
+
+def _state_of_best(file: Path) -> dict[str, Any]:
+    states = read_file(file)["callbacks"]
+    (state,) = (state for key, state in states.items() if key.startswith(BestCheckpoint.__name__))
+    return state
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves the state behind each validation, and every so many updates between.
+
+    Lightning has such callbacks come last, so that all others have done their part of the batch. In a run of one
+    process, an error that a user has to correct, such as a data file that was changed, also leaves a checkpoint.
+
+    Args:
+        file: where to.
+        every: how many updates; None: at validations alone.
+    """
+
+    def __init__(self, file: Path, every: int | None) -> None:
+        self.file = file
+        self.every = every
+        self.step: int | None = None  # of the checkpoint; None: training has not begun
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
+        is_time = self.every is not None and trainer.global_step % self.every == 0
+        batches = trainer.fit_loop.total_batch_idx + 1
+        if is_time and self.step != trainer.global_step and batches % trainer.val_check_batch:  # else it is validated
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self.save(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        is_between = self.step is not None and trainer.training and batches.ready == batches.completed
+        if is_between and isinstance(exception, UserError) and trainer.world_size == 1:
+            if self.step != trainer.global_step:
+                self.save(trainer)
+            log.info("the state behind update %d is in %s", self.step, self.file)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Save the present state, which has to be one between two batches."""
+        trainer.save_checkpoint(self.file, weights_only=False)  # said, or Lightning says it for each run
+        self.step = trainer.global_step
+
+
+class SaveAtEnd(pl.Callback):
+    """Saves a checkpoint when training ends, whether or not it ends at a validation."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.file, weights_only=False)

@@ -50,9 +50,11 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                         return function(config)
             except UserError as error:
                 sys.exit(f"error: {error}")
-            except StoppedBySignal as interruption:
-                print(f"{interruption}; {how_it_goes_on(config)}", file=sys.stderr)
-                sys.exit(EXIT_STATUS)
+            except StoppedBySignal as stop:
+                where = str(stop)
+            # Behind the except clause: what the error refers to, such as reading processes, has ended now.
+            print(f"{where}; {how_it_goes_on(config)}", file=sys.stderr)
+            sys.exit(EXIT_STATUS)
 
         def main() -> None:
             sys.argv += words_of_others()

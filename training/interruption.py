@@ -49,7 +49,8 @@ def interruptible(signals: Sequence[signal.Signals]) -> Iterator[None]:
     try:
         yield
     except StoppedBySignal:
-        raise  # and still ignore what else may come
+        ignore(signals)  # again, for Lightning has put back the handlers of before
+        raise
     except BaseException:
         _restore(before)
         raise
@@ -71,9 +72,9 @@ def ignore(signals: Sequence[signal.Signals]) -> None:
 class StopOnSignal(pl.Callback):
     """Lets the step under way finish where a signal comes, and then leaves, by StoppedBySignal.
 
-    In training it waits for the end of the update and saves a checkpoint. What Lightning does not restore from one is
-    avoided: behind the last batch of an epoch it waits for one more update, and where a validation is due, it leaves in
-    that. In an evaluation it waits for the end of the batch, and the last checkpoint stays as it is.
+    In training it waits for the end of the update and saves a checkpoint; where a validation is due behind this update,
+    the run that goes on starts with it. In a validation, and in one at the end of an epoch or of training, which
+    Lightning cannot start with, it waits for the end of the batch, and the last checkpoint stays as it is.
 
     Several processes agree on the update. In an evaluation they do not wait for each other, and each leaves by itself.
 
@@ -89,6 +90,7 @@ class StopOnSignal(pl.Callback):
         self.number = 0  # of the signal that came; 0: none
         self.came = 0.0  # when, in seconds
         self.update: int | None = None  # behind which the checkpoint was saved
+        self.validates_first = False  # whether the run goes on with a validation
 
     # Not earlier, for Lightning puts a handler of its own in place, and takes all of them back when it is done.
     def on_sanity_check_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -96,6 +98,12 @@ class StopOnSignal(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._listen()
+        if self.validates_first:
+            self.validates_first = False
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.restarting = False  # or it would go on behind its last batch
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._listen()
@@ -115,10 +123,22 @@ class StopOnSignal(pl.Callback):
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
         self.number = largest(self.number)
-        validates = (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
-        if self.number and not validates and not trainer.is_last_batch:
+        is_validated = (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
+        is_end = trainer.is_last_batch or trainer.fit_loop.epoch_loop.done
+        if self.number and not (is_validated and is_end):
+            self.validates_first = is_validated
             trainer.save_checkpoint(self.checkpoint, weights_only=False)  # said, or Lightning says it for each run
             self.update = trainer.global_step
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["validates_first"] = self.validates_first
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.validates_first = checkpoint.get("validates_first", False)  # none in one of an older version
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.update is not None and not trainer.sanity_checking:
+            self._leave(f"stopped behind update {self.update}, which {self.checkpoint} holds")
 
     def on_train_batch_start(self, *args: Any) -> None:
         if self.update is not None:  # only now, when what the update logs is written

@@ -14,11 +14,9 @@ def how_it_goes_on(config: DictConfig) -> str:
     """The sentence for the user; a job of SLURM that can go on by itself is put into the queue again before."""
     if "resume" not in config:
         return "to have all of it, start it again"
-    if config.resume != "auto":
-        folder = HydraConfig.get().runtime.output_dir
-        return f"to go on, give the same words and resume={folder}"
+    by_hand = f"to go on, give the same words with resume=auto hydra.run.dir={HydraConfig.get().runtime.output_dir}"
     job = job_of_slurm()
-    return "the same command goes on with it" if job is None else requeue(job)
+    return by_hand if job is None or config.resume != "auto" else requeue(job, by_hand)
 
 
 def job_of_slurm() -> str | None:
@@ -28,12 +26,15 @@ def job_of_slurm() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def requeue(job: str) -> str:
+def requeue(job: str, by_hand: str) -> str:
     """Puts a job into the queue again, where that is right, and says what came of it.
 
-    It is not where the job was cancelled or has been put there by SLURM itself: neither is running then.
+    It is not where the job was cancelled or SLURM queues it again itself: then it is not called running any more.
+
+    Args:
+        job: its number.
+        by_hand: the sentence that says how to go on otherwise.
     """
-    by_hand = "submit it again, and it goes on"
     if shutil.which("scontrol") is None:
         return f"job {job} of SLURM is not queued again, since there is no command scontrol here; {by_hand}"
     shown = subprocess.run(["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True)
@@ -41,7 +42,7 @@ def requeue(job: str) -> str:
         return f"job {job} of SLURM is not queued again ({shown.stderr.strip()}); {by_hand}"
     fields = dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
     if fields["JobState"] != "RUNNING":
-        return f"SLURM is ending job {job} already, and queues it again or not; {by_hand}"
+        return f"SLURM is ending job {job}, and queues it again or, where it was cancelled, does not; {by_hand}"
     if fields["Requeue"] != "1" or fields["BatchFlag"] != "1":
         return f"job {job} of SLURM is not one that may be queued again (sbatch --requeue); {by_hand}"
     asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)

@@ -1,0 +1,153 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from omegaconf import OmegaConf
+from runs import ROOT, run
+from torch.utils.data import DataLoader
+
+from data.workers import leave_signals_to_parent
+from ofa.errors import UserError
+from training import interruption
+from training.interruption import StopOnSignal, StoppedBySignal, interruptible, signals_of
+from training.requeue import how_it_goes_on, job_of_slurm, requeue
+
+SMALL_DEMO = ["model=micro", "data.rows.train=64", "data.rows.evaluation=10", "task.image_size=32",
+              "data.batch_size=16", "data.scenes.grid=2", "data.num_workers=1", "trainer.accelerator=cpu",
+              "trainer.max_steps=24", "validate_every=20", "save_every=2", "hydra.run.dir=run",
+              "resume=auto"]  # fmt: skip
+
+
+def test_a_run_that_gets_a_signal_saves_a_checkpoint_and_goes_on_by_the_same_command(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OFA_CACHE": str(tmp_path / "cache")}
+    words = [sys.executable, ROOT / "train.py", *SMALL_DEMO]
+    process = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+                               stdout=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "run/checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for number in (signal.SIGUSR1, signal.SIGTERM):  # as SLURM does it: more than one, to the reading processes, too
+        os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "stopped behind update" in said and "Traceback" not in said
+    assert said.strip().endswith(f"give the same words with resume=auto hydra.run.dir={tmp_path / 'run'}")
+    update = said.split("stopped behind update ")[1].split(",")[0]
+    again = run("train.py", *SMALL_DEMO, folder=tmp_path)
+    assert f"going on behind update {update} of" in again.stdout
+
+
+def test_what_is_no_signal_is_refused():
+    assert signals_of(["SIGTERM"]) == [signal.SIGTERM]
+    with pytest.raises(UserError, match="signals=SIGUSER1 is not one of .*; did you mean 'SIGUSR1'"):
+        signals_of(["SIGUSER1"])
+
+
+def test_a_signal_outside_of_steps_ends_at_once_and_further_ones_do_nothing():
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        with pytest.raises(StoppedBySignal, match="SIGUSR1: stopped"), interruptible([signal.SIGUSR1]):
+            signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    with interruptible([signal.SIGUSR1]):
+        pass
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+@pytest.mark.parametrize(("seconds", "ends"), [(60.0, False), (0.0, True)])
+def test_a_later_second_signal_ends_the_process_at_once(monkeypatch, seconds, ends):
+    monkeypatch.setattr(interruption, "ONE_REQUEST", seconds)
+    child = os.fork()
+    if not child:
+        StopOnSignal([signal.SIGTERM], None).on_test_start(None, None)
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.01)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) == ends
+
+
+def test_an_evaluation_ends_behind_the_batch():
+    before = signal.getsignal(signal.SIGTERM)
+    callback = StopOnSignal([signal.SIGTERM], None)
+    try:
+        callback.on_test_start(None, None)
+        callback.on_test_batch_end()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(StoppedBySignal, match="SIGTERM: stopped in a test"):
+            callback.on_test_batch_end()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_reading_process_ignores_all_signals_but_those_of_its_parent():
+    loader = DataLoader(range(40), num_workers=1, worker_init_fn=leave_signals_to_parent)
+    batches = iter(loader)
+    next(batches)
+    (worker,) = batches._workers
+    for name in ("TERM", "USR1"):
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    assert len(list(batches)) == 39
+
+    batches = iter(loader)
+    next(batches)
+    (worker,) = batches._workers
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
+
+
+@pytest.fixture
+def scontrol(tmp_path, monkeypatch):
+    """Puts a command `scontrol` in place that shows the given fields of a job; returns what it was called with."""
+
+    def install(fields, requeue_status=0):
+        program = tmp_path / "scontrol"
+        program.write_text(
+            f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n[ $1 = requeue ] && echo no >&2 && exit {requeue_status}\n'
+            f'echo "{fields}"\n'
+        )
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        return tmp_path / "calls"
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "sentence", "is_asked"),
+    [
+        ("JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1", 0, "job 7 of SLURM is in the queue again", True),
+        ("JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1", 1, r"not queued again \(no\); BY HAND", True),
+        ("JobId=7 JobState=COMPLETING Requeue=1 BatchFlag=1", 0, "SLURM is ending job 7.*; BY HAND", False),
+        ("JobId=7 JobState=RUNNING Requeue=0 BatchFlag=1", 0, "not one that may be queued again.*; BY HAND", False),
+        ("JobId=7 JobState=RUNNING Requeue=1 BatchFlag=0", 0, "not one that may be queued again.*; BY HAND", False),
+    ],
+)
+def test_a_job_is_queued_again_only_where_slurm_lets_it(scontrol, fields, status, sentence, is_asked):
+    calls = scontrol(fields, status)
+    said = requeue("7", "BY HAND")
+    assert re.search(sentence, said), said
+    assert ("requeue 7" in calls.read_text().splitlines()) == is_asked
+
+
+def test_a_task_of_an_array_is_named_within_it(monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert job_of_slurm() is None
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    assert job_of_slurm() == "5"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4")  # that of the whole array, and of the last of its tasks to start
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    assert job_of_slurm() == "4_1"
+
+
+def test_an_evaluation_is_started_again():
+    assert how_it_goes_on(OmegaConf.create({"checkpoint": "a"})) == "to have all of it, start it again"

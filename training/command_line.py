@@ -86,6 +86,7 @@ def quieten_lightning() -> None:
         ".*is smaller than the logging interval",
         ".*does not have many workers",
         ".*Checkpoint directory .* exists and is not empty",  # of a run that goes on in its folder
+        "The `srun` command is available",  # which a run of one process does not need
         "The dirpath has changed",  # a resumed run keeps its last checkpoint in its own folder
         ".*Grad strides do not match bucket view strides",  # of convolutions of 1 x 1: the two are the same
         ".*`broadcast_buffers` is deprecated",  # by a setting that the oldest supported torch does not have

@@ -76,9 +76,8 @@ class StopOnSignal(pl.Callback):
     the run that goes on starts with it. In a validation, and in one at the end of an epoch or of training, which
     Lightning cannot start with, it waits for the end of the batch, and the last checkpoint stays as it is.
 
-    Several processes agree on the update. In an evaluation they do not wait for each other, and each leaves by itself.
-
-    A second signal, some seconds later, ends the process at once.
+    Several processes agree on the update. In an evaluation they do not wait for each other: each leaves by itself, which
+    ends the others. A second signal, some seconds later, ends the process at once.
 
     Args:
         signals: that are listened to.
@@ -87,7 +86,7 @@ class StopOnSignal(pl.Callback):
 
     def __init__(self, signals: Sequence[signal.Signals], checkpoint: Path | None) -> None:
         self.signals, self.checkpoint = signals, checkpoint
-        self.number = 0  # of the signal that came; 0: none
+        self.number = 0  # of the signal that came, to this process or another; 0: none
         self.came = 0.0  # when, in seconds
         self.update: int | None = None  # behind which the checkpoint was saved
         self.validates_first = False  # whether the run goes on with a validation
@@ -122,10 +121,13 @@ class StopOnSignal(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
-        self.number = largest(self.number)
+        number = largest(self.number)
+        if not number:
+            return
+        self.number = number
         is_validated = (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
         is_end = trainer.is_last_batch or trainer.fit_loop.epoch_loop.done
-        if self.number and not (is_validated and is_end):
+        if not (is_validated and is_end):
             self.validates_first = is_validated
             trainer.save_checkpoint(self.checkpoint, weights_only=False)  # said, or Lightning says it for each run
             self.update = trainer.global_step

@@ -71,11 +71,13 @@ def test_a_job_that_is_interrupted_twice_ends_as_a_job_of_a_sweep_that_is_not(sl
     wait_until(last.is_file, log.read_text)
     call("scancel", "--signal=USR1", job)
     wait_until(lambda: "going on behind update" in log.read_text(), log.read_text)
+    before = last.stat().st_mtime
+    wait_until(lambda: last.stat().st_mtime > before, log.read_text)
     call("scontrol", "requeue", job)  # which is SIGTERM for the run, as where SLURM takes the machine for another job
     wait_until(lambda: not call("squeue", "--noheader", "--jobs", job), log.read_text)
     output = log.read_text()
     assert f"job {job} of SLURM is in the queue again and goes on with it" in output, output
-    assert "SIGUSR1: stopped" in output and "SIGTERM: stopped" in output, output
+    assert "SIGUSR1: stopped behind update" in output and "SIGTERM: stopped behind update" in output, output
     assert output.count("going on behind update") == 2, output
     assert (folder / "metrics.json").is_file(), output
 

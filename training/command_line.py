@@ -43,11 +43,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             quieten_lightning()
             again = [sys.executable, *_program(config_name), *HydraConfig.get().overrides.task]
             try:
-                with interruptible(signals_of(config.get("signals", ()))):
-                    if "trainer" not in config:  # a command of one process
-                        return function(config)
-                    with together(config.trainer, again):
-                        return function(config)
+                if "trainer" not in config:  # a command of one process, that is simply ended by signals
+                    return function(config)
+                with together(config.trainer, again), interruptible(signals_of(config.get("signals", ()))):
+                    return function(config)
             except UserError as error:
                 sys.exit(f"error: {error}")
             except StoppedBySignal as stop:

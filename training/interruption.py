@@ -76,8 +76,8 @@ class StopOnSignal(pl.Callback):
     the run that goes on starts with it. In a validation, and in one at the end of an epoch or of training, which
     Lightning cannot start with, it waits for the end of the batch, and the last checkpoint stays as it is.
 
-    Several processes agree on the update. In an evaluation they do not wait for each other: each leaves by itself, which
-    ends the others. A second signal, some seconds later, ends the process at once.
+    Several processes agree on the update. In an evaluation they do not wait for each other: each leaves by itself, and
+    the first one ends the others. A second signal, some seconds later, ends the process at once.
 
     Args:
         signals: that are listened to.

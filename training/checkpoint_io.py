@@ -6,7 +6,6 @@ file that was cut short or changed on the disk is known by reading it once.
 
 from __future__ import annotations
 
-import errno
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from ofa.checkpoint import LAST
 from ofa.errors import UserError
-from ofa.whole_file import write_whole
+from ofa.whole_file import FULL, write_whole
 
 PREVIOUS = LAST.with_name("last.previous.ckpt")  # inside a run folder: the last checkpoint but one
-FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 
 class CheckpointFiles(TorchCheckpointIO):

@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from ofa.checkpoint import LAST
+from ofa.checkpoint.reading import read_file
 from ofa.errors import UserError
 from ofa.whole_file import FULL, write_whole
 
@@ -63,6 +64,7 @@ def damage(file: Path) -> str | None:
     try:
         with zipfile.ZipFile(file) as archive:
             entry = archive.testzip()
+        read_file(file)  # whether torch finds in it what Python's zipfile has found
     except Exception as error:  # a damaged archive may raise anything
         return str(error) or type(error).__name__
     return None if entry is None else f"the checksum of its entry {entry} is wrong"

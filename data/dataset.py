@@ -89,23 +89,24 @@ class TaskDataset(Dataset[Sample]):
                     message = f"{error.message}, the last of {len(skipped)} broken rows with none between"
                     raise RowError(error.path, error.line, message, "check file and data.columns") from error
 
-    def __getitems__(self, indices: list[int]) -> list[Sample | RowError]:
+    def __getitems__(self, indices: list[int]) -> list[Sample | UserError]:
         """What DataLoader asks for; errors are values here, for torch would garble those raised in a worker."""
-        items: list[Sample | RowError] = []
+        items: list[Sample | UserError] = []
         for index in indices:
             try:
                 items.append(self[index])
-            except RowError as error:
+            except UserError as error:
                 items.append(error)
         return items
 
-    def collate(self, items: list[Sample | RowError]) -> Batch | RowError:
+    def collate(self, items: list[Sample | UserError]) -> Batch | UserError:
         """The items as a batch, or the error that the main process is to raise."""
-        errors = [item for item in items if isinstance(item, RowError)]
-        if errors and (self.train or self.on_error == "stop"):
-            return errors[0]
+        can_skip = not self.train and self.on_error == "skip"
+        for item in items:
+            if isinstance(item, UserError) and not (can_skip and isinstance(item, RowError)):
+                return item
         batch = collate([item for item in items if isinstance(item, Sample)])
-        batch.notes += map(_skip_note, errors)
+        batch.notes += [_skip_note(item) for item in items if isinstance(item, RowError)]
         return batch
 
     def _read(self, index: int) -> Sample:

@@ -15,7 +15,7 @@ from data.dataset import Encode, OnError, TaskDataset
 from data.reading import WorkerRows
 from data.sampling import ExactShardSampler, ShuffleSampler
 from data.teacher_answers import AnsweredRows, TeacherAnswers
-from data.tsv import RowError, TSVFile, check_file
+from data.tsv import TSVFile, check_file
 from data.workers import leave_signals_to_parent
 from ofa.errors import UserError
 
@@ -234,10 +234,10 @@ class EvalLoader(DataLoader[Batch]):
         yield held
 
 
-def _raise_errors(batches: Iterable[Batch | RowError], reading: WorkerRows | None) -> Iterator[Batch]:
+def _raise_errors(batches: Iterable[Batch | UserError], reading: WorkerRows | None) -> Iterator[Batch]:
     """The batches; an error that a worker met, or was, is raised here, in the main process, by its row."""
     for batch in batches if reading is None else reading.name_errors(batches):
-        if isinstance(batch, RowError):
+        if isinstance(batch, UserError):
             try:
                 raise batch
             finally:

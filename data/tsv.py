@@ -78,6 +78,8 @@ class TSVFile(Sequence[Row]):
 
     Raises:
         UserError: at construction, for a file that is missing, empty or not a file, and for columns outside the format.
+        UserError: on reading a row of a file that has another size than when it was opened. One that was deleted or
+            replaced can be read on.
         RowError: on reading a row that is blank, has the wrong number of columns or is not UTF-8.
     """
 
@@ -98,9 +100,18 @@ class TSVFile(Sequence[Row]):
 
     def __getitem__(self, index: int) -> Row:
         index = range(len(self))[index]
+        self._check_size()  # to read behind the end of a file that was cut would kill the process
         start, end = map(int, self._offsets[index : index + 2])
         text = self._bytes[start:end].removesuffix(b"\n").removesuffix(b"\r")
         return self._parse(text, line=index + 1)
+
+    def _check_size(self) -> None:
+        size = self._bytes.size()
+        if size != len(self._bytes):
+            raise UserError(
+                f"{self.path} was changed while it was read: it had {len(self._bytes)} bytes and has {size}; put back "
+                "the file as it was"
+            )
 
     def __getstate__(self) -> dict:
         """What travels to workers: not the maps, which each process opens for itself."""

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -67,16 +68,22 @@ def live(folder, until):
     return False
 
 
-def moment_of_death(folder):
+def moment_of_death(folder, parts_before):
     """What a killed process was doing, as its files show; a run that cannot go on ends this script."""
     files = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
     if files and damage(files[0]) is not None:
         sys.exit(f"a kill has left {files[0]} damaged")
-    if any(part_of(folder / name).is_file() for name in (LAST, BEST)):
+    if is_writing(folder, parts_before):
         return "writing a checkpoint"
     if (folder / EXPORT).is_dir():
         return "after training"
     return "behind a checkpoint" if files else "before the first checkpoint"
+
+
+def parts(folder):
+    """The checkpoints that are being written, or were when their process was killed, and when this was."""
+    files = [part_of(folder / name) for name in (LAST, BEST)]
+    return {(file, file.stat().st_mtime_ns) for file in files if file.is_file()}
 
 
 def differences(run, whole, kills):
@@ -109,26 +116,41 @@ def same(first, second):
     return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
 
 
+def never():
+    return False
+
+
+def is_past(moment):
+    return time.monotonic() > moment
+
+
+def is_writing(folder, parts_before):
+    return parts(folder) - parts_before
+
+
 def kill_test(kills, seed, folder):
     """Prints what became of `kills` kills; ends with an error where one did harm."""
     chance = random.Random(seed)
     began = time.monotonic()
-    live(folder / "whole", until=lambda: False)
+    live(folder / "whole", until=never)
     seconds = time.monotonic() - began
-    moments, runs, started = Counter(), 0, 0
-    while sum(moments.values()) < kills or started > runs:
-        run = folder / f"run{runs}"
-        started = runs + 1
-        moment, parts = time.monotonic() + chance.uniform(0, seconds), [part_of(run / name) for name in (LAST, BEST)]
-        untils = [lambda: time.monotonic() > moment, lambda: any(part.is_file() for part in parts)]  # noqa: B023
-        if sum(moments.values()) == kills:  # the last run is left to end
-            untils = [lambda: False]
-        if not live(run, untils[sum(moments.values()) % len(untils)]):
-            moments[moment_of_death(run)] += 1
+    moments, runs, is_over = Counter(), 0, False
+    while not is_over:
+        run, killed = folder / f"run{runs}", moments.total()
+        parts_before = parts(run)
+        if killed == kills:  # the last run is left to end
+            until = never
+        elif killed % 2:
+            until = partial(is_past, time.monotonic() + chance.uniform(0, seconds))
+        else:
+            until = partial(is_writing, run, parts_before)
+        if not live(run, until):
+            moments[moment_of_death(run, parts_before)] += 1
             continue
         if different := differences(run, folder / "whole", kills):
             sys.exit(f"{run} differs from {folder / 'whole'} in {', '.join(different)}")
         runs += 1
+        is_over = killed == kills
     print(f"{kills} kills: " + ", ".join(f"{count} {moment}" for moment, count in sorted(moments.items())))
     print(f"{runs} runs ended: all weights, states, scores and answers are those of the run that was left alone")
 

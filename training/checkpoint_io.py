@@ -6,7 +6,6 @@ file that was cut short or changed on the disk is known by reading it once.
 
 from __future__ import annotations
 
-import errno
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from ofa.checkpoint import LAST
+from ofa.checkpoint.reading import read_file
 from ofa.errors import UserError
-from ofa.whole_file import write_whole
+from ofa.whole_file import FULL, write_whole
 
 PREVIOUS = LAST.with_name("last.previous.ckpt")  # inside a run folder: the last checkpoint but one
-FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -65,6 +64,7 @@ def damage(file: Path) -> str | None:
     try:
         with zipfile.ZipFile(file) as archive:
             entry = archive.testzip()
+        read_file(file)  # whether torch finds in it what Python's zipfile has found
     except Exception as error:  # a damaged archive may raise anything
         return str(error) or type(error).__name__
     return None if entry is None else f"the checksum of its entry {entry} is wrong"

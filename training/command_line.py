@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import shutil
 import sys
 import warnings
@@ -24,6 +25,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from ofa.config import did_you_mean
 from ofa.errors import UserError
+from ofa.whole_file import FULL
 from training.interruption import EXIT_STATUS, StoppedBySignal, interruptible, signals_of
 from training.launching import together, words_of_others
 from training.requeue import how_it_goes_on
@@ -51,6 +53,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 sys.exit(f"error: {error}")
             except StoppedBySignal as stop:
                 where = str(stop)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                sys.exit(f"error: {error.filename or 'a file'} was not written: {FULL[error.errno]}; make space on it")
             # Behind the except clause: what the error refers to, such as reading processes, has ended now.
             print(f"{where}; {how_it_goes_on(config)}", file=sys.stderr)
             sys.exit(EXIT_STATUS)
@@ -60,6 +66,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             try:
                 arguments = get_args_parser().parse_args()
                 check_cluster(check_overrides(config_name, arguments.overrides), is_sweep=arguments.multirun)
+                check_folder(config_name, arguments.overrides, is_sweep=arguments.multirun)
             except UserError as error:
                 sys.exit(f"error: {error}")
             hydra.main(str(CONFIGS), config_name, version_base="1.3")(with_one_line_errors)()
@@ -152,6 +159,34 @@ def check_cluster(config: DictConfig, is_sweep: bool) -> None:
         raise UserError("cluster=slurm starts jobs by -m, even a single one: python train.py -m cluster=slurm ...")
     if shutil.which("sbatch") is None:
         raise UserError("cluster=slurm: there is no command sbatch here; start it where SLURM's jobs are submitted")
+
+
+def check_folder(config_name: str, words: list[str], is_sweep: bool) -> None:
+    """Whether outputs can be written where they would go, and where resume=auto would find them again.
+
+    Raises:
+        UserError: the folder cannot be written; or it is another one at each start, and the run is to go on in it.
+    """
+    key = "hydra.sweep.dir" if is_sweep else "hydra.run.dir"
+    overrides = [override.input_line for override in _parse(words) if not override.is_sweep_override()]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        try:
+            config = compose(config_name, overrides, return_hydra_config=True)
+        except HydraException:  # of settings of Hydra's own, which it will explain itself
+            return
+    is_kept = OmegaConf.select(config, "cluster.name") == "slurm"  # by its launcher, for all turns of a job
+    if config.get("resume") == "auto" and not is_kept and "${now:" in _as_written(config, key):
+        raise UserError(f"resume=auto needs {key}=FOLDER: without it, each start has a folder of its own")
+    folder = Path(OmegaConf.select(config, key)).absolute()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise UserError(f"{key}={folder}: {there} cannot be written; give a folder that can")
+
+
+def _as_written(config: DictConfig, key: str) -> str:
+    """A setting with the references in it."""
+    group, _, name = key.rpartition(".")
+    return str(OmegaConf.to_container(OmegaConf.select(config, group), resolve=False)[name])
 
 
 def _parse(words: list[str]) -> list[Override]:

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -77,8 +76,6 @@ def find_interrupted(config: DictConfig, folder: Path) -> Interrupted | None:
             holds one already.
     """
     if config.resume == AUTO:
-        if config.cluster.name != "slurm":  # whose launcher keeps the folder for all turns of a job
-            _check_folder_stays()
         return _open(config, folder) if _checkpoints(folder) else None
     run = None if config.resume is None else Path(config.resume)
     if run is not None and run.resolve() == folder.resolve():
@@ -105,15 +102,6 @@ def _open(config: DictConfig, run: Path) -> Interrupted:
         os.replace(run / LAST, run / DAMAGED)  # else the next checkpoint would put it in the place of the whole one
     read_config(checkpoint)  # whether it is one of a run
     return Interrupted(run, checkpoint, read_file(checkpoint)["global_step"], (run / METRICS).is_file())
-
-
-def _check_folder_stays() -> None:
-    """Whether the same command will find the folder again."""
-    settings = OmegaConf.to_container(HydraConfig.instance().cfg, resolve=False)["hydra"]
-    is_sweep = HydraConfig.get().mode.name == "MULTIRUN"
-    key, path = ("hydra.sweep.dir", settings["sweep"]["dir"]) if is_sweep else ("hydra.run.dir", settings["run"]["dir"])
-    if "${now:" in path:
-        raise UserError(f"resume=auto needs {key}=FOLDER: without it, each start has a folder of its own")
 
 
 def _checkpoints(run: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 import pytest
 
 from ofa.errors import UserError
-from training.command_line import check_overrides
+from training.command_line import check_folder, check_overrides
 
 
 def test_sound_overrides_pass():
@@ -80,3 +80,17 @@ def test_a_setting_that_has_to_be_given_is_asked_for():
         check_overrides("evaluate", ["task=refcoco"])
     with pytest.raises(UserError, match=r"teacher has to be given: python -m training.fill_cache distill.teacher=..."):
         check_overrides("fill_cache", ["distill=logits"])
+
+
+def test_a_run_that_is_to_go_on_in_its_folder_needs_one_that_stays(tmp_path):
+    with pytest.raises(UserError, match="resume=auto needs hydra.run.dir=FOLDER: without it, each start has a folder"):
+        check_folder("train", ["resume=auto"], is_sweep=False)
+    with pytest.raises(UserError, match="resume=auto needs hydra.sweep.dir=FOLDER"):
+        check_folder("train", ["resume=auto", "seed=1,2", f"hydra.run.dir={tmp_path}"], is_sweep=True)
+    check_folder("train", ["resume=auto", f"hydra.run.dir={tmp_path}/new/${{task.name}}"], is_sweep=False)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="hydra.run.dir=.*file/run: .*file cannot be written; give a folder that can"):
+        check_folder("train", [f"hydra.run.dir={tmp_path}/file/run"], is_sweep=False)

@@ -26,13 +26,14 @@ from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from training.build import build_teacher, learnt_files, training_callbacks
 from training.checkpoint_io import CheckpointFiles
+from training.continued_logs import continue_tables
 from training.distillation.cache import TeacherCache
 from training.distillation.module import DistillationModule
 from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
-from training.resume import find_interrupted
+from training.resume import Interrupted, find_interrupted
 
 MICRO = OFAConfig.from_name("micro", dropout=0.2, init_std=0.1)
 TEACHER = OFAConfig.from_name("micro", d_model=96, encoder_attention_heads=6, decoder_attention_heads=6)
@@ -123,7 +124,7 @@ def make_trained(teacher, cache):
 
 def fit(
     file, folder, checkpoint=None, interrupt=None, workers=0, seed=1, teacher=None, cache=None, files=None,
-    save_every=None, **options,
+    save_every=None, continues=None, more=(), **options,
 ):  # fmt: skip
     pl.seed_everything(seed, verbose=False)
     data = OFADataModule(
@@ -134,27 +135,35 @@ def fit(
     config = OmegaConf.create({"pictures": 0, "ema": {"decay": 0.9}, "save_every": save_every})
     callbacks = training_callbacks(config, SimpleNamespace(best="score"), folder, files or {})
     trainer = pl.Trainer(
-        accelerator="cpu", callbacks=[*callbacks, *([Interrupt(interrupt)] if interrupt else [])], max_epochs=3,
+        accelerator="cpu", callbacks=[*callbacks, *([Interrupt(interrupt)] if interrupt else []), *more], max_epochs=3,
         logger=CSVLogger(folder, "", ""), log_every_n_steps=1, check_val_every_n_epoch=None, gradient_clip_val=1.0,
         use_distributed_sampler=False, enable_model_summary=False, default_root_dir=folder, plugins=[CheckpointFiles()],
         **options,
     )  # fmt: skip
+    if continues is not None:
+        continue_tables(trainer.loggers, continues)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize(
-    ("every", "accumulate", "interrupt", "behind", "workers"),
+    ("every", "accumulate", "interrupt", "behind", "workers", "save_every"),
     [
-        (3, 1, 5, 3, 0),  # in the middle of an epoch
-        (3, 1, 8, 6, 1),  # of the second, with a worker
-        (5, 1, 7, 5, 0),  # at the end of an epoch
-        (3, 2, 4, 3, 0),  # between the two batches of an update
+        (3, 1, 5, 3, 0, None),  # in the middle of an epoch
+        (3, 1, 8, 6, 1, None),  # of the second, with a worker
+        (5, 1, 7, 5, 0, None),  # at the end of an epoch
+        (3, 2, 4, 3, 0, None),  # between the two batches of an update
+        (4, 1, 8, 7, 0, 7),  # behind an update without a validation, in the middle of an epoch
+        (4, 2, 7, 6, 0, 3),  # behind an update of two batches
+        (3, 1, 6, 5, 0, 5),  # at the end of an epoch without a validation
     ],
 )
-def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path, every, accumulate, interrupt, behind, workers):
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(
+    tmp_path, every, accumulate, interrupt, behind, workers, save_every
+):
     file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": every, "workers": workers}
+    options["save_every"] = save_every
     options["accumulate_grad_batches"] = accumulate
     fit(file, tmp_path / "whole", **options)
     with pytest.raises(InterruptedError):
@@ -172,6 +181,75 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path, every, accu
     assert rates and rates == learning_rates(tmp_path / "whole")[-len(rates) :]
     assert trainer.checkpoint_callback.best_model_path == str((tmp_path / "second/checkpoints/best.ckpt").resolve())
     assert_equal(read(tmp_path / "second", "best"), best_of_first)
+
+
+def go_on_in_place(file, folder, **options):
+    """A run that was interrupted, in the folder it has, as train.py goes on with it."""
+    last = folder / "checkpoints/last.ckpt"
+    return fit(file, folder, last, seed=2, continues=read(folder)["global_step"], **options)
+
+
+def test_a_run_goes_on_in_its_own_folder(tmp_path):
+    file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3, "save_every": 2}
+    fit(file, tmp_path / "whole", **options)
+    for interrupt in (5, 3):
+        with pytest.raises(InterruptedError):
+            if interrupt == 5:
+                fit(file, tmp_path / "run", interrupt=5, **options)
+            else:
+                go_on_in_place(file, tmp_path / "run", interrupt=3, **options)
+    trainer = go_on_in_place(file, tmp_path / "run", **options)
+    assert_equal(read(tmp_path / "run"), read(tmp_path / "whole"))
+    assert_equal(read(tmp_path / "run", "best"), read(tmp_path / "whole", "best"))
+    assert trainer.checkpoint_callback.best_model_score == -3
+    assert logged(tmp_path / "run") == logged(tmp_path / "whole")
+    assert learning_rates(tmp_path / "run") == learning_rates(tmp_path / "whole")
+
+
+def test_a_lost_best_checkpoint_is_said_and_another_one_is_chosen(tmp_path, caplog):
+    file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3}
+    with pytest.raises(InterruptedError):
+        fit(file, tmp_path / "run", interrupt=8, **options)
+    best = tmp_path / "run/checkpoints/best.ckpt"
+    best.write_bytes(best.read_bytes()[:1000])
+    trainer = go_on_in_place(file, tmp_path / "run", **options)
+    assert f"{best} is lost (File is not a zip file): the best checkpoint is chosen among the coming" in caplog.text
+    assert trainer.checkpoint_callback.best_model_score == -9
+    assert read(tmp_path / "run", "best")["global_step"] == 9
+
+
+class Change(pl.Callback):
+    """Changes a file behind some batch."""
+
+    def __init__(self, batch, change):
+        self.left, self.change = batch, change
+
+    def on_train_batch_end(self, *args):
+        self.left -= 1
+        if not self.left:
+            self.change()
+
+
+def test_a_data_file_that_is_deleted_in_mid_epoch_does_no_harm(tmp_path):
+    file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3}
+    fit(file, tmp_path / "whole", **options)
+    fit(file, tmp_path / "run", more=[Change(7, file.unlink)], **options)
+    assert_equal(read(tmp_path / "run"), read(tmp_path / "whole"))
+    with pytest.raises(UserError, match="rows.tsv does not exist"):
+        go_on_in_place(file, tmp_path / "run", **options)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_data_file_that_is_cut_in_mid_epoch_ends_the_run_behind_its_last_update(tmp_path, workers):
+    file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 5, "workers": workers}
+    fit(file, tmp_path / "whole", **options)
+    content = file.read_bytes()
+    with pytest.raises(UserError, match="rows.tsv was changed while it was read: it had 20 bytes and has 10; put back"):
+        fit(file, tmp_path / "run", more=[Change(6, lambda: os.truncate(file, 10))], **options)
+    assert read(tmp_path / "run")["global_step"] >= 6
+    file.write_bytes(content)
+    go_on_in_place(file, tmp_path / "run", **options)
+    assert_equal(read(tmp_path / "run"), read(tmp_path / "whole"))
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
@@ -287,6 +365,44 @@ def test_a_missing_or_damaged_run_is_refused_in_one_line(interrupted, tmp_path):
         find_interrupted(config, tmp_path)
 
 
+def test_in_place_a_run_goes_on_where_its_folder_holds_a_checkpoint(interrupted, tmp_path):
+    config, folder = interrupted
+    config.resume = "auto"
+    found = find_interrupted(config, folder)
+    assert found == Interrupted(folder, folder / "checkpoints/last.ckpt", step=7, is_tested=False)
+    (folder / "metrics.json").write_text("{}")
+    assert find_interrupted(config, folder).is_tested
+    assert find_interrupted(config, tmp_path / "empty") is None
+    config.seed = 2
+    with pytest.raises(UserError, match="seed=2, but the run of .*run was started with seed=1"):
+        find_interrupted(config, folder)
+
+
+def test_a_damaged_last_checkpoint_is_left_for_the_one_before(interrupted, tmp_path, caplog):
+    config, folder = interrupted
+    last, previous = (folder / f"checkpoints/{name}.ckpt" for name in ("last", "last.previous"))
+    shutil.copyfile(last, previous)
+    last.write_bytes(last.read_bytes()[:-100])
+    assert find_interrupted(config, tmp_path).checkpoint == previous
+    assert (
+        f"{last} is damaged (" in caplog.text and f"going on from the checkpoint before it, {previous}" in caplog.text
+    )
+    config.resume = "auto"
+    assert find_interrupted(config, folder).checkpoint == previous
+    assert not last.exists() and (folder / "checkpoints/last.damaged.ckpt").exists()
+    assert find_interrupted(config, folder).checkpoint == previous
+    previous.write_bytes(b"")
+    with pytest.raises(UserError, match=r"last.previous.ckpt is damaged \(.*\); start the run anew in another folder"):
+        find_interrupted(config, folder)
+
+
+def test_a_folder_that_holds_a_run_is_not_taken_for_another(interrupted):
+    config, folder = interrupted
+    config.resume = None
+    with pytest.raises(UserError, match="hydra.run.dir=.*run holds the checkpoints of a run already; go on with it by"):
+        find_interrupted(config, folder)
+
+
 SMALL_DEMO = ["model=micro", "data.rows.train=64", "data.rows.evaluation=10", "task.image_size=32",
               "data.batch_size=16", "data.scenes.grid=2", "model.dropout=0.2", "ema.decay=0.9", "trainer.max_steps=10",
               "validate_every=3", "trainer.log_every_n_steps=1", "distill=hidden", "distill.teacher=teacher",
@@ -325,3 +441,8 @@ def kill_behind_a_checkpoint(folder, *words):
             time.sleep(0.01)
         process.kill()
     assert read(folder / "first")["global_step"] == 3
+
+
+def test_runs_that_are_killed_again_and_again_end_as_one_that_was_not(tmp_path):
+    process = run("run_scripts/kill_test.py", "--kills", "3", folder=tmp_path)
+    assert process.stdout.startswith("3 kills: ") and "all weights, states, scores and answers are" in process.stdout

@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ from training.distillation.cache import TeacherCache
 from training.distillation.module import DistillationModule
 from training.distillation.teacher import Teacher
 from training.freezing import Freezing
+from training.interruption import StoppedBySignal
 from training.module import TrainingModule
 from training.optim import Optim
 from training.resume import Interrupted, find_interrupted
@@ -132,7 +134,8 @@ def fit(
         train_views=None if cache is None else 1,
     )  # fmt: skip
     module = make_trained(teacher, cache)
-    config = OmegaConf.create({"pictures": 0, "ema": {"decay": 0.9}, "save_every": save_every})
+    settings = {"pictures": 0, "ema": {"decay": 0.9}, "save_every": save_every, "signals": ["SIGUSR1"]}
+    config = OmegaConf.create(settings)
     callbacks = training_callbacks(config, SimpleNamespace(best="score"), folder, files or {})
     trainer = pl.Trainer(
         accelerator="cpu", callbacks=[*callbacks, *([Interrupt(interrupt)] if interrupt else []), *more], max_epochs=3,
@@ -181,6 +184,53 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(
     assert rates and rates == learning_rates(tmp_path / "whole")[-len(rates) :]
     assert trainer.checkpoint_callback.best_model_path == str((tmp_path / "second/checkpoints/best.ckpt").resolve())
     assert_equal(read(tmp_path / "second", "best"), best_of_first)
+
+
+class SendSignal(pl.Callback):
+    def __init__(self, batch):
+        self.left = batch
+
+    def on_train_batch_start(self, *args):
+        self.left -= 1
+        if not self.left:
+            signal.raise_signal(signal.SIGUSR1)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize(
+    ("every", "accumulate", "batch", "behind", "workers"),
+    [
+        (4, 1, 5, 5, 1),  # at the end of an epoch
+        (3, 1, 6, 6, 0),  # where a validation is due
+        (4, 2, 1, 1, 0),  # in the first batch of an update of two, before any validation
+    ],
+)
+def test_a_run_that_a_signal_ends_goes_on_from_the_very_update(tmp_path, every, accumulate, batch, behind, workers):
+    file = write_rows(tmp_path / "rows.tsv")
+    options = {"val_check_interval": every, "accumulate_grad_batches": accumulate, "workers": workers}
+    fit(file, tmp_path / "whole", **options)
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        with pytest.raises(StoppedBySignal, match=f"SIGUSR1: stopped behind update {behind}, which"):
+            fit(file, tmp_path / "first", more=[SendSignal(batch)], **options)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert read(tmp_path / "first")["global_step"] == behind
+    fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", seed=2, **options)
+
+    for name in ("last", "best"):
+        assert_equal(read(tmp_path / "whole", name), read(tmp_path / "second", name))
+    whole, first, second = (logged(tmp_path / name) for name in ("whole", "first", "second"))
+    assert first + second == whole
+
+
+def test_a_signal_in_a_validation_leaves_the_checkpoint_of_before(tmp_path):
+    file = write_rows(tmp_path / "rows.tsv")
+    send = SendSignal(2)
+    send.on_validation_batch_start = send.on_train_batch_start  # the second batch of all: a validation follows each
+    with pytest.raises(StoppedBySignal, match="SIGUSR1: stopped in a validation"):
+        fit(file, tmp_path / "first", more=[send], val_check_interval=1)
+    assert not (tmp_path / "first/checkpoints/last.ckpt").exists()
 
 
 def go_on_in_place(file, folder, **options):

@@ -25,7 +25,7 @@ TRAIN += ["validate_every=20", "trainer.log_every_n_steps=1", "trainer.accumulat
 
 # With dropout, which is another one in each process, and a checkpoint between the batches of an update.
 RESUMED = [*TRAIN, "trainer=ddp", "trainer.devices=2", "data.batch_size=4", "model.dropout=0.2", "trainer.max_steps=6"]
-RESUMED += ["save_every=4", "data.rows.train=52"]
+RESUMED += ["validate_every=4", "data.rows.train=52"]
 
 
 @pytest.fixture(scope="module")
@@ -105,17 +105,16 @@ def test_two_processes_learn_as_one_with_a_batch_twice_as_large(folder):
 def test_two_processes_that_are_resumed_end_as_if_they_had_not_been_interrupted(folder):
     shutil.copytree(folder / "whole/checkpoints", folder / "cut/checkpoints")
     shutil.copyfile(folder / "whole/config.yaml", folder / "cut/config.yaml")
-    (folder / "cut/checkpoints/last.ckpt").unlink()  # the one before it is that of update 4
+    (folder / "cut/checkpoints/last.ckpt").unlink()  # the one before it is that of the validation
+    before = torch.load(folder / "cut/checkpoints/last.previous.ckpt", weights_only=True)
+    assert before["global_step"] == 4 and all(process["gradients"] for process in before["processes"])
     run_forked(folder, [["train", 2, [*RESUMED, "resume=auto", "hydra.run.dir=cut"]]])
     assert "going on behind update 4 of" in (folder / "cut/train.log").read_text()
     whole, cut = (torch.load(folder / name / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "cut"))
     assert all(torch.equal(whole["state_dict"][name], cut["state_dict"][name]) for name in whole["state_dict"])
-    first, second = (checkpoint["processes"] for checkpoint in (whole, cut))
-    assert [torch.equal(*(states[i]["random"]["torch"] for states in (first, second))) for i in range(2)] == [
-        True,
-        True,
-    ]
-    assert not torch.equal(first[0]["random"]["torch"], first[1]["random"]["torch"])
+    first, second = ([process["random"]["torch"] for process in state["processes"]] for state in (whole, cut))
+    assert all(map(torch.equal, first, second))
+    assert not torch.equal(*first)
 
 
 def test_an_error_in_one_process_ends_all_with_its_one_sentence(folder, monkeypatch):

@@ -25,7 +25,7 @@ train() {  # train RUN SETTING...: a run folder and what is set for it
   if [[ ! -f $run/metrics.json ]]; then
     mkdir -p "$run"
     echo "$(date +%T) $run"
-    "$python" train.py "$@" hydra.run.dir="$run" >"$run/output.txt" 2>&1 || { echo "failed: $run/output.txt" >&2; exit 1; }
+    "$python" train.py "$@" resume=auto hydra.run.dir="$run" >"$run/output.txt" 2>&1 || { echo "failed: $run/output.txt" >&2; exit 1; }
   fi
 }
 

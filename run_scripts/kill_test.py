@@ -10,6 +10,7 @@ import argparse
 import csv
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -149,6 +150,7 @@ def kill_test(kills, seed, folder):
             continue
         if different := differences(run, folder / "whole", kills):
             sys.exit(f"{run} differs from {folder / 'whole'} in {', '.join(different)}")
+        shutil.rmtree(run)
         runs += 1
         is_over = killed == kills
     print(f"{kills} kills: " + ", ".join(f"{count} {moment}" for moment, count in sorted(moments.items())))
@@ -159,7 +161,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="a new folder for the runs, which are kept")
+    parser.add_argument("--folder", type=Path, help="for the runs, of which one that ended is deleted")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kill_test_") as temporary:
         os.environ.setdefault("OFA_CACHE", f"{temporary}/cache")

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from data.batch import Sample
@@ -50,6 +52,18 @@ def notes(batches):
 def test_a_broken_row_stops_by_default(write, train):
     with pytest.raises(RowError, match="line 2 of .*rows.tsv: 'x' is not a number; "):
         dataset(write(3, broken=(2,)), train=train)[1]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_file_that_was_cut_is_no_broken_row_to_skip(write, train):
+    path = write(8)
+    rows = dataset(path, train=train, on_error="skip")
+    rows[7]
+    os.truncate(path, 10)
+    error = rows.collate(rows.__getitems__([0, 7]))
+    assert not isinstance(error, RowError)
+    with pytest.raises(UserError, match="was changed while it was read: it had 39 bytes and has 10; put back"):
+        raise error
 
 
 def test_in_training_a_skipped_row_is_replaced_by_the_next_readable_one(write):

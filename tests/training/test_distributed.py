@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,10 @@ EVALUATE = [*DEMO, CPU, "data.rows.evaluation=101", "checkpoint=start", "split=v
 TRAIN = [*DEMO, CPU, "data.rows.evaluation=4", "model=micro", "freezing.batch_norm=true", "trainer.max_steps=20"]
 TRAIN += ["validate_every=20", "trainer.log_every_n_steps=1", "trainer.accumulate_grad_batches=2"]
 
+# With dropout, which is another one in each process, and a checkpoint between the batches of an update.
+RESUMED = [*TRAIN, "trainer=ddp", "trainer.devices=2", "data.batch_size=4", "model.dropout=0.2", "trainer.max_steps=6"]
+RESUMED += ["validate_every=4", "data.rows.train=52"]
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -40,12 +45,17 @@ def folder(tmp_path_factory):
         ["evaluate", 3, [*EVALUATE, several, "trainer.devices=3", "hydra.run.dir=evaluation3"]],
         ["train", 1, [*TRAIN, "data.batch_size=8", "hydra.run.dir=train1"]],
         ["train", 2, [*TRAIN, several, "trainer.devices=2", "data.batch_size=4", "hydra.run.dir=train2"]],
+        ["train", 2, [*RESUMED, "hydra.run.dir=whole"]],
     ]
+    run_forked(folder, jobs)
+    return folder
+
+
+def run_forked(folder, jobs):
     environment = {**os.environ, "OFA_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     words = [sys.executable, ROOT / "tests/forked.py", json.dumps(jobs)]
     process = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stdout + process.stderr
-    return folder
 
 
 def contents(run_folder, names):
@@ -90,6 +100,21 @@ def test_two_processes_learn_as_one_with_a_batch_twice_as_large(folder):
         "16 samples an update: a batch of 4, 2 processes, 2 batches accumulated"
         in (folder / "train2/train.log").read_text()
     )
+
+
+def test_two_processes_that_are_resumed_end_as_if_they_had_not_been_interrupted(folder):
+    shutil.copytree(folder / "whole/checkpoints", folder / "cut/checkpoints")
+    shutil.copyfile(folder / "whole/config.yaml", folder / "cut/config.yaml")
+    (folder / "cut/checkpoints/last.ckpt").unlink()  # the one before it is that of the validation
+    before = torch.load(folder / "cut/checkpoints/last.previous.ckpt", weights_only=True)
+    assert before["global_step"] == 4 and all(process["gradients"] for process in before["processes"])
+    run_forked(folder, [["train", 2, [*RESUMED, "resume=auto", "hydra.run.dir=cut"]]])
+    assert "going on behind update 4 of" in (folder / "cut/train.log").read_text()
+    whole, cut = (torch.load(folder / name / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "cut"))
+    assert all(torch.equal(whole["state_dict"][name], cut["state_dict"][name]) for name in whole["state_dict"])
+    first, second = ([process["random"]["torch"] for process in state["processes"]] for state in (whole, cut))
+    assert all(map(torch.equal, first, second))
+    assert not torch.equal(*first)
 
 
 def test_an_error_in_one_process_ends_all_with_its_one_sentence(folder, monkeypatch):

@@ -9,7 +9,8 @@ from PIL import Image
 
 from ofa.inputs import InputError, read_image
 from ofa.pipeline import Pipeline
-from prediction.questions import PictureQuestion
+from ofa.processors import QuestionError
+from prediction.questions import TEXTS, PictureQuestion
 
 
 def answer_each(
@@ -26,6 +27,21 @@ def answer_each(
         for i, answer in zip(readable, _ask(pipe, [(batch[i], images[i]) for i in readable]), strict=True):
             answers[i] = answer
         yield from zip(batch, answers, strict=True)
+
+
+def check_texts(pipe: Pipeline, questions: Sequence[PictureQuestion]) -> None:
+    """Refuses what could not be asked about any picture, where all are asked the same.
+
+    Raises:
+        InputError: the texts are no question for this model.
+    """
+    first = questions[0].texts
+    if all(question.texts == first for question in questions):
+        texts = [first.get(name) for name in TEXTS[pipe.processor.pipeline]]
+        try:
+            pipe.ask(*texts)
+        except QuestionError as error:
+            raise InputError(str(error)) from error
 
 
 def _read(question: PictureQuestion) -> Image.Image | InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,28 @@ from PIL import Image, ImageDraw, ImageFont
 from ofa.inputs import read_image
 from prediction.questions import PictureQuestion
 
+log = logging.getLogger(__name__)
+
 _SIDE = 1024  # pixels of the longer side, at most
 _FONT_SIZE = 18
+_LETTERS = 60  # of a picture's name that its answer's picture keeps
 
 
-def save_picture(file: Path, question: PictureQuestion, answer: dict[str, Any]) -> None:
-    """The picture with the question and its answer below, and the boxes of the answer in red."""
+def save_picture(folder: Path, number: int, question: PictureQuestion, answer: dict[str, Any]) -> None:
+    """The picture with the question and its answer below, and the boxes of the answer in red, as a JPEG.
+
+    One that cannot be written is named in the log: answers do not depend on it.
+    """
+    file = folder / f"{number:06}_{question.path.stem[:_LETTERS]}.jpg"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draw(question, answer).save(file, quality=90)
+    except OSError as error:
+        log.warning("%s cannot be written (%s)", file, error)
+
+
+def draw(question: PictureQuestion, answer: dict[str, Any]) -> Image.Image:
+    """The picture of a question with its answer."""
     image = read_image(question.path)
     scale = min(1.0, _SIDE / max(image.size))
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
@@ -24,8 +41,7 @@ def save_picture(file: Path, question: PictureQuestion, answer: dict[str, Any]) 
     for x0, y0, x1, y1 in answer.get("boxes", ()):
         (left, right), (top, bottom) = sorted((x0 * scale, x1 * scale)), sorted((y0 * scale, y1 * scale))
         pen.rectangle((left, top, right, bottom), outline="red", width=3)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    _with_lines(image, [*question.texts.values(), _in_words(answer)]).save(file, quality=90)
+    return _with_lines(image, [*question.texts.values(), _in_words(answer)])
 
 
 def _in_words(answer: dict[str, Any]) -> str:

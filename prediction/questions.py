@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,33 +23,34 @@ class PictureQuestion:
     """A picture, and the texts of the question by their names."""
 
     path: Path
-    texts: dict[str, str]
+    texts: Mapping[str, str]
+
+    def __hash__(self) -> int:
+        return hash((self.path, *sorted(self.texts.items())))
 
 
-def read_questions(
-    source: Path, pipeline: str, text: str | None, caption: str | None, leave_out: Path
-) -> list[PictureQuestion]:
+def read_questions(source: Path, pipeline: str, given: Mapping[str, str], leave_out: Path) -> list[PictureQuestion]:
     """The questions of a picture, a folder of pictures (with those in its folders), or a CSV.
 
     Args:
         source: the CSV has a header: the column image holds paths, which may be relative to the CSV; the texts of the
-            question have a column of their name each, which `text` and `caption` stand in for where it is missing.
+            question have a column of their name each.
         pipeline: says what texts there are.
-        text, caption: of every picture that comes without.
+        given: texts that are asked about every picture, by their names.
         leave_out: a folder whose pictures are no questions, even where it lies inside the source.
 
     Raises:
-        UserError: the source is missing, unreadable or holds no picture, or texts are missing or of no use.
+        UserError: the source is missing, unreadable or holds no picture; texts are missing, given twice or of no use.
     """
-    given = {name: value for name, value in (("text", text), ("caption", caption)) if value is not None}
     wanted = TEXTS[pipeline]
     for name in given:
         if name not in wanted:
-            raise UserError(f"{name}={given[name]}: {pipeline} asks about the picture alone; leave {name} out")
+            texts = " and ".join(["the picture", *wanted])
+            raise UserError(f"{name}={given[name]}: {pipeline} reads {texts} alone; leave {name} out")
     if source.suffix.lower() == ".csv":
         questions = list(_of_table(source, wanted, given))
     else:
-        questions = [PictureQuestion(path, given) for path in _pictures(source, leave_out)]
+        questions = [PictureQuestion(path, dict(given)) for path in _pictures(source, leave_out)]
         for name, needed in wanted.items():
             if needed and name not in given:
                 raise UserError(f"{pipeline} asks a text about each picture: set {name}=..., or give a CSV as input")
@@ -63,28 +64,40 @@ def _pictures(source: Path, leave_out: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise UserError(f"input={source} does not exist: give a picture, a folder of pictures, or a CSV")
+    if source.resolve() == leave_out.resolve():
+        raise UserError(f"output={leave_out} is the folder of input=; set output= to another")
     found = (path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     return sorted(path for path in found if leave_out.resolve() not in path.resolve().parents)
 
 
-def _of_table(source: Path, wanted: dict[str, bool], given: dict[str, str]) -> Iterator[PictureQuestion]:
+def _of_table(source: Path, wanted: Mapping[str, bool], given: Mapping[str, str]) -> Iterator[PictureQuestion]:
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, strict=True)
             columns = table.fieldnames or []
-            for name in ("image", *(name for name, needed in wanted.items() if needed and name not in given)):
-                if name not in columns:
-                    raise UserError(
-                        f"{source} has no column {name}; its first line names {', '.join(columns) or 'none'}"
-                    )
+            _check_columns(source, columns, wanted, given)
             for row in table:
-                texts = {name: row[name] if name in columns else given.get(name) for name in wanted}
-                if not row["image"] or None in (row[name] for name in columns):
+                if None in row or None in row.values():
                     raise UserError(
-                        f"line {table.line_num} of {source} has no image, or fewer cells than the first line"
+                        f"line {table.line_num} of {source} has more or fewer cells than line 1; put texts with commas "
+                        "into quotation marks"
                     )
-                yield PictureQuestion(source.parent / row["image"], {k: v for k, v in texts.items() if v is not None})
+                if not row["image"]:
+                    raise UserError(f"line {table.line_num} of {source} names no image")
+                own = {name: row[name] for name in wanted if name in columns}
+                yield PictureQuestion(source.parent / row["image"], {**given, **own})
     except OSError as error:
         raise UserError(f"input={source} cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"input={source} is not a CSV in UTF-8 ({error})") from error
+
+
+def _check_columns(source: Path, columns: list[str], wanted: Mapping[str, bool], given: Mapping[str, str]) -> None:
+    for name in ("image", *(name for name, needed in wanted.items() if needed and name not in given)):
+        if name not in columns:
+            raise UserError(f"{source} has no column {name}; its first line names {', '.join(columns) or 'none'}")
+    for name in columns:
+        if columns.count(name) > 1:
+            raise UserError(f"{source} has two columns {name}; rename or remove one")
+        if name in given:
+            raise UserError(f"{name}={given[name]} is given, and {source} has a column {name}; leave one of them out")

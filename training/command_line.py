@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,15 @@ SCRIPTS = ("train", "evaluate", "predict")  # other commands are modules of this
 OmegaConf.register_new_resolver("stem", lambda path: Path(path).resolve().stem, replace=True)
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Make a function of a configuration the main function of a script; a UserError is printed as one line."""
+def command(
+    config_name: str, verbatim: Sequence[str] = ()
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a function of a configuration the main function of a script; a UserError is printed as one line.
+
+    Args:
+        config_name: of the configuration.
+        verbatim: settings whose values are texts, which Hydra does not read as its own language.
+    """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(function)
@@ -54,7 +62,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
         def main() -> None:
             quieten_lightning()
-            sys.argv += words_of_others()
+            sys.argv = [*quoted(sys.argv, verbatim), *words_of_others()]
             try:
                 arguments = get_args_parser().parse_args()
                 check_overrides(config_name, arguments.overrides)
@@ -66,6 +74,18 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         return main
 
     return decorate
+
+
+def quoted(words: Sequence[str], verbatim: Sequence[str]) -> list[str]:
+    """The words of a command line, each `name=text` of a name in `verbatim` as Hydra has to be given it."""
+    return [_quoted(word) if "=" in word and word.partition("=")[0] in verbatim else word for word in words]
+
+
+def _quoted(word: str) -> str:
+    name, _, text = word.partition("=")
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", text)  # backslashes count in front of a quotation mark alone
+    escaped = re.sub(r"(\\*)$", r"\1\1", escaped).replace("${", r"\${")
+    return f"{name}='{escaped}'"
 
 
 def _program(config_name: str) -> list[str]:

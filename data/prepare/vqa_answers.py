@@ -48,7 +48,7 @@ def normalise_answer(answer: str) -> str:
 def answers_cell(answers: Sequence[str], allowed: set[str] | None = None) -> str:
     """People's answers as a cell `1.0|!+red&&0.3|!+dark red`, the most frequent first; those allowed only.
 
-    An answer that three of ten people gave is right: its confidence is 1.
+    The confidence is three times the share of people who gave the answer, at most 1: three of ten make 0.9.
     """
     counts = Counter(filter(None, map(normalise_answer, answers)))
     return join_cell(

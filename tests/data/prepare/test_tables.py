@@ -68,6 +68,27 @@ def test_columns_that_no_field_says_are_empty(tmp_path, task, text, cells):
 
 
 @pytest.mark.parametrize(
+    ("given", "as_it_is", "normalised"),
+    [
+        ("red&& Blue ", "1.0|!+red&&1.0|!+Blue", "1.0|!+red&&1.0|!+blue"),
+        ("C++", "1.0|!+C++", "1.0|!+c"),
+        ("none", "1.0|!+none", "1.0|!+0"),
+        ("0", "1.0|!+0", "1.0|!+0"),
+        ("A", "1.0|!+A", None),
+        ("0.6|!+The Blue&&0.3|!+blue", "0.6|!+The Blue&&0.3|!+blue", "0.9|!+blue"),
+        ("2|!+red", None, None),
+    ],
+)
+def test_answers_are_written_as_they_are_or_as_vqa_does(tmp_path, given, as_it_is, normalised):
+    for cell, words in ((as_it_is, ()), (normalised, ("--normalise-answers",))):
+        folder = tmp_path / str(len(words))
+        folder.mkdir()
+        text = f"image,question,answers\na.jpg,What?,yes\na.jpg,What?,{given}\n"
+        rows = convert(folder, text, "--task", "vqa", *words)
+        assert [row[3] for row in rows] == ["1.0|!+yes", *([cell] if cell else [])]
+
+
+@pytest.mark.parametrize(
     ("task", "text", "reason"),
     [
         ("refcoco", "a.jpg,cup,1,2,1,4", "has no area"),

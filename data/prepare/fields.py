@@ -92,11 +92,11 @@ class FieldMap:
         """The record of a row.
 
         Args:
-            number: counted from 1; its id where no field says one.
+            number: counted from 1; its id where no field says one, or an empty one.
             place: where it stands.
             row: its fields: texts, lists of texts, numbers.
             image: its image, which the caller finds.
-            image_id: what the image is called where no field says it.
+            image_id: what the image is called where no field says it, or nothing in it.
         """
         if image is None:
             return LeftOut(place, f"the field {self.fields['image']!r} holds no image")
@@ -104,7 +104,9 @@ class FieldMap:
         for column, field in self.fields.items():
             if column in ("image", "box", *_CORNERS):
                 continue
-            values[column] = _text(row[field])
+            text = _text(row[field])
+            if text.strip() or column not in values:
+                values[column] = text
         if "answers" in self.fields:
             try:
                 values["answers"] = self._answers(row[self.fields["answers"]])

@@ -40,6 +40,12 @@ def test_a_row_has_its_number_as_id_and_the_image_byte_for_byte(tmp_path):
     assert rows == [["1", "a.jpg", "the tasse", "1.0,2.0,30.0,40.0", encoded]]
 
 
+def test_a_row_without_id_among_others_has_its_number(tmp_path):
+    text = "image,caption,uniq_id,image_id\na.jpg,one,x,y\na.jpg,two,,\n"
+    rows = convert(tmp_path, text, "--task", "caption")
+    assert [row[:3] for row in rows] == [["x", "y", "one"], ["2", "a.jpg", "two"]]
+
+
 def test_fields_are_mapped_and_spreadsheets_marks_blank_lines_and_quoted_newlines_do_no_harm(tmp_path):
     text = 'file,wörter,bbox,id\n\na.jpg,"eine\nTasse\tTee","[1, 2, 10, 20]",x\n'
     words = ("--map", "image=file", "text=wörter", "box=bbox", "uniq_id=id", "--box-format", "xywh")

@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec
 
+from data.prepare.answers import write_answers_of
 from data.prepare.fields import FieldMap, add_field_arguments
 from data.prepare.records import Conversion, LeftOut, Sample
 from ofa.errors import UserError
@@ -39,6 +40,8 @@ class HuggingFace:
         folder = path.parent if path.is_file() else path
         samples = partial(_samples, examples, fields, arguments.source, folder)
         yield Conversion(arguments.out, arguments.task, sources, samples)
+        if arguments.task == "vqa":
+            write_answers_of(arguments.out)
 
 
 def _open(source: str, config: str | None, split: str) -> Any:

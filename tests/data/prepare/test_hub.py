@@ -87,6 +87,7 @@ def test_answers_of_several_people_are_counted(tmp_path):
     (tmp_path / "own.jsonl").write_text(json.dumps({"image": "a.jpg", "question": "What?", "people": answers}))
     (row,) = convert(tmp_path, tmp_path / "own.jsonl", "vqa", "--map", "answers=people")
     assert row[2:4] == ["What?", "1.0|!+green&&0.9|!+red&&0.3|!+Blue"]
+    assert json.loads((tmp_path / "own.answers.json").read_text()) == {"green": 0}
 
 
 @pytest.mark.parametrize(

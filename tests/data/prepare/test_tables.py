@@ -10,6 +10,7 @@ from PIL import Image
 from raw_data import write_jpeg, write_photos
 
 from data.prepare.__main__ import main
+from ofa.answers import read_answers
 
 
 def convert(tmp_path, text, *words, check=True, encoding="utf-8"):
@@ -145,6 +146,20 @@ def test_a_table_that_does_not_fit_is_one_sentence(tmp_path, capsys, text, words
 def test_a_table_in_another_encoding_is_one_sentence(tmp_path, capsys):
     assert convert(tmp_path, "image,caption\na.jpg,Tür\n", "--task", "caption", check=False, encoding="latin-1") == 2
     assert "is not UTF-8" in capsys.readouterr().err
+
+
+def test_questions_get_the_list_of_the_answers_that_training_learns(tmp_path, capsys):
+    answers = ("no", "yes", "0.3|!+no&&1.0|!+maybe", "yes")
+    rows = "".join(f"a.jpg,Is it?,{answer}\n" for answer in answers)
+    convert(tmp_path, f"image,question,answers\n{rows}b.jpg,Is it?,missing\n", "--task", "vqa")
+    listed = tmp_path / "own.answers.json"
+    assert read_answers(listed) == ["yes", "maybe", "no"]
+    assert f"task.answer_list={listed} has the 3 answers" in capsys.readouterr().out
+
+
+def test_questions_without_answers_have_no_list(tmp_path):
+    convert(tmp_path, "image,question\na.jpg,What?\n", "--task", "vqa")
+    assert not (tmp_path / "own.answers.json").exists()
 
 
 def test_a_larger_picture_is_made_smaller_and_its_box_with_it(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from tqdm import tqdm
 
-from data.inspect.grid import Grid
+from data.inspect.grid import Grid, check_place
 from data.inspect.report import tables
 from data.inspect.survey import guess_task, open_file, survey
 from data.prepare.columns import LAYOUTS
@@ -44,6 +44,8 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def inspect(arguments: argparse.Namespace) -> int:
+    if arguments.grid:
+        check_place(arguments.grid)
     task = arguments.task or guess_task(arguments.file)
     indices = _choose(len(open_file(arguments.file, task)), arguments.limit, arguments.seed)
     grid = Grid()

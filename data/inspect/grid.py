@@ -1,4 +1,4 @@
-"""Rows as people see them: pictures with their boxes, texts below, in one image: `Grid`."""
+"""Rows as people see them: pictures with their boxes, texts below, in one image: `Grid`, `check_place`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ class Grid:
             picture.save(path)
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be written ({error})") from error
+
+
+def check_place(path: Path) -> None:
+    """Before a file of hours is read for it.
+
+    Raises:
+        UserError: no picture can be written there.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"--grid {path} cannot be written: {path.parent} is not a folder")
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise UserError(f"--grid {path} does not end in a kind of picture; call it {path.stem}.png")
 
 
 def draw_tile(example: Example) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Whatever the library `datasets` reads: a Hugging Face hub id, Parquet, JSON, CSV, a folder of images."""
+"""Whatever the library `datasets` reads: a Hugging Face hub id, Parquet, JSON, CSV, a folder of images or Parquet."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import PIL.Image
 
 from data.prepare.answers import write_answers_of
 from data.prepare.fields import FieldMap, add_field_arguments
@@ -18,12 +19,13 @@ from ofa.errors import UserError
 from ofa.inputs import MAX_DOWNLOAD
 
 _READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+_ARCHIVES = {".zip", ".tar", ".gz", ".tgz"}  # that may be full of pictures
 
 
 class HuggingFace:
     """One row an example, read as a stream, so that nothing larger than a shard is kept."""
 
-    help = "any source of the library datasets: hub id, Parquet, JSON, CSV, folder of images"
+    help = "any source of the library datasets: hub id, Parquet, JSON, CSV, folder of images or Parquet"
     makes = "FILE"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -59,7 +61,7 @@ def _open(source: str, config: str | None, split: str) -> Any:
             raise UserError(f"--source {source} is not one of the files that are read: {', '.join(_READERS)}")
         named = {"path": _READERS[path.suffix], "data_files": str(path)}
     elif path.is_dir():
-        named = {"path": "imagefolder", "data_dir": str(path)}
+        named = {"path": _reader_of(path), "data_dir": str(path)}
     else:
         named = {"path": source, "name": config}
     try:
@@ -68,6 +70,20 @@ def _open(source: str, config: str | None, split: str) -> Any:
         raise UserError(f"--source {source} --split {split} cannot be read: {_first_line(error)}") from error
     # Encoded images instead of decoded ones; of columns that nobody reads, too, which would be fetched otherwise.
     return examples.decode(False) if examples.features else examples
+
+
+def _reader_of(folder: Path) -> str:
+    """Which reader of `datasets` a folder is for.
+
+    Raises:
+        UserError: for none.
+    """
+    suffixes = {path.suffix.lower() for path in folder.rglob("*")}
+    if ".parquet" in suffixes:
+        return "parquet"
+    if not suffixes & {*PIL.Image.registered_extensions(), *_ARCHIVES}:
+        raise UserError(f"--source {folder} holds neither Parquet files nor pictures; name one of its files instead")
+    return "imagefolder"
 
 
 def _samples(examples: Any, fields: FieldMap, source: str, folder: Path) -> Iterator[Sample]:

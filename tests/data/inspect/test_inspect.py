@@ -114,6 +114,15 @@ def test_a_good_file_ends_well_with_a_grid_of_pictures(files, tmp_path, capsys):
     assert green[grid.shape[0] // 2 :, -grid.shape[1] // 3 :].any(), "and so has the sixth"
 
 
+@pytest.mark.parametrize(
+    ("grid", "complaint"), [("nodir/grid.png", "nodir is not a folder"), ("grid.txt", "call it grid.png")]
+)
+def test_a_grid_that_cannot_be_written_is_said_before_rows_are_read(files, tmp_path, capsys, grid, complaint):
+    assert main([str(files / "own.tsv"), "--grid", str(tmp_path / grid)]) == 2
+    shown = capsys.readouterr()
+    assert complaint in shown.err and shown.err.count("\n") == 1 and not shown.out
+
+
 def test_a_limit_takes_the_first_rows_and_a_seed_any(files, capsys):
     assert main([str(files / "own.tsv"), "--limit", "2"]) == 0
     assert "2 rows were looked at" in capsys.readouterr().out

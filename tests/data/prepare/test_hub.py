@@ -69,6 +69,15 @@ def test_a_folder_of_images_with_its_metadata(tmp_path):
     assert base64.b64decode(row[4]) == (tmp_path / "photos/a.jpg").read_bytes()
 
 
+def test_a_folder_of_parquet_files_is_read_by_its_splits(tmp_path):
+    photo = {"bytes": write_jpeg(tmp_path / "a.jpg").read_bytes(), "path": None}
+    folder = tmp_path / "own" / "data"
+    folder.mkdir(parents=True)
+    for name, count in (("train-00000-of-00002", 2), ("train-00001-of-00002", 1), ("test-00000-of-00001", 1)):
+        write_undecoded(folder / f"{name}.parquet", [{"image": photo}] * count)
+    assert [row[0] for row in convert(tmp_path, folder.parent, "caption")] == ["1", "2", "3"]
+
+
 def test_images_in_an_archive_are_fetched_from_it(tmp_path):
     photo = write_jpeg(tmp_path / "a.jpg")
     shutil.copy(photo, tmp_path / "b.jpg")
@@ -166,11 +175,14 @@ def test_answers_of_several_people_are_counted(tmp_path):
         ("own.txt", (), "is not one of the files that are read: .parquet"),
         ("own.jsonl", ("--split", "val"), "--split val cannot be read: Bad split"),
         ("own.jsonl", (), "has no field 'image', which caption needs, only picture"),
+        ("tables", (), "tables holds neither Parquet files nor pictures; name one of its files instead"),
         ("broken.parquet", (), "cannot be read"),
         ("broken.jsonl", (), "cannot be read"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_one_sentence(tmp_path, capsys, source, words, complaint):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/own.jsonl").write_text('{"image": "a.jpg"}\n')
     (tmp_path / "own.txt").write_text("x")
     (tmp_path / "broken.parquet").write_text("x")
     (tmp_path / "broken.jsonl").write_text('{"image": "a.jpg"')

@@ -1,4 +1,4 @@
-"""The answers a task may give, and those people gave in a row: `read_answers`, `parse_answers`."""
+"""The answers a task may give, out of a file: `read_answers`, `order_answers`."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m data.inspect", description="What a TSV file holds, each row read as training reads it."
     )
     parser.add_argument("file", type=Path, help="the TSV file")
-    parser.add_argument("--task", choices=LAYOUTS, help="whose columns it has; without it, the first row tells")
+    parser.add_argument("--task", choices=LAYOUTS, help="whose columns it has; without it, the first rows tell")
     parser.add_argument("--grid", type=Path, metavar="FILE", help="draw 16 of the rows to this picture")
     parser.add_argument("--limit", type=int, metavar="N", help="look at N rows only: the first, or with --seed any")
     parser.add_argument("--seed", type=int, help="choose the rows at random")

@@ -19,6 +19,7 @@ from ofa.errors import UserError
 
 TEXTS = ("text", "caption", "hypothesis", "question")
 UNSCORED = ": training refuses such a row, evaluation answers and does not score it"
+GUESSED = 20  # rows that tell the task
 TURNED = "picture to be shown turned (EXIF), which training does not do: boxes count in pixels as stored"
 
 
@@ -67,18 +68,37 @@ def open_file(path: Path, task: str) -> TSVFile:
 
 
 def guess_task(path: Path) -> str:
-    """The task as which the first row can be read.
+    """The task whose columns most of the first rows seem to have, broken ones among them.
 
     Raises:
-        UserError: there is none.
+        UserError: no row has those of any.
     """
-    for task, layout in LAYOUTS.items():
-        try:
-            read_example(open_file(path, task)[0], layout)
-            return task
-        except RowError:
-            continue
-    raise UserError(f"the first row of {path} is none of {', '.join(LAYOUTS)}; --task says what it should be")
+    fitting = {task: _count_fitting(open_file(path, task)) for task in LAYOUTS}
+    task = max(fitting, key=fitting.__getitem__)
+    if not fitting[task]:
+        raise UserError(
+            f"none of the first {GUESSED} rows of {path} is one of {', '.join(LAYOUTS)}; "
+            "--task says what they should be"
+        )
+    return task
+
+
+def _count_fitting(rows: TSVFile) -> int:
+    return sum(_fits(rows, index) for index in range(min(GUESSED, len(rows))))
+
+
+def _fits(rows: TSVFile, index: int) -> bool:
+    """Whether the row has the columns that these rows are read in: a picture, and numbers for a box and no objects."""
+    try:
+        row = rows[index]
+        decode_image(row.values["image"], row)
+    except RowError:
+        return False
+    return all(_says_numbers(row.values[name]) == (name == "box") for name in ("box", "objects") if name in row.values)
+
+
+def _says_numbers(cell: str) -> bool:
+    return sum(map(str.isdigit, cell)) > sum(map(str.isalpha, cell))
 
 
 def survey(

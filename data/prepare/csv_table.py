@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from data.prepare.answers import write_answers_of
 from data.prepare.fields import FieldMap, add_field_arguments
 from data.prepare.raw import require_file
 from data.prepare.records import Conversion, LeftOut, Sample
@@ -34,6 +35,8 @@ class CSVTable:
                 raise UserError(f"{path} has two fields {name!r} in its header; rename one")
         fields = FieldMap.of(arguments, names, path)
         yield Conversion(arguments.out, arguments.task, (path,), partial(_samples, path, fields))
+        if arguments.task == "vqa":
+            write_answers_of(arguments.out)
 
 
 def _read(path: Path) -> Iterator[tuple[int, list[str]]]:

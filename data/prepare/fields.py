@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.prepare.columns import LAYOUTS, join_cell
+from data.answers import parse_answers
+from data.prepare.columns import JOINT, LAYOUTS, join_cell
 from data.prepare.records import LeftOut, Record, Sample
-from data.prepare.vqa_answers import answers_cell
+from data.prepare.vqa_answers import answers_cell, normalise_answer, normalise_cell
+from data.tsv import Row, RowError
 from ofa.boxes import Box
 from ofa.config import did_you_mean
 from ofa.errors import UserError
@@ -30,6 +32,11 @@ def add_field_arguments(parser: argparse.ArgumentParser) -> None:
         help="which field of the source becomes a column, such as text=caption; others have the column's name",
     )
     parser.add_argument("--box-format", choices=BOX_FORMATS, default="xyxy", help="of boxes, default %(default)s")
+    parser.add_argument(
+        "--normalise-answers",
+        action="store_true",
+        help="write answers as VQA does: lower case, no articles or punctuation, numbers as digits",
+    )
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,13 @@ class FieldMap:
         layout: name of the columns' layout.
         fields: the field of each column that has one; for a box in four fields, of x0, y0, x1 and y1.
         box_format: x0, y0, x1, y1 or x0, y0, width, height.
+        normalise: whether answers are written as VQA does, instead of as they are.
     """
 
     layout: str
     fields: Mapping[str, str]
     box_format: str = "xyxy"
+    normalise: bool = False
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, names: Sequence[str], source: object) -> FieldMap:
@@ -75,7 +84,7 @@ class FieldMap:
                     f"{source} has no field {column!r}, which {arguments.task} needs, only {', '.join(names)}; "
                     f"say --map {column}=FIELD{corners}"
                 )
-        return cls(arguments.task, fields, arguments.box_format)
+        return cls(arguments.task, fields, arguments.box_format, arguments.normalise_answers)
 
     def sample(
         self, number: int, place: str, row: Mapping[str, Any], image: Path | bytes | None, image_id: str
@@ -83,11 +92,11 @@ class FieldMap:
         """The record of a row.
 
         Args:
-            number: counted from 1; its id where no field says one.
+            number: counted from 1; its id where no field says one, or an empty one.
             place: where it stands.
             row: its fields: texts, lists of texts, numbers.
             image: its image, which the caller finds.
-            image_id: what the image is called where no field says it.
+            image_id: what the image is called where no field says it, or nothing in it.
         """
         if image is None:
             return LeftOut(place, f"the field {self.fields['image']!r} holds no image")
@@ -95,12 +104,33 @@ class FieldMap:
         for column, field in self.fields.items():
             if column in ("image", "box", *_CORNERS):
                 continue
-            values[column] = _answers(row[field]) if column == "answers" else _text(row[field])
+            text = _text(row[field])
+            if text.strip() or column not in values:
+                values[column] = text
+        if "answers" in self.fields:
+            try:
+                values["answers"] = self._answers(row[self.fields["answers"]])
+            except RowError as error:
+                return LeftOut(place, error.message)
         try:
             box = self._box(row) if "box" in self.fields else None
         except (TypeError, ValueError) as error:
             return LeftOut(place, f"its box is not four numbers ({error})")
         return Record(place, values, image, box)
+
+    def _answers(self, value: Any) -> str:
+        """A cell with confidences; or answers of one or several people, joined in a text, or as texts or VQA's dicts.
+
+        Raises:
+            RowError: confidences are malformed.
+        """
+        if isinstance(value, str) and "|!+" in value:
+            # There is no file yet; of an error only the message is used.
+            return normalise_cell(parse_answers(Row({"answers": value}, Path(), 0))) if self.normalise else value
+        several = value if isinstance(value, list | tuple) else _text(value).split(JOINT)
+        given = [entry["answer"] if isinstance(entry, dict) and "answer" in entry else entry for entry in several]
+        texts = [str(text).strip() for text in given if text is not None]
+        return answers_cell([normalise_answer(text) for text in texts] if self.normalise else texts)
 
     def _box(self, row: Mapping[str, Any]) -> Box:
         if self.fields["box"]:
@@ -116,12 +146,3 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return join_cell(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _answers(value: Any) -> str:
-    """A finished cell as it is; else one answer, or those of several people, as text or as VQA's dicts."""
-    if isinstance(value, str) and "|!+" in value:
-        return value
-    several = value if isinstance(value, list | tuple) else [value]
-    texts = [entry["answer"] if isinstance(entry, dict) and "answer" in entry else entry for entry in several]
-    return answers_cell([str(text) for text in texts if text is not None])

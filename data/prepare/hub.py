@@ -11,9 +11,11 @@ from typing import Any
 
 import fsspec
 
+from data.prepare.answers import write_answers_of
 from data.prepare.fields import FieldMap, add_field_arguments
 from data.prepare.records import Conversion, LeftOut, Sample
 from ofa.errors import UserError
+from ofa.inputs import MAX_DOWNLOAD
 
 _READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
 
@@ -39,6 +41,8 @@ class HuggingFace:
         folder = path.parent if path.is_file() else path
         samples = partial(_samples, examples, fields, arguments.source, folder)
         yield Conversion(arguments.out, arguments.task, sources, samples)
+        if arguments.task == "vqa":
+            write_answers_of(arguments.out)
 
 
 def _open(source: str, config: str | None, split: str) -> Any:
@@ -59,9 +63,11 @@ def _open(source: str, config: str | None, split: str) -> Any:
     else:
         named = {"path": source, "name": config}
     try:
-        return load_dataset(**named, split=split, streaming=True)
+        examples = load_dataset(**named, split=split, streaming=True)
     except Exception as error:  # of the hub, of the file system, of each format's reader
         raise UserError(f"--source {source} --split {split} cannot be read: {_first_line(error)}") from error
+    # Encoded images instead of decoded ones; of columns that nobody reads, too, which would be fetched otherwise.
+    return examples.decode(False) if examples.features else examples
 
 
 def _samples(examples: Any, fields: FieldMap, source: str, folder: Path) -> Iterator[Sample]:
@@ -69,8 +75,6 @@ def _samples(examples: Any, fields: FieldMap, source: str, folder: Path) -> Iter
 
     field, features = fields.fields["image"], examples.features or {}
     is_image = isinstance(features.get(field), Image)
-    if is_image:
-        examples = examples.cast_column(field, Image(decode=False))  # its bytes, and not a decoded picture
     labels = {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
     for number, example in enumerate(_read(examples, source), start=1):
         place = f"example {number} of {source}"
@@ -98,19 +102,34 @@ def _fetch(value: Any, place: str) -> Any:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it is too large.
         UserError: the file system fails, which is no reason to go on without the image.
     """
-    if not isinstance(value, dict) or value["bytes"] is not None or "://" not in str(value["path"]):
+    if not isinstance(value, dict) or value["bytes"] is not None or not _is_fetched(str(value["path"])):
         return value
     try:
         with fsspec.open(value["path"]) as file:
-            return file.read()
+            encoded = file.read(MAX_DOWNLOAD + 1)
     except FileNotFoundError:
         raise
     except Exception as error:  # each file system has its own
         raise UserError(
             f"the image of {place} cannot be fetched: {_first_line(error)}; the same command goes on"
         ) from error
+    if len(encoded) > MAX_DOWNLOAD:
+        raise ValueError(f"{value['path']} has more than the {MAX_DOWNLOAD} bytes allowed")
+    return encoded
+
+
+def _is_fetched(address: str) -> bool:
+    """Whether it leads to the hub or into an archive, there or here: a file's word opens no other part of the network.
+
+    Archives are named first, as in `zip://a.jpg::hf://datasets/ORG/NAME/photos.zip`.
+    """
+    *archives, place = address.split("::")
+    return all(archive.startswith(("zip://", "tar://")) for archive in archives) and (
+        place.startswith("hf://") or (bool(archives) and "://" not in place)
+    )
 
 
 def _image(value: Any, folder: Path) -> Path | bytes | None:

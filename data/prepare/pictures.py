@@ -1,4 +1,4 @@
-"""Image files on their way into a row: whole and checked, and no larger than asked: `Pictures`."""
+"""Image files on their way into a row: whole and checked, and no larger than asked: `read_picture`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from data.prepare.answers import write_answers
 from data.prepare.columns import join_cell
 from data.prepare.raw import find_folder, of_kind, read_json, require_file
 from data.prepare.records import Conversion, LeftOut, Record, Sample
-from data.prepare.vqa_answers import answers_cell, common_answers
+from data.prepare.vqa_answers import answers_cell, common_answers, normalise_answer
 from ofa.errors import UserError
 
 # Of each split: what its images are called, and whether answers are published.
@@ -87,7 +87,8 @@ def _read_annotations(path: Path) -> dict[int, _Annotation]:
     try:
         return {
             entry["question_id"]: _Annotation(
-                str(entry["multiple_choice_answer"]), tuple(str(answer["answer"]) for answer in entry["answers"])
+                normalise_answer(str(entry["multiple_choice_answer"])),
+                tuple(normalise_answer(str(answer["answer"])) for answer in entry["answers"]),
             )
             for entry in _entries(path, "annotations")
         }

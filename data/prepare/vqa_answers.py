@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from data.prepare.columns import join_cell
 
@@ -48,18 +48,31 @@ def normalise_answer(answer: str) -> str:
 def answers_cell(answers: Sequence[str], allowed: set[str] | None = None) -> str:
     """People's answers as a cell `1.0|!+red&&0.3|!+dark red`, the most frequent first; those allowed only.
 
-    An answer that three of ten people gave is right: its confidence is 1.
+    The confidence is three times the share of people who gave the answer, at most 1: three of ten make 0.9.
     """
-    counts = Counter(filter(None, map(normalise_answer, answers)))
-    return join_cell(
-        f"{round(min(1.0, 3 * count / len(answers)), 2)}|!+{answer}"
+    counts = Counter(filter(None, answers))
+    return _cell(
+        (answer, 3 * count / len(answers))
         for answer, count in counts.most_common()
         if allowed is None or answer in allowed
     )
 
 
+def normalise_cell(confidences: Mapping[str, float]) -> str:
+    """Answers and their confidences as a cell; those that become the same have their sum, at most 1."""
+    normalised: dict[str, float] = {}
+    for answer, confidence in confidences.items():
+        text = normalise_answer(answer)
+        normalised[text] = normalised.get(text, 0.0) + confidence
+    return _cell((answer, confidence) for answer, confidence in normalised.items() if answer)
+
+
+def _cell(confidences: Iterable[tuple[str, float]]) -> str:
+    return join_cell(f"{round(min(1.0, confidence), 2)}|!+{answer}" for answer, confidence in confidences)
+
+
 def common_answers(commonest: Iterable[str], min_count: int) -> list[str]:
     """Those that are the commonest answer to at least `min_count` questions, the most frequent first."""
-    counts = Counter(filter(None, map(normalise_answer, commonest)))
+    counts = Counter(filter(None, commonest))
     by_frequency = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [answer for answer, count in by_frequency if count >= min_count]

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from raw_data import write_karpathy, write_refer, write_snli_ve, write_vqa
+from raw_data import write_jpeg, write_karpathy, write_refer, write_snli_ve, write_vqa
 
 from data.prepare.__main__ import main
 from data.prepare.columns import LABELS, LAYOUTS
@@ -74,3 +74,14 @@ def test_prepared_questions_are_learnt_scored_and_answered(tmp_path):
     assert scored[0].truth.confidences == {"yes": 1.0, "no": 0.6, "maybe": 0.3}
     answered = samples("vqa", words, tmp_path, "vqa_test.tsv", task, train=False)
     assert all(not sample.truth.confidences for sample in answered)
+
+
+def test_own_questions_are_learnt_with_the_list_made_of_them(tmp_path):
+    write_jpeg(tmp_path / "a.jpg")
+    table, out = tmp_path / "own.csv", tmp_path / "own.tsv"
+    table.write_text("image,question,answers\na.jpg,Is it?,no&&Yes\na.jpg,Which?,0.3|!+C&&1.0|!+C++\n")
+    words = ["csv", str(table), "--task", "vqa", "--out", str(out), "--workers", "1"]
+    assert main(words) == 0
+    task = VQA(tokenizer=Tokenizer.demo(), image_size=32, answer_list=tmp_path / "own.answers.json")
+    learnt = [task.encode(row, RNG, train=True) for row in TSVFile(out, task.columns, task.n_columns)]
+    assert [task.tokenizer.decode(sample.target[:-1]).strip() for sample in learnt] == ["no", "C++"]

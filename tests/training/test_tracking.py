@@ -28,7 +28,7 @@ from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from training.build import build_loggers, training_callbacks
-from training.evaluation import Answers
+from training.evaluation import Answer, Answers
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
@@ -51,7 +51,7 @@ class Answering(TrainingModule):
         pass
 
     def validation_step(self, batch, batch_idx):
-        return Answers("val", batch, [Said("yes", (0.0, 1.0))] * len(batch))
+        return Answers("val", batch, [Answer(name, Said("yes", (0.0, 1.0)), None) for name in batch.ids])
 
     def on_validation_epoch_end(self):
         self.log("val/acc@0.5", float(self.global_step))

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 
 import numpy as np
 import pytest
@@ -45,8 +46,33 @@ def write(tmp_path, lines):
         ("vqa_test", "vqa"),
     ],
 )
-def test_the_task_is_known_by_the_first_row(files, name, task):
+def test_the_task_is_known_by_the_first_rows(files, name, task):
     assert guess_task(files / f"{name}.tsv") == task
+
+
+def test_broken_rows_in_front_do_not_make_a_file_one_of_another_task(files, lines, tmp_path, capsys):
+    lines[0] = lines[0].replace("0.0,2.0,20.0,30.0", "17,1,x,15")
+    lines[1] = lines[1].replace("1.0,2.0,21.0,30.0", "")
+    lines[3] = "\t".join([*lines[3].split("\t")[:4], "AAAA"])
+    assert main([str(write(tmp_path, lines))]) == 1
+    shown = capsys.readouterr().out
+    assert "read as refcoco" in shown and "broken rows: 3" in shown and "'17,1,x,15' is not four numbers" in shown
+
+
+def test_a_file_of_boxes_that_are_all_broken_is_one_of_boxes(lines, tmp_path):
+    broken = [re.sub(r"\t[\d.]+,2\.0,[\d.]+,30\.0\t", "\t1 2 21 30\t", line) for line in lines]
+    assert guess_task(write(tmp_path, broken)) == "refcoco"
+
+
+def test_captions_with_objects_are_captions(files, tmp_path):
+    cells = (files / "caption_val.tsv").read_text().split("\t")
+    assert guess_task(write(tmp_path, ["\t".join([*cells[:3], "2 dogs&&tree", cells[4].strip()])])) == "caption"
+
+
+def test_a_label_that_is_none_is_a_broken_row_of_entailment(files, tmp_path):
+    rows = (files / "snli_ve_dev.tsv").read_text().splitlines()
+    path = write(tmp_path, [row.replace("entailment", "yes").replace("neutral", "no") for row in rows])
+    assert guess_task(path) == "snli_ve"
 
 
 def test_rows_are_counted_and_measured(files):
@@ -110,7 +136,8 @@ def test_photos_that_are_to_be_shown_turned_are_noted(lines, tmp_path):
     ("content", "words", "complaint"),
     [
         (None, (), "does not exist"),
-        ("a\tb\n", (), "is none of refcoco, caption, snli_ve, vqa; --task says"),
+        ("a\tb\n", (), "is one of refcoco, caption, snli_ve, vqa; --task says"),
+        ("17,1,x,15\tb\tc\td\te\n", (), "is one of refcoco, caption"),
         ("a\tb\n", ("--task", "vqa", "--grid", "grid.png"), "grid.png would be empty"),
     ],
 )

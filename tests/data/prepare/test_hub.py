@@ -1,11 +1,17 @@
 """Sources that the library `datasets` reads."""
 
 import base64
+import io
 import json
+import shutil
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import datasets
+import pyarrow.parquet
 import pytest
+from PIL import Image
 from raw_data import write_jpeg
 
 from data.prepare.__main__ import main
@@ -65,6 +71,7 @@ def test_a_folder_of_images_with_its_metadata(tmp_path):
 
 def test_images_in_an_archive_are_fetched_from_it(tmp_path):
     photo = write_jpeg(tmp_path / "a.jpg")
+    shutil.copy(photo, tmp_path / "b.jpg")
     zip_photos(tmp_path, "a.jpg", "b.jpg")
     rows = [{"image": {"bytes": None, "path": f"zip://{name}::{tmp_path}/photos.zip"}} for name in ("a.jpg", "b.jpg")]
     table = datasets.Dataset.from_list(rows, features=datasets.Features({"image": datasets.Image(decode=False)}))
@@ -75,10 +82,73 @@ def test_images_in_an_archive_are_fetched_from_it(tmp_path):
     assert "example 2" in (tmp_path / "own.rejected.jsonl").read_text()
 
 
+@pytest.fixture
+def server():
+    """An address at which any picture can be had, and the paths that were asked for."""
+    asked, photo = [], io.BytesIO()
+    Image.new("RGB", (60, 40)).save(photo, "PNG")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(photo.getvalue())))
+            self.end_headers()
+            self.wfile.write(photo.getvalue())
+
+        do_HEAD = do_GET
+
+        def log_message(self, *words):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}", asked
+        http.shutdown()
+
+
+@pytest.mark.parametrize("address", ["{}/a.png", "zip://a.png::{}/a.zip", "simplecache::{}/a.png", "memory://a.png"])
+def test_a_file_cannot_have_an_address_fetched(tmp_path, server, address):
+    url, asked = server
+    photo = write_jpeg(tmp_path / "a.jpg").read_bytes()
+    images = [(photo, None), (None, address.format(url))]
+    write_undecoded(tmp_path / "own.parquet", [{"image": {"bytes": b, "path": path}} for b, path in images])
+    assert len(convert(tmp_path, tmp_path / "own.parquet", "caption")) == 1
+    (left_out,) = map(json.loads, (tmp_path / "own.rejected.jsonl").read_text().splitlines())
+    assert left_out["where"].startswith("example 2 of ") and "download it first" in left_out["reason"]
+    assert not asked
+
+
+def test_images_of_columns_that_are_not_read_are_not_fetched(tmp_path, server):
+    url, asked = server
+    photo = write_jpeg(tmp_path / "a.jpg").read_bytes()
+    row = {"image": {"bytes": photo, "path": None}, "other": {"bytes": None, "path": f"{url}/a.png"}}
+    write_undecoded(tmp_path / "own.parquet", [row])
+    assert len(convert(tmp_path, tmp_path / "own.parquet", "caption")) == 1
+    assert not asked
+
+
+def write_undecoded(path, rows):
+    """A Parquet file of images as they are given, which readers are told to decode; `datasets` would fetch them now."""
+    schema = datasets.Features({name: datasets.Image() for name in rows[0]}).arrow_schema
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
+
+
+def test_an_image_in_an_archive_that_is_too_large_is_left_out(tmp_path, monkeypatch):
+    write_jpeg(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(bytes(10_000))
+    zip_photos(tmp_path, "a.jpg", "b.jpg")
+    monkeypatch.setattr("data.prepare.hub.MAX_DOWNLOAD", (tmp_path / "a.jpg").stat().st_size)
+    names = [f"zip://{name}::{tmp_path}/photos.zip" for name in ("a.jpg", "b.jpg")]
+    write_undecoded(tmp_path / "own.parquet", [{"image": {"bytes": None, "path": name}} for name in names])
+    assert len(convert(tmp_path, tmp_path / "own.parquet", "caption")) == 1
+    assert "bytes allowed" in (tmp_path / "own.rejected.jsonl").read_text()
+
+
 def zip_photos(folder, *names):
     with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
         for name in names:
-            archive.write(folder / "a.jpg", name)
+            archive.write(folder / name, name)
 
 
 def test_answers_of_several_people_are_counted(tmp_path):
@@ -86,7 +156,8 @@ def test_answers_of_several_people_are_counted(tmp_path):
     answers = [{"answer": "red"}] * 3 + [{"answer": "Blue"}] + [{"answer": "green"}] * 6
     (tmp_path / "own.jsonl").write_text(json.dumps({"image": "a.jpg", "question": "What?", "people": answers}))
     (row,) = convert(tmp_path, tmp_path / "own.jsonl", "vqa", "--map", "answers=people")
-    assert row[2:4] == ["What?", "1.0|!+green&&0.9|!+red&&0.3|!+blue"]
+    assert row[2:4] == ["What?", "1.0|!+green&&0.9|!+red&&0.3|!+Blue"]
+    assert json.loads((tmp_path / "own.answers.json").read_text()) == {"green": 0}
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,8 @@ def test_answers_are_written_alike(raw, normalised):
     assert normalise_answer(raw) == normalised
 
 
-def test_three_of_ten_make_an_answer_right_and_one_answer_alone_is():
-    assert answers_cell(["red"] * 2 + ["blue"] * 3 + ["a"] * 5) == "0.9|!+blue&&0.6|!+red"
+def test_three_of_ten_make_an_answer_nearly_right_and_one_answer_alone_is_right():
+    assert answers_cell(["red"] * 2 + ["blue"] * 3 + [""] * 5) == "0.9|!+blue&&0.6|!+red"
     assert answers_cell(["red"]) == "1.0|!+red"
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from raw_data import write_jpeg, write_photos
 
 from data.prepare.__main__ import main
+from ofa.answers import read_answers
 
 
 def convert(tmp_path, text, *words, check=True, encoding="utf-8"):
@@ -40,6 +41,12 @@ def test_a_row_has_its_number_as_id_and_the_image_byte_for_byte(tmp_path):
     assert rows == [["1", "a.jpg", "the tasse", "1.0,2.0,30.0,40.0", encoded]]
 
 
+def test_a_row_without_id_among_others_has_its_number(tmp_path):
+    text = "image,caption,uniq_id,image_id\na.jpg,one,x,y\na.jpg,two,,\n"
+    rows = convert(tmp_path, text, "--task", "caption")
+    assert [row[:3] for row in rows] == [["x", "y", "one"], ["2", "a.jpg", "two"]]
+
+
 def test_fields_are_mapped_and_spreadsheets_marks_blank_lines_and_quoted_newlines_do_no_harm(tmp_path):
     text = 'file,wörter,bbox,id\n\na.jpg,"eine\nTasse\tTee","[1, 2, 10, 20]",x\n'
     words = ("--map", "image=file", "text=wörter", "box=bbox", "uniq_id=id", "--box-format", "xywh")
@@ -65,6 +72,27 @@ def test_the_other_tasks_need_less(tmp_path):
 def test_columns_that_no_field_says_are_empty(tmp_path, task, text, cells):
     (row,) = convert(tmp_path, text, "--task", task)
     assert {number: row[number] for number in cells} == cells
+
+
+@pytest.mark.parametrize(
+    ("given", "as_it_is", "normalised"),
+    [
+        ("red&& Blue ", "1.0|!+red&&1.0|!+Blue", "1.0|!+red&&1.0|!+blue"),
+        ("C++", "1.0|!+C++", "1.0|!+c"),
+        ("none", "1.0|!+none", "1.0|!+0"),
+        ("0", "1.0|!+0", "1.0|!+0"),
+        ("A", "1.0|!+A", None),
+        ("0.6|!+The Blue&&0.3|!+blue", "0.6|!+The Blue&&0.3|!+blue", "0.9|!+blue"),
+        ("2|!+red", None, None),
+    ],
+)
+def test_answers_are_written_as_they_are_or_as_vqa_does(tmp_path, given, as_it_is, normalised):
+    for cell, words in ((as_it_is, ()), (normalised, ("--normalise-answers",))):
+        folder = tmp_path / str(len(words))
+        folder.mkdir()
+        text = f"image,question,answers\na.jpg,What?,yes\na.jpg,What?,{given}\n"
+        rows = convert(folder, text, "--task", "vqa", *words)
+        assert [row[3] for row in rows] == ["1.0|!+yes", *([cell] if cell else [])]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +146,20 @@ def test_a_table_that_does_not_fit_is_one_sentence(tmp_path, capsys, text, words
 def test_a_table_in_another_encoding_is_one_sentence(tmp_path, capsys):
     assert convert(tmp_path, "image,caption\na.jpg,Tür\n", "--task", "caption", check=False, encoding="latin-1") == 2
     assert "is not UTF-8" in capsys.readouterr().err
+
+
+def test_questions_get_the_list_of_the_answers_that_training_learns(tmp_path, capsys):
+    answers = ("no", "yes", "0.3|!+no&&1.0|!+maybe", "yes")
+    rows = "".join(f"a.jpg,Is it?,{answer}\n" for answer in answers)
+    convert(tmp_path, f"image,question,answers\n{rows}b.jpg,Is it?,missing\n", "--task", "vqa")
+    listed = tmp_path / "own.answers.json"
+    assert read_answers(listed) == ["yes", "maybe", "no"]
+    assert f"task.answer_list={listed} has the 3 answers" in capsys.readouterr().out
+
+
+def test_questions_without_answers_have_no_list(tmp_path):
+    convert(tmp_path, "image,question\na.jpg,What?\n", "--task", "vqa")
+    assert not (tmp_path / "own.answers.json").exists()
 
 
 def test_a_larger_picture_is_made_smaller_and_its_box_with_it(tmp_path):

@@ -1,7 +1,9 @@
 import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from ofa.errors import UserError
-from training.command_line import check_folder, check_overrides
+from training.command_line import check_cluster, check_folder, check_overrides
 
 
 def test_sound_overrides_pass():
@@ -94,3 +96,20 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="hydra.run.dir=.*file/run: .*file cannot be written; give a folder that can"):
         check_folder("train", [f"hydra.run.dir={tmp_path}/file/run"], is_sweep=False)
+
+
+def test_a_cluster_is_reached_by_sweeps_where_its_commands_are(monkeypatch):
+    config = check_overrides("train", ["cluster=slurm"])
+    with pytest.raises(UserError, match="cluster=slurm starts jobs by -m"):
+        check_cluster(config, is_sweep=False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="there is no command sbatch here"):
+        check_cluster(config, is_sweep=True)
+    check_cluster(check_overrides("train", []), is_sweep=False)
+
+
+def test_a_launcher_that_is_not_installed_is_named_with_the_command_that_installs_it(monkeypatch):
+    Plugins.instance()  # has told the store of all that are installed
+    monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "submitit_slurm.yaml")
+    with pytest.raises(UserError, match=r"cluster=slurm needs Hydra's launcher for it; .* pip install -e '.\[slurm\]'"):
+        check_overrides("train", ["cluster=slurm"])

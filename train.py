@@ -1,5 +1,6 @@
 """Train a model: `python train.py task=refcoco model=tiny`. See configs/train.yaml for what can be set."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -53,6 +54,8 @@ def train(config: DictConfig) -> float | None:
             distillation.start(model)
     module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
 
+    kept = saved(task, generation)
+    module.save_hyperparameters({"task": asdict(kept)}, logger=False)  # in checkpoints, which can be asked by it
     if rank() == 0:
         tokenizer.save(folder / "tokenizer")
         OmegaConf.save(config, folder / "config.yaml", resolve=True)
@@ -63,7 +66,7 @@ def train(config: DictConfig) -> float | None:
     if rank() == 0:  # whose disk it is on; the others are given the weights when the test starts
         if best:
             load_weights(model, best)
-        export(folder / EXPORT, model, tokenizer, saved(task, generation))
+        export(folder / EXPORT, model, tokenizer, kept)
     trainer.test(module, datamodule=data, verbose=False)
     report.say_scores(config, folder, task)
     report.say_next(config, folder, task)

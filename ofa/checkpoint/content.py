@@ -52,6 +52,7 @@ class Form:
         settings: of the model, names as in OFAConfig; None: it does not say.
         task: the original trainer's name of what it was trained on; None: it does not say.
         task_options: what the original trainer was told of the task.
+        kept_task: fields of TaskSettings, as a run keeps them; None: it does not say.
         optimizer: whether the state of an optimizer is there.
     """
 
@@ -63,6 +64,7 @@ class Form:
     settings: dict[str, Any] | None = None
     task: str | None = None
     task_options: Mapping[str, Any] = field(default_factory=dict)
+    kept_task: Mapping[str, Any] | None = None
     optimizer: bool = False
 
 
@@ -220,6 +222,7 @@ def _run_form(content: Mapping[str, Any], file: Path) -> Form:
         "model.",
         averaged="averaging_state" in content,
         settings=dict(settings),
+        kept_task=parameters.get("task"),
         optimizer="optimizer_states" in content,
     )
 

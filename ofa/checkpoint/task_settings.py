@@ -65,10 +65,14 @@ class TaskSettings:
         Raises:
             UserError: the file holds something else.
         """
+        return cls.from_values(read_json(file), file)
+
+    @classmethod
+    def from_values(cls, values: object, source: Path) -> TaskSettings:
+        """Of fields and their values, which an error says are from `source`."""
         try:
-            content = read_json(file)
-            if content["answers"] is not None:
-                content["answers"] = tuple(content["answers"])
-            return cls(**content)
-        except (TypeError, KeyError, UserError) as error:
-            raise UserError(f"{file} does not describe a task ({error}); export the model again") from error
+            settings = cls(**values)
+        except (TypeError, UserError) as error:
+            raise UserError(f"{source} does not describe a task ({error}); export the model again") from error
+        answers = settings.answers
+        return settings if answers is None else dataclasses.replace(settings, answers=tuple(answers))

@@ -22,14 +22,14 @@ def saved(processor: ImageProcessor, options: GenerationOptions) -> TaskSettings
     names = _settings_of(processor.pipeline)
     own = processor.generation
     generation = {
-        field.name: getattr(options, field.name)
+        field.name: _as_tuple(getattr(options, field.name))
         for field in dataclasses.fields(options)
         if field.name != "prefix_tree" and getattr(options, field.name) != getattr(own, field.name)
     }
     answers = tuple(processor.answers) if processor.pipeline == "visual-question-answering" else ()
     return TaskSettings(
         pipeline=processor.pipeline,
-        settings={name: getattr(processor, name) for name in names},
+        settings={name: _as_tuple(getattr(processor, name)) for name in names},
         generation=generation,
         answers=answers or None,
     )
@@ -60,5 +60,5 @@ def _settings_of(pipeline: str) -> list[str]:
 
 
 def _as_tuple(value: Any) -> Any:
-    """JSON's lists are the tuples they were."""
+    """JSON's and Hydra's lists are the tuples they were."""
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

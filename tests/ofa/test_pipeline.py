@@ -1,8 +1,10 @@
+import json
 import logging
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import ListConfig
 from PIL import Image
 from published import options, write_nested
 
@@ -198,6 +200,11 @@ def test_a_processor_is_the_same_after_it_was_kept(name, tmp_path):
     again, options = restored(TaskSettings.from_json(tmp_path / "task.json"), processor.tokenizer)
     assert again == processor
     assert task.generation == {} and options.max_len == processor.generation.max_len
+
+
+def test_lists_of_a_configuration_are_kept_as_well():
+    processor = PROCESSORS["image-captioning"](tokenizer=Tokenizer.demo(), mean=ListConfig([0.1, 0.2, 0.3]))
+    assert json.loads(saved(processor, processor.generation).to_json())["settings"]["mean"] == [0.1, 0.2, 0.3]
 
 
 def test_changed_options_of_generation_are_kept():

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ofa.checkpoint import EXPORT, export, load_weights
+from ofa.checkpoint import EXPORT, check_vocabulary, export, load_weights
 from ofa.processors.saved import saved
 from training import build, report
 from training.command_line import command
@@ -27,6 +27,8 @@ def train(config: DictConfig) -> float | None:
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer)
+    if config.init is not None:
+        check_vocabulary(config.init, tokenizer)
     with first_of_machine_before_others(devices_of(config.trainer)):  # demo files and indexes are written once
         task = build.build_task(config, tokenizer)
         generation = build.generation_options(config, task)

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from PIL import Image
 
-from ofa.checkpoint import TaskSettings, load_model, read_task, tokenizer_folder
+from ofa.checkpoint import TaskSettings, check_vocabulary, load_model, read_task, tokenizer_folder
 from ofa.checkpoint.task_settings import PIPELINES as ALL_PIPELINES
 from ofa.config import did_you_mean
 from ofa.errors import UserError
@@ -66,7 +66,8 @@ def pipeline(
         {'boxes': [[112.3, 40.1, 187.9, 131.0]], 'scores': [0.87]}
 
     Raises:
-        UserError: there is no such pipeline, or the model or its vocabulary cannot be loaded.
+        UserError: there is no such pipeline, or the model or its vocabulary cannot be loaded, or they do not belong
+            together.
     """
     if task not in PIPELINES:
         if task in ALL_PIPELINES:
@@ -79,6 +80,7 @@ def pipeline(
     if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size={batch_size} is not a whole number of at least 1")
     words = Tokenizer.from_pretrained(tokenizer or tokenizer_folder(model))
+    check_vocabulary(model, words)
     settings = read_task(model)
     if settings is not None and settings.pipeline != task:
         log.warning("%s was made for %s; %s asks it with the published settings", model, settings.pipeline, task)

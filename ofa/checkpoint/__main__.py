@@ -14,6 +14,7 @@ from ofa.checkpoint.exporting import export
 from ofa.checkpoint.inspection import describe
 from ofa.checkpoint.loading import load_model, read_task
 from ofa.checkpoint.places import find, kept_tokenizer
+from ofa.checkpoint.vocabularies import check_vocabulary
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
 
@@ -65,6 +66,7 @@ def convert_checkpoint(source: str, folder: str, ema: bool, tokenizer: str | Non
             "of an OFA model"
         )
     read = Tokenizer.from_pretrained(vocabulary)  # before the weights, which take longer
+    check_vocabulary(source, read)
     found = find(source)
     export(folder, load_model(found, ema=ema).to(dtype), read, read_task(found))
 

@@ -176,6 +176,16 @@ def test_other_settings_that_cannot_work_are_refused(models, tmp_path):
         pipeline("image-captioning", tmp_path)
 
 
+def test_a_vocabulary_that_the_model_was_not_trained_with_is_refused(models, tmp_path):
+    other = json.loads((models / "image-captioning/vocab.json").read_text())
+    first, second = list(other)[10:12]
+    other[first], other[second] = other[second], other[first]
+    (tmp_path / "vocab.json").write_text(json.dumps(other))
+    (tmp_path / "merges.txt").write_text((models / "image-captioning/merges.txt").read_text())
+    with pytest.raises(UserError, match="image-captioning was trained with another vocabulary, .*; set tokenizer="):
+        pipeline("image-captioning", models / "image-captioning", tokenizer=tmp_path)
+
+
 def test_a_batch_that_does_not_fit_the_memory_is_halved(models, photos, monkeypatch):
     pipe = pipeline("visual-grounding", models / "visual-grounding")
     search, sizes = GroundingProcessor.search, []

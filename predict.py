@@ -33,6 +33,7 @@ def predict(config: DictConfig) -> None:
     folder = Path(config.output)
     questions = read_questions(Path(config.input), name, config.text, config.caption, leave_out=folder)
     settings = {"checkpoint": str(config.checkpoint), "pipeline": name, "precision": config.precision}
+    settings |= {"answers": config.answers}
     with Journal(folder, settings, questions) as journal:
         pipe = pipeline(
             name,
@@ -41,6 +42,7 @@ def predict(config: DictConfig) -> None:
             device=config.device,
             dtype=PRECISIONS[config.precision],
             batch_size=config.batch_size,
+            answers=config.answers,
         )
         waiting = questions[journal.n_answered :]
         for number, (question, answer) in enumerate(

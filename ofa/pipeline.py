@@ -48,6 +48,7 @@ def pipeline(
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     batch_size: int | None = None,
+    answers: str | Path | None = None,
 ) -> Pipeline:
     """A model with the way one task asks it.
 
@@ -58,7 +59,9 @@ def pipeline(
         tokenizer: folder or hub id of the vocabulary; None: the one beside the model.
         device: such as "cuda:1"; None: a GPU where there is one.
         dtype: of weights and computation: float32, or bfloat16 for half the memory.
-        batch_size: images at once; None: as many as the memory allows.
+        batch_size: images at once; None: 8 on a CPU and 64 on a GPU, there halved where its memory does not suffice.
+        answers: JSON file of all answers that may be given to questions; None: those kept with the model, where it
+            keeps none, any.
 
     Example:
         >>> ground = pipeline("visual-grounding", model="outputs/refcoco/tiny/...")  # doctest: +SKIP
@@ -85,7 +88,12 @@ def pipeline(
     if settings is not None and settings.pipeline != task:
         log.warning("%s was made for %s; %s asks it with the published settings", model, settings.pipeline, task)
         settings = None
-    processor, options = restored(settings or TaskSettings(task), words)
+    settings = settings or TaskSettings(task)
+    if answers is not None:
+        settings = settings.with_answers(answers)
+    if settings.lacks_answers:
+        log.warning("%s has no list of answers with it and is asked openly; answers=FILE gives one", model)
+    processor, options = restored(settings, words)
     network = load_model(model)
     if processor.image_size > network.config.max_image_size:
         raise UserError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ofa.answers import read_answers
 from ofa.checkpoint.json_files import read_json
 from ofa.config import check_choice, did_you_mean
 from ofa.errors import UserError
@@ -25,6 +26,7 @@ PIPELINES = (
     "text-classification",
     "ocr",
 )
+QUESTIONS = "visual-question-answering"  # the one whose answers are of a list
 # Of the pixels of a task whose recipe takes ImageNet's statistics.
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -54,6 +56,23 @@ class TaskSettings:
         for name in self.generation:
             if name not in names:
                 raise UserError(f"generation has no option {name!r}{did_you_mean(name, names)}")
+
+    @property
+    def lacks_answers(self) -> bool:
+        """Whether its answers were those of a list, as far as it says, and the list is not there."""
+        of_a_list = self.pipeline == QUESTIONS and self.settings.get("constrained", True)
+        return bool(of_a_list) and self.answers is None
+
+    def with_answers(self, file: str | Path) -> TaskSettings:
+        """The same with the answers of a file, as `ofa.answers.read_answers` reads it, and no others.
+
+        Raises:
+            UserError: they cannot be read, or the task has answers of another kind.
+        """
+        if self.pipeline != QUESTIONS:
+            raise UserError(f"answers={file}: {self.pipeline} has no list of answers; leave it out")
+        settings = {**self.settings, "constrained": True}
+        return dataclasses.replace(self, settings=settings, answers=tuple(read_answers(file)))
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"

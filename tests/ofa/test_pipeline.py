@@ -176,6 +176,26 @@ def test_other_settings_that_cannot_work_are_refused(models, tmp_path):
         pipeline("image-captioning", tmp_path)
 
 
+def test_a_list_of_answers_can_be_given_and_is_missed_where_there_is_none(models, photos, tmp_path, caplog):
+    name = "visual-question-answering"
+    network = load_model(models / name)
+    cfg = {"model": options(network.config), "task": {"_name": "vqa_gen", "patch_image_size": 32}}
+    file = write_nested(network, tmp_path / "vqa.pt", cfg=cfg)
+    Tokenizer.demo().save(tmp_path)
+    assert pipeline(name, file).processor.tree is None
+    assert "vqa.pt has no list of answers with it and is asked openly; answers=FILE gives one" in caplog.text
+    caplog.clear()
+    (tmp_path / "answers.json").write_text(json.dumps({"blue": 1, "red": 0}))
+    pipe = pipeline(name, file, answers=tmp_path / "answers.json")
+    assert pipe.processor.scores_candidates and pipe.processor.image_size == 32
+    assert pipe(photos[0], "what color is it?")["answers"].keys() == {"red", "blue"}
+    cfg["task"]["unconstrained_training"] = True
+    assert pipeline(name, write_nested(network, tmp_path / "open.pt", cfg=cfg)).processor.tree is None
+    assert "no list of answers" not in caplog.text
+    with pytest.raises(UserError, match="image-captioning has no list of answers"):
+        pipeline("image-captioning", models / "image-captioning", answers=tmp_path / "answers.json")
+
+
 def test_a_vocabulary_that_the_model_was_not_trained_with_is_refused(models, tmp_path):
     other = json.loads((models / "image-captioning/vocab.json").read_text())
     first, second = list(other)[10:12]

@@ -60,7 +60,7 @@ def test_ids_of_another_numbering_are_loaded_as_they_are_and_not_used_with_ours(
     with pytest.raises(UserError, match=f"odd.pt was trained with {name}="):
         pipeline("visual-grounding", file, tokenizer=tmp_path / "vocabulary")
     with pytest.raises(UserError, match=f"odd.pt was trained with {name}="):
-        convert_checkpoint(str(file), str(tmp_path / "out"), False, str(tmp_path / "vocabulary"), torch.float32)
+        convert_checkpoint(str(file), str(tmp_path / "out"), tokenizer=str(tmp_path / "vocabulary"))
 
 
 def test_more_ids_than_the_model_has_are_refused(model, tmp_path):

@@ -93,7 +93,7 @@ def pipeline(
         settings = settings.with_answers(answers)
     if settings.lacks_answers:
         log.warning("%s has no list of answers with it and is asked openly; answers=FILE gives one", model)
-    processor, options = restored(settings, words)
+    processor, options = restored(settings, words, model)
     network = load_model(model)
     if processor.image_size > network.config.max_image_size:
         raise UserError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ofa.answers import read_answers
+from ofa.answers import order_answers, read_answers
 from ofa.checkpoint.json_files import read_json
 from ofa.config import check_choice, did_you_mean
 from ofa.errors import UserError
@@ -52,6 +52,9 @@ class TaskSettings:
 
     def __post_init__(self) -> None:
         check_choice(self.pipeline, "pipeline", PIPELINES)
+        for key, value in (("settings", self.settings), ("generation", self.generation)):
+            if not isinstance(value, dict):
+                raise UserError(f"{key}={value!r} are no names with values")
         names = {option.name for option in dataclasses.fields(GenerationOptions)}
         for name in self.generation:
             if name not in names:
@@ -94,4 +97,9 @@ class TaskSettings:
         except (TypeError, UserError) as error:
             raise UserError(f"{source} does not describe a task ({error}); export the model again") from error
         answers = settings.answers
-        return settings if answers is None else dataclasses.replace(settings, answers=tuple(answers))
+        if answers is None:
+            return settings
+        if not isinstance(answers, list | tuple):
+            raise UserError(f"{source} does not describe a task (answers={answers!r}); export the model again")
+        ordered = order_answers([(answer, index) for index, answer in enumerate(answers)], source)
+        return dataclasses.replace(settings, answers=tuple(ordered))

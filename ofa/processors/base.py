@@ -114,6 +114,8 @@ class ImageProcessor(Processor):
             raise UserError(f"task.image_size={self.image_size} is less than one patch of 16 pixels")
         if not 3 <= self.max_source_tokens <= 1024:
             raise UserError(f"task.max_source_tokens={self.max_source_tokens} is not between 3 and the model's 1024")
+        if not all(value > 0 for value in self.std):
+            raise UserError(f"task.std={list(self.std)} has a value that is not above 0")
 
     def pixels(self, image: Image.Image) -> Tensor:
         """The picture [3, image_size, image_size] as the model reads it."""

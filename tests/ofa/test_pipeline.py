@@ -227,7 +227,7 @@ def test_a_processor_is_the_same_after_it_was_kept(name, tmp_path):
     processor = PROCESSORS[name](tokenizer=Tokenizer.demo(), **SETTINGS[name], mean=(0.4, 0.5, 0.6), **answers)
     task = saved(processor, processor.generation)
     (tmp_path / "task.json").write_text(task.to_json())
-    again, options = restored(TaskSettings.from_json(tmp_path / "task.json"), processor.tokenizer)
+    again, options = restored(TaskSettings.from_json(tmp_path / "task.json"), processor.tokenizer, tmp_path)
     assert again == processor
     assert task.generation == {} and options.max_len == processor.generation.max_len
 
@@ -237,11 +237,33 @@ def test_lists_of_a_configuration_are_kept_as_well():
     assert json.loads(saved(processor, processor.generation).to_json())["settings"]["mean"] == [0.1, 0.2, 0.3]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {"image_size": "48"}}, "image_size='48' is no int"),
+        ({"settings": {"image_size": None}}, "image_size=None is no int"),
+        ({"settings": {"image_size": True}}, "image_size=True is no int"),
+        ({"settings": {"image_size": 8}}, "image_size=8 is less than one patch"),
+        ({"settings": {"mean": 0.5}}, "mean=0.5 is no tuple"),
+        ({"settings": {"mean": [0.5, 0.5]}}, "mean=.0.5, 0.5. is no tuple"),
+        ({"settings": {"std": [0.5, 0, 0.5]}}, "std=.* has a value that is not above 0"),
+        ({"settings": {"inference": ["beam_search"]}}, "inference=.* is no str"),
+        ({"generation": {"beam_size": "five"}}, "beam_size='five' is no int"),
+        ({"generation": {"temperature": "hot"}}, "temperature='hot' is no float"),
+        ({"generation": {"constraint_range": [5]}}, "constraint_range="),
+    ],
+)
+def test_kept_values_that_no_processor_can_have_are_named_with_their_model(change, message):
+    task = TaskSettings(**{"pipeline": "visual-question-answering", "answers": ANSWERS, **change})
+    with pytest.raises(UserError, match=f"the task settings of models/vqa cannot be used: .*{message}"):
+        restored(task, Tokenizer.demo(), "models/vqa")
+
+
 def test_changed_options_of_generation_are_kept():
     processor = PROCESSORS["image-captioning"](tokenizer=Tokenizer.demo())
     task = saved(processor, type(processor.generation)(beam_size=2, max_len=9, no_repeat_ngram_size=3))
     assert task.generation == {"beam_size": 2, "max_len": 9}
-    assert restored(task, processor.tokenizer)[1].beam_size == 2
+    assert restored(task, processor.tokenizer, "task.json")[1].beam_size == 2
 
 
 def test_a_file_of_the_original_trainer_is_asked_as_its_options_say(models, photos, tmp_path):

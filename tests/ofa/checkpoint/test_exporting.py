@@ -1,6 +1,7 @@
 """Export folders: what is in them, and that they are whole or not at all."""
 
 import json
+import pickle
 
 import published
 import pytest
@@ -89,6 +90,8 @@ def test_the_task_of_a_run_is_that_of_its_export(folder):
         ({"pipeline": "image-captoning"}, "pipeline=image-captoning is not one of .* did you mean 'image-captioning'"),
         ({"generation": {"beams": 5}}, "generation has no option 'beams'; did you mean 'beam_size'"),
         ({"colour": 1}, "colour"),
+        ({"settings": [1]}, r"settings=\[1\] are no names with values"),
+        ({"answers": "yes"}, "answers='yes'"),
     ],
 )
 def test_a_task_that_cannot_be_is_refused(folder, change, message):
@@ -96,6 +99,34 @@ def test_a_task_that_cannot_be_is_refused(folder, change, message):
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(UserError, match=rf"task.json does not describe a task \(.*{message}"):
         read_task(folder)
+
+
+@pytest.mark.parametrize(
+    "answers, message", [(["a", "a"], "the answer 'a' twice"), ([5], "no answers"), ([], "it is empty")]
+)
+def test_answers_that_are_none_are_refused(folder, answers, message):
+    file = folder / "task.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"answers": answers}))
+    with pytest.raises(UserError, match=rf"task.json .*{message}"):
+        read_task(folder)
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        ({"beam_search": [1]}, r"says beam_search=\[1\], which are no options"),
+        ({"beam_search": {"beam_size": "five"}}, "has an option of beam_search that is no number: .*five"),
+        ({"answer2label": "answers.json"}, "answers.json holds no answers"),
+        ({"answer2label": "answers.pkl"}, "answers.pkl holds no answers"),
+    ],
+)
+def test_a_description_with_values_of_no_use_is_refused_by_name(model, message, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "answers.json").write_text('{"yes": 0, "no": true}')
+    (tmp_path / "answers.pkl").write_bytes(pickle.dumps({"yes": 0, "no": True}))
+    (tmp_path / "configuration.json").write_text(json.dumps({"task": "visual-question-answering", "model": model}))
+    with pytest.raises(UserError, match=message):
+        read_task(tmp_path)
 
 
 def test_the_description_of_a_modelscope_folder_is_a_task(tmp_path, caplog):

@@ -130,12 +130,13 @@ class Pipeline(ABC, Generic[P]):
         given = [images, *texts]
         lengths = {len(value) for value in given if isinstance(value, list | tuple)}
         if not lengths:
-            return self._answer_all([tuple(given)])[0]
+            return self._answer_all([("", *given)])[0]
         if len(lengths) > 1:
             raise InputError(f"lists of {' and '.join(map(str, sorted(lengths)))} items: give one list, or equal ones")
         (n,) = lengths
         columns = [value if isinstance(value, list | tuple) else [value] * n for value in given]
-        return self._answer_all(list(zip(*columns, strict=True)))
+        places = [f"item {i + 1} of {n}: " if n > 1 else "" for i in range(n)]  # as errors call them
+        return self._answer_all(list(zip(places, *columns, strict=True)))
 
     def _answer_all(self, items: list[tuple]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = []
@@ -153,11 +154,7 @@ class Pipeline(ABC, Generic[P]):
 
     @torch.no_grad()
     def _answer_batch(self, items: list[tuple]) -> list[dict[str, Any]]:
-        images = [read_image(image) for image, *_ in items]
-        try:
-            questions = [self.ask(*texts) for _, *texts in items]
-        except QuestionError as error:
-            raise InputError(str(error)) from error
+        images, questions = zip(*(self._read_item(*item) for item in items), strict=True)
         weight = self.model.decoder.output_projection.weight
         inputs = {
             "input_ids": pad([question.source for question in questions]).to(weight.device),
@@ -167,6 +164,12 @@ class Pipeline(ABC, Generic[P]):
         prefix_tokens = pad(prefixes).to(weight.device) if any(prefixes) else None
         found = self.processor.search(self.model, inputs, prefix_tokens, self.options)
         return [self.read(hypotheses, image) for hypotheses, image in zip(found, images, strict=True)]
+
+    def _read_item(self, place: str, image: ImageInput, *texts: Any) -> tuple[Image.Image, Question]:
+        try:
+            return read_image(image), self.ask(*texts)
+        except (InputError, QuestionError) as error:
+            raise InputError(f"{place}{error}") from error
 
 
 class ImageCaptioning(Pipeline[CaptionProcessor]):

@@ -124,6 +124,16 @@ def test_one_picture_may_be_asked_many_texts_and_unequal_lists_are_refused(model
     assert pipe([], "the red circle") == []
 
 
+def test_of_several_items_the_one_at_fault_is_named(models, photos):
+    pipe = pipeline("visual-grounding", models / "visual-grounding")
+    with pytest.raises(InputError, match="item 2 of 3: an array of int64 is no picture"):
+        pipe([photos[0], np.zeros((2, 2), np.int64), photos[1]], "the red circle")
+    with pytest.raises(InputError, match="item 3 of 3: the text is empty"):
+        pipe(photos, ["a circle", "a square", " "])
+    with pytest.raises(InputError, match="^the text is empty"):
+        pipe(photos[:1], [" "])
+
+
 def test_a_model_made_for_another_task_is_asked_with_the_published_settings(models, caplog):
     with caplog.at_level(logging.WARNING):
         pipe = pipeline("visual-grounding", models / "image-captioning")

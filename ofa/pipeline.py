@@ -69,8 +69,8 @@ def pipeline(
         {'boxes': [[112.3, 40.1, 187.9, 131.0]], 'scores': [0.87]}
 
     Raises:
-        UserError: there is no such pipeline, or the model or its vocabulary cannot be loaded, or they do not belong
-            together.
+        UserError: there is no such pipeline or device; or the model or its vocabulary cannot be loaded, or they do not
+            belong together.
     """
     if task not in PIPELINES:
         if task in ALL_PIPELINES:
@@ -80,8 +80,9 @@ def pipeline(
         )
     if dtype not in (torch.float32, torch.bfloat16):
         raise UserError(f"dtype={dtype}: pipelines compute in torch.float32 or torch.bfloat16")
-    if batch_size is not None and batch_size < 1:
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise UserError(f"batch_size={batch_size} is not a whole number of at least 1")
+    place = _place(device)
     words = Tokenizer.from_pretrained(tokenizer or tokenizer_folder(model))
     check_vocabulary(model, words)
     settings = read_task(model)
@@ -100,7 +101,6 @@ def pipeline(
             f"{model} is to read images of {processor.image_size} px, but has positions for "
             f"{network.config.max_image_size} px alone"
         )
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return PIPELINES[task](network.to(place, dtype), processor, options, batch_size or BATCH_SIZE.get(place.type, 8))
 
 
@@ -259,6 +259,16 @@ PIPELINES: dict[str, type[Pipeline]] = {
     EntailmentProcessor.pipeline: VisualEntailment,
     QuestionProcessor.pipeline: VisualQuestionAnswering,
 }
+
+
+def _place(device: str | torch.device | None) -> torch.device:
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, TypeError) as error:  # PyTorch without CUDA asserts that it has it
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device={device} cannot be used ({reason}); give cpu, cuda or a GPU such as cuda:1") from error
+    return place
 
 
 def _as_text(given: Any) -> str:

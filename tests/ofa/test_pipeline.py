@@ -180,6 +180,11 @@ def test_other_settings_that_cannot_work_are_refused(models, tmp_path):
         pipeline("image-captioning", models / "image-captioning", dtype=torch.int8)
     with pytest.raises(UserError, match="batch_size=0"):
         pipeline("image-captioning", models / "image-captioning", batch_size=0)
+    with pytest.raises(UserError, match="batch_size=2.5"):
+        pipeline("image-captioning", models / "image-captioning", batch_size=2.5)
+    for device in ("gpu", "cuda:99", "meta:x"):
+        with pytest.raises(UserError, match=f"device={device} cannot be used .*; give cpu, cuda or a GPU"):
+            pipeline("image-captioning", models / "image-captioning", device=device)
     model = OFAModel(OFAConfig.from_name("micro"))
     export(tmp_path, model, Tokenizer.demo(), TaskSettings("image-captioning", {"image_size": 688}))
     with pytest.raises(UserError, match="has positions for 672 px"):

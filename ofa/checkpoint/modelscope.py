@@ -12,6 +12,7 @@ from ofa.checkpoint.json_files import read_json
 from ofa.checkpoint.task_settings import IMAGENET, PIPELINES, TaskSettings
 from ofa.errors import UserError
 from ofa.plain_pickle import load_plain_pickle
+from ofa.processors import captioning, grounding
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,9 @@ SETTINGS = {
     "use_caption": "use_caption",
 }
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-READ = {*SETTINGS, "beam_search", "imagenet_default_mean_and_std", "gen_type", "answer2label"}
-OF_NO_MATTER = {"type", "language", "seed"}  # what says nothing of how the model is asked
+PROMPTS = {"image-captioning": captioning.PROMPT, "visual-grounding": grounding.PROMPT}
+READ = {*SETTINGS, "prompt", "language", "beam_search", "imagenet_default_mean_and_std", "gen_type", "answer2label"}
+OF_NO_MATTER = {"type", "seed"}  # what says nothing of how the model is asked
 
 
 def read_description(folder: Path) -> TaskSettings | None:
@@ -80,6 +82,11 @@ def read_description(folder: Path) -> TaskSettings | None:
         generation = {BEAM[key][0]: BEAM[key][1](value) for key, value in beam.items() if key in BEAM}
     except (TypeError, ValueError) as error:
         raise UserError(f"{file} has an option of beam_search that is no number: {error}; copy it again") from error
+    if model.get("language", "en") != "en":
+        log.warning("%s is of language %r; models are asked in English here", file, model["language"])
+    prompt = str(model.get("prompt", "")).replace("{}", "{text}").strip()
+    if prompt and prompt != PROMPTS.get(pipeline):
+        log.warning("%s says prompt=%r, which is not used: %s asks by a prompt of its own", file, prompt, pipeline)
     unread = [f"{key}={model[key]!r}" for key in model if key not in READ | OF_NO_MATTER]
     unread += [f"beam_search.{key}={value!r}" for key, value in beam.items() if key not in BEAM]
     if unread:

@@ -14,7 +14,7 @@ from ofa.processors.base import ImageProcessor, Question
 from ofa.text import clean_caption, cut_words
 from ofa.vocabulary import BIN_OFFSET, BINS, N_BINS
 
-_PROMPT = 'which region does the text " {text} " describe?'
+PROMPT = 'which region does the text " {text} " describe?'
 BOX_TOKENS = 4
 
 
@@ -54,7 +54,7 @@ class GroundingProcessor(ImageProcessor):
     def ask(self, text: str) -> Question:
         """The question for the region of an expression."""
         text, cut = cut_words(clean_caption, text, self.max_words)
-        source, notes = self.encode_prompt(_PROMPT.format(text=text))
+        source, notes = self.encode_prompt(PROMPT.format(text=text))
         return Question(source, (text,), notes=(*cut, *notes))
 
     def box(self, hypothesis: Hypothesis, width: int, height: int) -> Box:

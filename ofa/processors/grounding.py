@@ -10,7 +10,7 @@ from ofa.boxes import Box, bins_to_boxes, boxes_to_bins
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
 from ofa.images import resize_ratios
-from ofa.processors.base import ImageProcessor, Question
+from ofa.processors.base import ImageProcessor, Question, SettingError
 from ofa.text import clean_caption, cut_words
 from ofa.vocabulary import BIN_OFFSET, BINS, N_BINS
 
@@ -28,7 +28,7 @@ class GroundingProcessor(ImageProcessor):
         max_words: words of an expression that are read, the "source length" of the published recipes.
 
     Raises:
-        UserError: image_size and max_image_size differ.
+        SettingError: image_size and max_image_size differ.
     """
 
     pipeline = "visual-grounding"
@@ -41,8 +41,8 @@ class GroundingProcessor(ImageProcessor):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.image_size != self.max_image_size:
-            raise UserError(
-                f"task.image_size is {self.image_size} but task.max_image_size is {self.max_image_size}, "
+            raise SettingError(
+                f"@image_size is {self.image_size} but @max_image_size is {self.max_image_size}, "
                 "so boxes and bins would not cover the same range; set both to the same number of pixels"
             )
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -39,6 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
     convert.add_argument("--tokenizer", metavar="SOURCE", help="folder or Hugging Face id of the vocabulary")
     convert.add_argument("--dtype", choices=PRECISIONS, default="float32", help="of the weights, default %(default)s")
     convert.add_argument("--answers", metavar="FILE", help="JSON file of all answers to questions")
+    convert.add_argument("--force", action="store_true", help="write into OUT even if it holds files")
     arguments = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -53,6 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 tokenizer=arguments.tokenizer,
                 dtype=PRECISIONS[arguments.dtype],
                 answers=arguments.answers,
+                force=arguments.force,
             )
             print(f"written to {arguments.folder}")
     except UserError as error:
@@ -69,6 +72,7 @@ def convert_checkpoint(
     tokenizer: str | None = None,
     dtype: torch.dtype = torch.float32,
     answers: str | None = None,
+    force: bool = False,
 ) -> None:
     """Writes the weights, vocabulary and task of `source`, as `find` takes it, as an export folder.
 
@@ -77,7 +81,10 @@ def convert_checkpoint(
         tokenizer: where the vocabulary is; None: beside the weights.
         dtype: of the weights that are written.
         answers: JSON file of all answers to questions; None: those kept with the weights, if any.
+        force: write into a folder that holds files.
     """
+    if not force and Path(folder).exists() and not (Path(folder).is_dir() and not any(Path(folder).iterdir())):
+        raise UserError(f"{folder} is there and not an empty folder; give another, or --force to replace a model in it")
     vocabulary = tokenizer or kept_tokenizer(source)
     if vocabulary is None:
         raise UserError(

@@ -90,6 +90,18 @@ def test_a_list_of_answers_is_converted_with_the_model_and_missed_without(model,
     assert "vqa.pt has no list of answers with it and will be asked openly; --answers FILE" in caplog.text
 
 
+def test_a_folder_with_files_is_only_written_into_by_force(averaged, vocabulary_folder, tmp_path, capsys):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    words = ["convert", str(averaged), str(folder), "--tokenizer", vocabulary_folder]
+    (folder / "config.json").write_text("{}")
+    assert main(words) == 2
+    assert f"error: {folder} is there and not an empty folder" in capsys.readouterr().err
+    assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("config.json", "{}")]
+    assert main([*words, "--force"]) == 0 and load(folder)
+    assert main([*words[:2], str(tmp_path / "vocabulary/vocab.json"), *words[3:]]) == 2
+
+
 def test_errors_are_one_line(averaged, tmp_path, capsys):
     for words, message in (
         (["inspect", "nowhere"], "error: checkpoint nowhere does not exist"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from ofa.checkpoint import TaskSettings, exporting, find, load, load_model, read_task
+from ofa.checkpoint import TaskSettings, exporting, load, load_model, read_task
 from ofa.checkpoint.original_task import original_task
 from ofa.checkpoint.task_settings import PIPELINES
 from ofa.errors import UserError
@@ -68,17 +68,20 @@ def test_an_export_in_half_precision_takes_half_the_room_and_loads_as_float32(mo
     assert not (tmp_path / "half/task.json").exists() and read_task(tmp_path / "half") is None
 
 
-def test_an_interrupted_export_is_no_model_folder(model, folder, monkeypatch):
-    def fail(weights, file, metadata):
-        file.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("n_written", [0, 3])
+def test_an_export_that_finds_the_disk_full_leaves_the_old_model(model, folder, n_written, monkeypatch):
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    left = [None] * n_written
 
-    monkeypatch.setattr(exporting, "save_file", fail)
+    def fill(_):
+        if not left:
+            raise OSError(28, "No space left on device")
+        left.pop()
+
+    monkeypatch.setattr(exporting.os, "fsync", fill)
     with pytest.raises(UserError, match="model cannot be written .*No space left"):
         exporting.export(folder, model, Tokenizer.demo(), None)
-    assert not list(folder.glob(".*"))
-    with pytest.raises(UserError, match=r"holds no checkpoints/best.ckpt and no config.json"):
-        find(folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 def test_the_task_of_a_run_is_that_of_its_export(folder):

@@ -49,6 +49,7 @@ def pipeline(
     dtype: torch.dtype = torch.float32,
     batch_size: int | None = None,
     answers: str | Path | None = None,
+    ema: bool = False,
 ) -> Pipeline:
     """A model with the way one task asks it.
 
@@ -62,6 +63,7 @@ def pipeline(
         batch_size: images at once; None: 8 on a CPU and 64 on a GPU, there halved where its memory does not suffice.
         answers: JSON file of all answers that may be given to questions; None: those kept with the model, where it
             keeps none, any.
+        ema: take the averaged weights of a file of the original trainer.
 
     Example:
         >>> ground = pipeline("visual-grounding", model="outputs/refcoco/tiny/...")  # doctest: +SKIP
@@ -95,7 +97,7 @@ def pipeline(
     if settings.lacks_answers:
         log.warning("%s has no list of answers with it and is asked openly; answers=FILE gives one", model)
     processor, options = restored(settings, words, model)
-    network = load_model(model)
+    network = load_model(model, ema=ema)
     if processor.image_size > network.config.max_image_size:
         raise UserError(
             f"{model} is to read images of {processor.image_size} px, but has positions for "

@@ -59,16 +59,19 @@ def load_model(path: str | Path, *, ema: bool = False) -> OFAModel:
     return model.eval()
 
 
-def load_weights(model: OFAModel, path: str | Path) -> None:
+def load_weights(model: OFAModel, path: str | Path, *, ema: bool = False) -> None:
     """Copy the weights of a checkpoint into a model of the same size.
 
     A larger vocabulary of the model gets new rows (normal, std D^-0.5), and so do longer tables of positions.
 
+    Args:
+        ema: as `load`.
+
     Raises:
         UserError: as `load_model`, and where the sizes differ.
     """
-    checkpoint = Checkpoint.open(path)
-    _say_average(checkpoint, ema=False)
+    checkpoint = Checkpoint.open(path, ema=ema)
+    _say_average(checkpoint, ema)
     fit = Fit.of(checkpoint, model)
     fit.check("set model= to the one it was trained with")
     own = model.state_dict()

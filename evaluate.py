@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ofa.checkpoint import find, load_model, tokenizer_folder
+from ofa.checkpoint import check_vocabulary, find, load_model, tokenizer_folder
 from training import build, report
 from training.command_line import command
 from training.evaluation import EvaluationModule
@@ -25,6 +25,7 @@ def evaluate(config: DictConfig) -> None:
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer or tokenizer_folder(checkpoint))
+    check_vocabulary(checkpoint, tokenizer)
     with first_of_machine_before_others(devices_of(config.trainer)):  # demo files and indexes are written once
         task = build.build_task(config, tokenizer)
         generation = build.generation_options(config, task)

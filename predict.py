@@ -15,6 +15,7 @@ from ofa.checkpoint import read_task, weight_files
 from ofa.config import check_choice
 from ofa.errors import UserError
 from ofa.pipeline import Pipeline, pipeline
+from ofa.processors.saved import saved
 from prediction.answering import answer_each, check_texts
 from prediction.journal import Journal
 from prediction.pictures import save_picture
@@ -43,9 +44,10 @@ def predict(config: DictConfig) -> None:
         device=config.device,
         dtype=PRECISIONS[config.precision],
         batch_size=config.batch_size,
+        answers=config.answers,
     )
     check_texts(pipe, questions)
-    with Journal(folder, _settings(config, name, pipe), questions) as journal:
+    with Journal(folder, _settings(config, pipe), questions) as journal:
         numbers = {question: number for number, question in journal.waiting}
         for question, answer in tqdm(answer_each(pipe, list(numbers)), name, len(numbers)):
             if config.pictures and "error" not in answer:
@@ -69,11 +71,11 @@ def _pipeline_name(config: DictConfig) -> str:
     return kept.pipeline
 
 
-def _settings(config: DictConfig, name: str, pipe: Pipeline) -> dict[str, Any]:
+def _settings(config: DictConfig, pipe: Pipeline) -> dict[str, Any]:
     """What the answers depend on beside the questions."""
     stats = [(str(file.resolve()), file.stat()) for file in weight_files(config.checkpoint)]
     return {
-        "pipeline": name,
+        "asked": saved(pipe.processor, pipe.options).to_json(),
         "weights": [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats],
         "vocabulary": pipe.processor.tokenizer.digest(),
         "precision": config.precision,

@@ -1,12 +1,13 @@
 """Train a model: `python train.py task=refcoco model=tiny`. See configs/train.yaml for what can be set."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ofa.checkpoint import BEST, EXPORT, export, load_weights
+from ofa.checkpoint import BEST, EXPORT, check_vocabulary, export, load_weights
 from ofa.processors.saved import saved
 from ofa.whole_file import write_whole
 from training import build, report
@@ -33,6 +34,8 @@ def train(config: DictConfig) -> float | None:
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer)
+    if config.init is not None:
+        check_vocabulary(config.init, tokenizer)
     with first_of_machine_before_others(devices_of(config.trainer)):  # demo files and indexes are written once
         task = build.build_task(config, tokenizer)
         generation = build.generation_options(config, task)
@@ -60,6 +63,8 @@ def train(config: DictConfig) -> float | None:
             distillation.start(model)
     module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
 
+    kept = saved(task, generation)
+    module.save_hyperparameters({"task": asdict(kept)}, logger=False)  # in checkpoints, which can be asked by it
     if rank() == 0:
         tokenizer.save(folder / "tokenizer")
         write_whole(folder / CONFIG, lambda part: OmegaConf.save(config, part, resolve=True))
@@ -73,7 +78,7 @@ def train(config: DictConfig) -> float | None:
     if rank() == 0:  # whose disk it is on; the others are given the weights when the test starts
         if best:
             load_weights(model, best)
-        export(folder / EXPORT, model, tokenizer, saved(task, generation))
+        export(folder / EXPORT, model, tokenizer, kept)
     trainer.test(module, datamodule=data, verbose=False)
     report.say_scores(config, folder, task)
     report.say_next(config, folder, task)

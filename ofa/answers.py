@@ -32,7 +32,7 @@ def read_answers(path: str | Path) -> list[str]:
     except OSError as error:
         raise UserError(
             f"the answer file {path} cannot be read ({error.strerror}); `{CONVERTER} OLD.pkl {path}` makes it of the "
-            "published pickle, task.answer_list=FILE names another"
+            "published pickle, answer_list=FILE names another"
         ) from error
     except ValueError as error:
         raise UserError(f"the answer file {path} is not JSON ({error})") from error

@@ -144,7 +144,7 @@ class Encoder(nn.Module):
             if max(height, width) > self.config.max_image_size:
                 raise UserError(
                     f"an image of {width} x {height} px has more patches than the model has positions: use at most "
-                    f"{self.config.max_image_size} px a side (task.image_size)"
+                    f"{self.config.max_image_size} px a side (image_size)"
                 )
             patches = self._backbone()(patch_images.contiguous(memory_format=torch.channels_last))[0]
             grid = (patches.shape[2], patches.shape[3])
@@ -162,7 +162,7 @@ class Encoder(nn.Module):
         if text_length > self.config.max_position_embeddings:
             raise UserError(
                 f"a source text of {text_length} tokens is longer than the {self.config.max_position_embeddings} "
-                f"positions of the model: cut it (task.max_source_tokens)"
+                f"positions of the model: cut it (max_source_tokens)"
             )
         text = self.pos_ln(self.embed_positions.weight[:text_length])
         ids = patch_position_ids(*grid, self.config.image_bucket_size).to(text.device)

@@ -47,13 +47,30 @@ def open_image(encoded: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture's red, green and blue, 8 bits each."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip to white at 255
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-        image = Image.fromarray(grey.astype(np.uint8))
+    """The picture's red, green and blue, 8 bits each.
+
+    Raises:
+        ImageError: its values are no bytes and no 16-bit numbers.
+    """
+    if image.mode.startswith("I"):  # grey, which Pillow's own conversion would clip to white at 255
+        image = Image.fromarray(_bytes_of(np.asarray(image), sixteen_bits=image.mode != "I" or image.format == "PNG"))
+    if image.mode == "F":
+        raise ImageError("its values are of 32 bits with fractions; give bytes")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours as directly, without Pillow's warning
     return image.convert("RGB")
+
+
+def _bytes_of(grey: np.ndarray, sixteen_bits: bool) -> np.ndarray:
+    """Whole numbers as bytes.
+
+    Args:
+        sixteen_bits: that they are meant so, even if all are dark; else they are where one is more than a byte.
+    """
+    least, most = int(grey.min()), int(grey.max())
+    if least < 0 or most > 65535:
+        raise ImageError(f"its values go from {least} to {most}; give bytes, or 16 bits from 0 to 65535")
+    return (grey.astype(np.uint16) >> (8 if sixteen_bits or most > 255 else 0)).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import numpy as np
@@ -40,7 +40,8 @@ def read_image(given: ImageInput) -> Image.Image:
             f"an image is given as a path, URL, PIL picture or NumPy array, or a list of these, not as a "
             f"{type(given).__name__}"
         )
-    encoded = _download(str(given)) if str(given).startswith(("http://", "https://")) else _read(Path(given))
+    is_url = str(given).lower().startswith(("http://", "https://"))
+    encoded = _download(str(given)) if is_url else _read(Path(given))
     try:
         return open_image(encoded)
     except ImageError as error:
@@ -52,7 +53,9 @@ def _checked(image: Image.Image, name: str) -> Image.Image:
         raise InputError(f"{name} is {image.width} x {image.height} px, more than the {MAX_PIXELS} px allowed")
     try:
         return to_rgb(image)
-    except OSError as error:  # a file opened by the caller is only decoded now
+    except ImageError as error:
+        raise InputError(f"{name} cannot be used: {error}") from error
+    except (OSError, ValueError) as error:  # a file opened by the caller is only decoded now, and may be closed
         raise InputError(f"{name} does not decode ({error})") from error
 
 
@@ -73,13 +76,15 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"the image {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:  # of a zero byte
+        raise InputError(f"the image {str(path)!r} cannot be read ({error})") from error
 
 
 def _download(url: str) -> bytes:
     try:
         with urlopen(url, timeout=TIMEOUT) as answer:
             encoded = answer.read(MAX_DOWNLOAD + 1)
-    except (URLError, OSError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise InputError(f"the image {url} cannot be fetched ({getattr(error, 'reason', error)})") from error
     if len(encoded) > MAX_DOWNLOAD:
         raise InputError(f"the image {url} has more than the {MAX_DOWNLOAD} bytes allowed")

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from PIL import Image
 
-from ofa.checkpoint import TaskSettings, load_model, read_task, tokenizer_folder
+from ofa.checkpoint import TaskSettings, check_vocabulary, load_model, read_task, tokenizer_folder
 from ofa.checkpoint.task_settings import PIPELINES as ALL_PIPELINES
 from ofa.config import did_you_mean
 from ofa.errors import UserError
@@ -48,6 +48,8 @@ def pipeline(
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     batch_size: int | None = None,
+    answers: str | Path | None = None,
+    ema: bool = False,
 ) -> Pipeline:
     """A model with the way one task asks it.
 
@@ -58,7 +60,10 @@ def pipeline(
         tokenizer: folder or hub id of the vocabulary; None: the one beside the model.
         device: such as "cuda:1"; None: a GPU where there is one.
         dtype: of weights and computation: float32, or bfloat16 for half the memory.
-        batch_size: images at once, halved when a GPU's memory does not suffice; None: 8 on a CPU, 64 on a GPU.
+        batch_size: images at once; None: 8 on a CPU and 64 on a GPU, there halved where its memory does not suffice.
+        answers: JSON file of all answers that may be given to questions; None: those kept with the model, where it
+            keeps none, any.
+        ema: take the averaged weights of a file of the original trainer.
 
     Example:
         >>> ground = pipeline("visual-grounding", model="outputs/refcoco/tiny/...")  # doctest: +SKIP
@@ -66,7 +71,8 @@ def pipeline(
         {'boxes': [[112.3, 40.1, 187.9, 131.0]], 'scores': [0.87]}
 
     Raises:
-        UserError: there is no such pipeline, or the model or its vocabulary cannot be loaded.
+        UserError: there is no such pipeline or device; or the model or its vocabulary cannot be loaded, or they do not
+            belong together.
     """
     if task not in PIPELINES:
         if task in ALL_PIPELINES:
@@ -76,21 +82,27 @@ def pipeline(
         )
     if dtype not in (torch.float32, torch.bfloat16):
         raise UserError(f"dtype={dtype}: pipelines compute in torch.float32 or torch.bfloat16")
-    if batch_size is not None and batch_size < 1:
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise UserError(f"batch_size={batch_size} is not a whole number of at least 1")
+    place = _place(device)
     words = Tokenizer.from_pretrained(tokenizer or tokenizer_folder(model))
+    check_vocabulary(model, words)
     settings = read_task(model)
     if settings is not None and settings.pipeline != task:
         log.warning("%s was made for %s; %s asks it with the published settings", model, settings.pipeline, task)
         settings = None
-    processor, options = restored(settings or TaskSettings(task), words)
-    network = load_model(model)
+    settings = settings or TaskSettings(task)
+    if answers is not None:
+        settings = settings.with_answers(answers)
+    if settings.lacks_answers:
+        log.warning("%s has no list of answers with it and is asked openly; answers=FILE gives one", model)
+    processor, options = restored(settings, words, model)
+    network = load_model(model, ema=ema)
     if processor.image_size > network.config.max_image_size:
         raise UserError(
             f"{model} is to read images of {processor.image_size} px, but has positions for "
             f"{network.config.max_image_size} px alone"
         )
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return PIPELINES[task](network.to(place, dtype), processor, options, batch_size or BATCH_SIZE.get(place.type, 8))
 
 
@@ -120,12 +132,13 @@ class Pipeline(ABC, Generic[P]):
         given = [images, *texts]
         lengths = {len(value) for value in given if isinstance(value, list | tuple)}
         if not lengths:
-            return self._answer_all([tuple(given)])[0]
+            return self._answer_all([("", *given)])[0]
         if len(lengths) > 1:
             raise InputError(f"lists of {' and '.join(map(str, sorted(lengths)))} items: give one list, or equal ones")
         (n,) = lengths
         columns = [value if isinstance(value, list | tuple) else [value] * n for value in given]
-        return self._answer_all(list(zip(*columns, strict=True)))
+        places = [f"item {i + 1} of {n}: " if n > 1 else "" for i in range(n)]  # as errors call them
+        return self._answer_all(list(zip(places, *columns, strict=True)))
 
     def _answer_all(self, items: list[tuple]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = []
@@ -143,11 +156,7 @@ class Pipeline(ABC, Generic[P]):
 
     @torch.no_grad()
     def _answer_batch(self, items: list[tuple]) -> list[dict[str, Any]]:
-        images = [read_image(image) for image, *_ in items]
-        try:
-            questions = [self.ask(*texts) for _, *texts in items]
-        except QuestionError as error:
-            raise InputError(str(error)) from error
+        images, questions = zip(*(self._read_item(*item) for item in items), strict=True)
         weight = self.model.decoder.output_projection.weight
         inputs = {
             "input_ids": pad([question.source for question in questions]).to(weight.device),
@@ -157,6 +166,12 @@ class Pipeline(ABC, Generic[P]):
         prefix_tokens = pad(prefixes).to(weight.device) if any(prefixes) else None
         found = self.processor.search(self.model, inputs, prefix_tokens, self.options)
         return [self.read(hypotheses, image) for hypotheses, image in zip(found, images, strict=True)]
+
+    def _read_item(self, place: str, image: ImageInput, *texts: Any) -> tuple[Image.Image, Question]:
+        try:
+            return read_image(image), self.ask(*texts)
+        except (InputError, QuestionError) as error:
+            raise InputError(f"{place}{error}") from error
 
 
 class ImageCaptioning(Pipeline[CaptionProcessor]):
@@ -246,6 +261,16 @@ PIPELINES: dict[str, type[Pipeline]] = {
     EntailmentProcessor.pipeline: VisualEntailment,
     QuestionProcessor.pipeline: VisualQuestionAnswering,
 }
+
+
+def _place(device: str | torch.device | None) -> torch.device:
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, TypeError) as error:  # PyTorch without CUDA asserts that it has it
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device={device} cannot be used ({reason}); give cpu, cuda or a GPU such as cuda:1") from error
+    return place
 
 
 def _as_text(given: Any) -> str:

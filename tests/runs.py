@@ -79,8 +79,8 @@ def predictions_of(run_folder, split):
     return [record for record in records if record["split"] == split]
 
 
-def answers_of_pipeline(run_folder, name, file, **columns):
-    """What the pipeline `name` of the model that a run exports says of the rows of a TSV file.
+def answers_of_pipeline(model, name, file, **columns):
+    """What the pipeline `name` of a model, such as a run's folder, says of the rows of a TSV file.
 
     Args:
         columns: number of the column of the image, and of each text.
@@ -88,7 +88,7 @@ def answers_of_pipeline(run_folder, name, file, **columns):
     rows = [line.split("\t") for line in file.read_text().splitlines()]
     texts = {text: [row[number] for row in rows] for text, number in columns.items()}
     images = [Image.open(io.BytesIO(base64.urlsafe_b64decode(_url_safe(cell)))) for cell in texts.pop("image")]
-    return pipeline(name, run_folder, device="cpu")(images, **texts)
+    return pipeline(name, model, device="cpu")(images, **texts)
 
 
 def _url_safe(text):

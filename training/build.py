@@ -30,6 +30,7 @@ from ofa.config import OFAConfig, did_you_mean, typed
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
+from ofa.processors import SettingError
 from ofa.tokenizer import Tokenizer
 from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
@@ -129,7 +130,10 @@ def build_task(config: DictConfig, tokenizer: Tokenizer) -> Task:
     settings = {key: value for key, value in plain(config.task).items() if key != "name"}
     if settings.get("constrained") and settings["answer_list"] is None:
         settings["answer_list"] = answer_list(config)
-    return make(settings, tokenizer=tokenizer)
+    try:
+        return make(settings, tokenizer=tokenizer)
+    except SettingError as error:
+        raise error.within("task.") from error
 
 
 def build_module(

@@ -17,6 +17,7 @@ from ofa.checkpoint.places import (
     weight_files,
 )
 from ofa.checkpoint.task_settings import TaskSettings
+from ofa.checkpoint.vocabularies import check_vocabulary
 
 __all__ = [
     "BEST",
@@ -24,6 +25,7 @@ __all__ = [
     "LAST",
     "TOKENIZER",
     "TaskSettings",
+    "check_vocabulary",
     "export",
     "find",
     "kept_tokenizer",

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -13,9 +14,12 @@ from rich.console import Console
 from ofa.checkpoint.exporting import export
 from ofa.checkpoint.inspection import describe
 from ofa.checkpoint.loading import load_model, read_task
-from ofa.checkpoint.places import find, kept_tokenizer
+from ofa.checkpoint.places import kept_tokenizer
+from ofa.checkpoint.vocabularies import check_vocabulary
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ANY_FORM = "a file, a model folder, a run folder, or a Hugging Face id"
@@ -35,6 +39,8 @@ def main(words: Sequence[str] | None = None) -> int:
     convert.add_argument("--ema", action="store_true", help="take the averaged weights")
     convert.add_argument("--tokenizer", metavar="SOURCE", help="folder or Hugging Face id of the vocabulary")
     convert.add_argument("--dtype", choices=PRECISIONS, default="float32", help="of the weights, default %(default)s")
+    convert.add_argument("--answers", metavar="FILE", help="JSON file of all answers to questions")
+    convert.add_argument("--force", action="store_true", help="write into OUT even if it holds files")
     arguments = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -43,7 +49,13 @@ def main(words: Sequence[str] | None = None) -> int:
             Console(soft_wrap=False).print(*describe(arguments.file), sep="\n")
         else:
             convert_checkpoint(
-                arguments.source, arguments.folder, arguments.ema, arguments.tokenizer, PRECISIONS[arguments.dtype]
+                arguments.source,
+                arguments.folder,
+                ema=arguments.ema,
+                tokenizer=arguments.tokenizer,
+                dtype=PRECISIONS[arguments.dtype],
+                answers=arguments.answers,
+                force=arguments.force,
             )
             print(f"written to {arguments.folder}")
     except UserError as error:
@@ -52,12 +64,27 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def convert_checkpoint(source: str, folder: str, ema: bool, tokenizer: str | None, dtype: torch.dtype) -> None:
+def convert_checkpoint(
+    source: str,
+    folder: str,
+    *,
+    ema: bool = False,
+    tokenizer: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    answers: str | None = None,
+    force: bool = False,
+) -> None:
     """Writes the weights, vocabulary and task of `source`, as `find` takes it, as an export folder.
 
     Args:
+        ema: take the averaged weights.
         tokenizer: where the vocabulary is; None: beside the weights.
+        dtype: of the weights that are written.
+        answers: JSON file of all answers to questions; None: those kept with the weights, if any.
+        force: write into a folder that holds files.
     """
+    if not force and Path(folder).exists() and not (Path(folder).is_dir() and not any(Path(folder).iterdir())):
+        raise UserError(f"{folder} is there and not an empty folder; give another, or --force to replace a model in it")
     vocabulary = tokenizer or kept_tokenizer(source)
     if vocabulary is None:
         raise UserError(
@@ -65,8 +92,15 @@ def convert_checkpoint(source: str, folder: str, ema: bool, tokenizer: str | Non
             "of an OFA model"
         )
     read = Tokenizer.from_pretrained(vocabulary)  # before the weights, which take longer
-    found = find(source)
-    export(folder, load_model(found, ema=ema).to(dtype), read, read_task(found))
+    check_vocabulary(source, read)
+    task = read_task(source)
+    if answers is not None:
+        if task is None:
+            raise UserError(f"--answers {answers}: {source} does not say that it answers questions; leave it out")
+        task = task.with_answers(answers)
+    if task is not None and task.lacks_answers:
+        log.warning("%s has no list of answers with it and will be asked openly; --answers FILE gives one", source)
+    export(folder, load_model(source, ema=ema).to(dtype), read, task)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,12 @@ from ofa.checkpoint.places import CONFIG, find, weight_files
 from ofa.checkpoint.reading import is_mapped, read_file
 from ofa.config import OFAConfig
 from ofa.errors import UserError
+from ofa.vocabulary import N_BINS, N_CODES, VOCABULARY_SIZE
 
 # A mapped file counts as memory as far as it was read, until it is closed: it is opened anew for each so many bytes.
 AT_A_TIME = 128 << 20
 WRAPPED = "module."  # before all names of a model that was wrapped for several GPUs
+USUAL_NUMBERS = {"code_dict_size": N_CODES, "num_bins": N_BINS}  # options of the original trainer
 OWN_RUN = "run of this project"
 EMA_PLACES = (("extra_state", "ema_fp32_params"), ("extra_state", "ema"))  # the first that is there
 
@@ -52,6 +54,7 @@ class Form:
         settings: of the model, names as in OFAConfig; None: it does not say.
         task: the original trainer's name of what it was trained on; None: it does not say.
         task_options: what the original trainer was told of the task.
+        kept_task: fields of TaskSettings, as a run keeps them; None: it does not say.
         optimizer: whether the state of an optimizer is there.
     """
 
@@ -63,6 +66,7 @@ class Form:
     settings: dict[str, Any] | None = None
     task: str | None = None
     task_options: Mapping[str, Any] = field(default_factory=dict)
+    kept_task: Mapping[str, Any] | None = None
     optimizer: bool = False
 
 
@@ -153,7 +157,18 @@ class Checkpoint:
         if self.form.name == OWN_RUN:  # it says all there is to say
             return build_config(self.form.settings, self.path)
         shapes = {name: stored.shape for name, stored in self.listing.stored.items()}
-        return config_of(self.form.settings or {}, shapes, self.path)
+        config = config_of(self.form.settings or {}, shapes, self.path)
+        if self.other_ids is None and config.vocab_size < VOCABULARY_SIZE:  # older files lack those at the end
+            config = replace(config, vocab_size=VOCABULARY_SIZE)
+        return config
+
+    @property
+    def other_ids(self) -> str | None:
+        """The option by which its ids mean others than in `ofa.vocabulary`; None: they do not, as far as it says."""
+        for name, usual in USUAL_NUMBERS.items():
+            if self.form.task_options.get(name, usual) not in (usual, None):
+                return f"{name}={self.form.task_options[name]}"
+        return None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Each weight by our name, in float32 and in memory of its own."""
@@ -220,6 +235,7 @@ def _run_form(content: Mapping[str, Any], file: Path) -> Form:
         "model.",
         averaged="averaging_state" in content,
         settings=dict(settings),
+        kept_task=parameters.get("task"),
         optimizer="optimizer_states" in content,
     )
 

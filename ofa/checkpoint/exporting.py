@@ -17,14 +17,14 @@ from ofa.errors import UserError
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BOS, EOS, PAD
-from ofa.whole_file import write_whole
 
 
 def export(folder: str | Path, model: OFAModel, tokenizer: Tokenizer, task: TaskSettings | None) -> None:
     """Writes a model and what is needed to use it: model.safetensors, config.json, vocab.json, merges.txt, task.json.
 
     The weights are written in the model's precision, the tied embedding once, without the tables that a model computes.
-    Each file appears whole or not at all, and config.json, which makes a folder a model folder, comes last.
+    All is written before the first file takes its place, so that a full disk leaves a model that was there;
+    config.json, which makes a folder a model folder, comes last.
 
     Args:
         folder: made where it is missing; a model that is in it is replaced.
@@ -34,20 +34,26 @@ def export(folder: str | Path, model: OFAModel, tokenizer: Tokenizer, task: Task
         UserError: the folder cannot be written.
     """
     folder = Path(folder)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in TIED}
+    texts = tokenizer.files()
+    if task is not None:
+        texts[TASK] = task.to_json()
+    texts[CONFIG] = json.dumps(_hf_config(model), indent=2, sort_keys=True) + "\n"
+    files = [folder / name for name in (SAFETENSORS, *texts)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / SAFETENSORS, lambda part: save_file(weights, part, metadata={"format": "pt"}))
+        for name, text in texts.items():
+            _write(folder / name, lambda part, text=text: part.write_bytes(text.encode()))
         for old in (CONFIG, TASK):
             (folder / old).unlink(missing_ok=True)
-        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in TIED}
-        write_whole(folder / SAFETENSORS, lambda file: save_file(weights, file, metadata={"format": "pt"}))
-        texts = tokenizer.files()
-        if task is not None:
-            texts[TASK] = task.to_json()
-        texts[CONFIG] = json.dumps(_hf_config(model), indent=2, sort_keys=True) + "\n"
-        for name, text in texts.items():
-            write_whole(folder / name, lambda file, text=text: file.write_bytes(text.encode()))
+        for file in files:
+            os.replace(_part(file), file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be written ({error})") from error
+    finally:
+        for file in files:
+            _part(file).unlink(missing_ok=True)
 
 
 def _hf_config(model: OFAModel) -> dict[str, Any]:
@@ -67,3 +73,19 @@ def _hf_config(model: OFAModel) -> dict[str, Any]:
         "resnet_model_path": None,
         "torch_dtype": str(model.get_parameter(EMBEDDING).dtype).removeprefix("torch."),
     }
+
+
+def _part(file: Path) -> Path:
+    """The name of a file until all are written."""
+    return file.with_name(f".{file.name}.part")
+
+
+def _write(file: Path, write: Callable[[Path], object]) -> None:
+    """Has `write` make a file's part, and waits until it is on disk."""
+    part = _part(file)
+    part.touch()
+    mode = part.stat().st_mode  # as for any new file; safetensors lets nobody else read its own
+    write(part)
+    part.chmod(mode)
+    with part.open("rb+") as written:
+        os.fsync(written.fileno())

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ofa.checkpoint.content import Checkpoint, Stored
 from ofa.checkpoint.fitting import Fit, listed
-from ofa.checkpoint.loading import read_task
+from ofa.checkpoint.loading import task_of
 from ofa.config import SIZES, OFAConfig
 from ofa.errors import UserError
 from ofa.model import OFAModel
@@ -53,7 +53,7 @@ def _of_file(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     precisions = Counter()
     for weight in stored.values():
         precisions[str(weight.dtype).removeprefix("torch.")] += math.prod(weight.shape)
-    task = read_task(checkpoint.path)
+    task = task_of(checkpoint)
     return [
         ("path", str(checkpoint.path)),
         ("form", form.name),

@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ofa.checkpoint.content import Checkpoint
+from ofa.checkpoint.content import OWN_RUN, Checkpoint
 from ofa.checkpoint.fitting import Fit
 from ofa.checkpoint.modelscope import DESCRIPTION, read_description
 from ofa.checkpoint.names import EMBEDDING, TIED
 from ofa.checkpoint.original_task import original_task
-from ofa.checkpoint.places import find, tokenizer_folder
+from ofa.checkpoint.places import EXPORT, tokenizer_folder
 from ofa.checkpoint.task_settings import TASK, TaskSettings
 from ofa.config import OFAConfig
+from ofa.errors import UserError
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 
@@ -58,16 +59,19 @@ def load_model(path: str | Path, *, ema: bool = False) -> OFAModel:
     return model.eval()
 
 
-def load_weights(model: OFAModel, path: str | Path) -> None:
+def load_weights(model: OFAModel, path: str | Path, *, ema: bool = False) -> None:
     """Copy the weights of a checkpoint into a model of the same size.
 
     A larger vocabulary of the model gets new rows (normal, std D^-0.5), and so do longer tables of positions.
 
+    Args:
+        ema: as `load`.
+
     Raises:
         UserError: as `load_model`, and where the sizes differ.
     """
-    checkpoint = Checkpoint.open(path)
-    _say_average(checkpoint, ema=False)
+    checkpoint = Checkpoint.open(path, ema=ema)
+    _say_average(checkpoint, ema)
     fit = Fit.of(checkpoint, model)
     fit.check("set model= to the one it was trained with")
     own = model.state_dict()
@@ -88,19 +92,32 @@ def read_config(path: str | Path) -> OFAConfig:
 def read_task(path: str | Path) -> TaskSettings | None:
     """The task of the model that `path` names, as `find` takes it; None where nothing says so.
 
-    That is in task.json of an export folder, configuration.json of a ModelScope folder, and among the options in a file
-    of the original trainer.
+    That is in task.json of an export folder, configuration.json of a ModelScope folder, among the options in a file of
+    the original trainer, and in a checkpoint of a run.
 
     Raises:
-        UserError: there is no such model, or what says so is damaged.
+        UserError: there is no such model, what says so is damaged, or it is a run's checkpoint that does not say so.
     """
-    found = find(path)
-    if found.is_file():
-        form = Checkpoint.open(found).form
+    checkpoint = Checkpoint.open(path)
+    task = task_of(checkpoint)
+    if task is None and checkpoint.form.name == OWN_RUN:  # the published settings would be the wrong ones
+        raise UserError(
+            f"{checkpoint.path} does not say how its model is asked, as checkpoints of earlier versions do not; give "
+            f"the folder {EXPORT}/ of its run, or have evaluate.py answer"
+        )
+    return task
+
+
+def task_of(checkpoint: Checkpoint) -> TaskSettings | None:
+    """As `read_task`; None for a run's checkpoint that does not say so."""
+    path, form = checkpoint.path, checkpoint.form
+    if form.kept_task is not None:
+        return TaskSettings.from_values(form.kept_task, path)
+    if path.is_file():
         return original_task(form.task, form.task_options)
-    if (found / TASK).is_file():
-        return TaskSettings.from_json(found / TASK)
-    return read_description(found) if (found / DESCRIPTION).is_file() else None
+    if (path / TASK).is_file():
+        return TaskSettings.from_json(path / TASK)
+    return read_description(path) if (path / DESCRIPTION).is_file() else None
 
 
 def _say_average(checkpoint: Checkpoint, ema: bool) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ofa.answers import order_answers, read_answers
 from ofa.checkpoint.json_files import read_json
 from ofa.checkpoint.task_settings import IMAGENET, PIPELINES, TaskSettings
 from ofa.errors import UserError
 from ofa.plain_pickle import load_plain_pickle
+from ofa.processors import captioning, grounding
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,9 @@ SETTINGS = {
     "use_caption": "use_caption",
 }
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-READ = {*SETTINGS, "beam_search", "imagenet_default_mean_and_std", "gen_type", "answer2label"}
-OF_NO_MATTER = {"type", "language", "seed"}  # what says nothing of how the model is asked
+PROMPTS = {"image-captioning": captioning.PROMPT, "visual-grounding": grounding.PROMPT}
+READ = {*SETTINGS, "prompt", "language", "beam_search", "imagenet_default_mean_and_std", "gen_type", "answer2label"}
+OF_NO_MATTER = {"type", "seed"}  # what says nothing of how the model is asked
 
 
 def read_description(folder: Path) -> TaskSettings | None:
@@ -73,7 +76,17 @@ def read_description(folder: Path) -> TaskSettings | None:
     if model.get("gen_type") == "traverse":
         settings["inference"] = "all_candidates"
     beam = model.get("beam_search", {})
-    generation = {BEAM[key][0]: BEAM[key][1](value) for key, value in beam.items() if key in BEAM}
+    if not isinstance(beam, dict):
+        raise UserError(f"{file} says beam_search={beam!r}, which are no options; copy it again from the model")
+    try:
+        generation = {BEAM[key][0]: BEAM[key][1](value) for key, value in beam.items() if key in BEAM}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file} has an option of beam_search that is no number: {error}; copy it again") from error
+    if model.get("language", "en") != "en":
+        log.warning("%s is of language %r; models are asked in English here", file, model["language"])
+    prompt = str(model.get("prompt", "")).replace("{}", "{text}").strip()
+    if prompt and prompt != PROMPTS.get(pipeline):
+        log.warning("%s says prompt=%r, which is not used: %s asks by a prompt of its own", file, prompt, pipeline)
     unread = [f"{key}={model[key]!r}" for key in model if key not in READ | OF_NO_MATTER]
     unread += [f"beam_search.{key}={value!r}" for key, value in beam.items() if key not in BEAM]
     if unread:
@@ -85,7 +98,7 @@ def _answers(folder: Path, name: object, file: Path) -> tuple[str, ...]:
     """The answers of {"answer": label}, by their labels."""
     if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
         raise UserError(f"{file} names the answers {name!r}, which is no file beside it; copy it there from the model")
-    labels = load_plain_pickle(folder / name) if name.endswith(".pkl") else read_json(folder / name)
-    if not isinstance(labels, dict) or sorted(labels.values(), key=str) != sorted(range(len(labels)), key=str):
-        raise UserError(f"{folder / name} does not give answers the labels 0 to n - 1; copy it again from the model")
-    return tuple(sorted(labels, key=labels.__getitem__))
+    if not name.endswith(".pkl"):
+        return tuple(read_answers(folder / name))
+    labels = load_plain_pickle(folder / name)
+    return tuple(order_answers(list(labels.items()) if isinstance(labels, dict) else labels, folder / name))

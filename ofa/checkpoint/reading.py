@@ -38,6 +38,8 @@ def read_file(file: Path) -> dict[Any, Any]:
         content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(file, str(error))) from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged pickle may raise anything, as pickle's documentation warns
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{file} is not a readable checkpoint ({reason}): is it complete?") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ofa.answers import order_answers, read_answers
 from ofa.checkpoint.json_files import read_json
 from ofa.config import check_choice, did_you_mean
 from ofa.errors import UserError
@@ -25,6 +26,7 @@ PIPELINES = (
     "text-classification",
     "ocr",
 )
+QUESTIONS = "visual-question-answering"  # the one whose answers are of a list
 # Of the pixels of a task whose recipe takes ImageNet's statistics.
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -50,10 +52,30 @@ class TaskSettings:
 
     def __post_init__(self) -> None:
         check_choice(self.pipeline, "pipeline", PIPELINES)
+        for key, value in (("settings", self.settings), ("generation", self.generation)):
+            if not isinstance(value, dict):
+                raise UserError(f"{key}={value!r} are no names with values")
         names = {option.name for option in dataclasses.fields(GenerationOptions)}
         for name in self.generation:
             if name not in names:
                 raise UserError(f"generation has no option {name!r}{did_you_mean(name, names)}")
+
+    @property
+    def lacks_answers(self) -> bool:
+        """Whether its answers were those of a list, as far as it says, and the list is not there."""
+        of_a_list = self.pipeline == QUESTIONS and self.settings.get("constrained", True)
+        return bool(of_a_list) and self.answers is None
+
+    def with_answers(self, file: str | Path) -> TaskSettings:
+        """The same with the answers of a file, as `ofa.answers.read_answers` reads it, and no others.
+
+        Raises:
+            UserError: they cannot be read, or the task has answers of another kind.
+        """
+        if self.pipeline != QUESTIONS:
+            raise UserError(f"answers={file}: {self.pipeline} has no list of answers; leave it out")
+        settings = {**self.settings, "constrained": True}
+        return dataclasses.replace(self, settings=settings, answers=tuple(read_answers(file)))
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -65,10 +87,19 @@ class TaskSettings:
         Raises:
             UserError: the file holds something else.
         """
+        return cls.from_values(read_json(file), file)
+
+    @classmethod
+    def from_values(cls, values: object, source: Path) -> TaskSettings:
+        """Of fields and their values, which an error says are from `source`."""
         try:
-            content = read_json(file)
-            if content["answers"] is not None:
-                content["answers"] = tuple(content["answers"])
-            return cls(**content)
-        except (TypeError, KeyError, UserError) as error:
-            raise UserError(f"{file} does not describe a task ({error}); export the model again") from error
+            settings = cls(**values)
+        except (TypeError, UserError) as error:
+            raise UserError(f"{source} does not describe a task ({error}); export the model again") from error
+        answers = settings.answers
+        if answers is None:
+            return settings
+        if not isinstance(answers, list | tuple):
+            raise UserError(f"{source} does not describe a task (answers={answers!r}); export the model again")
+        ordered = order_answers([(answer, index) for index, answer in enumerate(answers)], source)
+        return dataclasses.replace(settings, answers=tuple(ordered))

@@ -29,6 +29,22 @@ class QuestionError(UserError):
     """A question that cannot be put to the model."""
 
 
+class SettingError(UserError):
+    """A setting that no processor can have.
+
+    Args:
+        message: with @ in front of the name of each setting, which stands for where a user finds it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.replace("@", ""))
+        self._message = message
+
+    def within(self, place: str) -> UserError:
+        """The same about settings with `place` in front, such as "task."."""
+        return UserError(self._message.replace("@", place))
+
+
 @dataclass(frozen=True)
 class Question:
     """What the model reads beside an image."""
@@ -100,7 +116,7 @@ class ImageProcessor(Processor):
         mean, std: of each colour channel, for normalisation.
 
     Raises:
-        UserError: a size no model can read.
+        SettingError: a size no model can read.
     """
 
     tokenizer: Tokenizer
@@ -111,9 +127,11 @@ class ImageProcessor(Processor):
 
     def __post_init__(self) -> None:
         if self.image_size < 16:
-            raise UserError(f"task.image_size={self.image_size} is less than one patch of 16 pixels")
+            raise SettingError(f"@image_size={self.image_size} is less than one patch of 16 pixels")
         if not 3 <= self.max_source_tokens <= 1024:
-            raise UserError(f"task.max_source_tokens={self.max_source_tokens} is not between 3 and the model's 1024")
+            raise SettingError(f"@max_source_tokens={self.max_source_tokens} is not between 3 and the model's 1024")
+        if not all(value > 0 for value in self.std):
+            raise SettingError(f"@std={list(self.std)} has a value that is not above 0")
 
     def pixels(self, image: Image.Image) -> Tensor:
         """The picture [3, image_size, image_size] as the model reads it."""

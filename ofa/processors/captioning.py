@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ofa.generation import GenerationOptions, Hypothesis
 from ofa.processors.base import ImageProcessor, Question
 
-_PROMPT = "what does the image describe?"
+PROMPT = "what does the image describe?"
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -24,7 +24,7 @@ class CaptionProcessor(ImageProcessor):
 
     def ask(self) -> Question:
         """The question, the same for every image."""
-        source, notes = self.encode_prompt(_PROMPT)
+        source, notes = self.encode_prompt(PROMPT)
         return Question(source, notes=notes)
 
     def caption(self, hypothesis: Hypothesis) -> str:

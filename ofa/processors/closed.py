@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis, PrefixTree
-from ofa.processors.base import ImageProcessor, Question
+from ofa.processors.base import ImageProcessor, Question, SettingError
 from ofa.vocabulary import EOS
 
 PROMPT_TYPES = ("none", "src", "prev_output")
@@ -28,7 +27,7 @@ class ClosedAnswerProcessor(ImageProcessor):
         inference: score every answer of the set ("all_candidates"), or search among them ("beam_search").
 
     Raises:
-        UserError: an unknown choice, or a search behind a prompt that ends in `</s>`.
+        SettingError: an unknown choice, or a search behind a prompt that ends in `</s>`.
     """
 
     # They would count the decoder's prompt, too.
@@ -42,15 +41,15 @@ class ClosedAnswerProcessor(ImageProcessor):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_words < 1:
-            raise UserError(f"task.max_words={self.max_words} leaves no text to read")
+            raise SettingError(f"@max_words={self.max_words} leaves no text to read")
         if self.prompt_type not in PROMPT_TYPES:
-            raise UserError(f"task.prompt_type={self.prompt_type} is not one of {', '.join(PROMPT_TYPES)}")
+            raise SettingError(f"@prompt_type={self.prompt_type} is not one of {', '.join(PROMPT_TYPES)}")
         if self.inference not in INFERENCES:
-            raise UserError(f"task.inference={self.inference} is not one of {', '.join(INFERENCES)}")
+            raise SettingError(f"@inference={self.inference} is not one of {', '.join(INFERENCES)}")
         if (self.prompt_type, self.inference) == ("src", "beam_search"):
-            raise UserError(
-                "task.prompt_type=src ends the decoder's prompt in </s>, where a beam search ends, too; "
-                "set task.inference=all_candidates"
+            raise SettingError(
+                "@prompt_type=src ends the decoder's prompt in </s>, where a beam search ends, too; "
+                "set @inference=all_candidates"
             )
 
     @property

@@ -42,6 +42,6 @@ class EntailmentProcessor(ClosedAnswerProcessor):
             return self.question(_WITHOUT_CAPTION.format(hypothesis=hypothesis), (hypothesis, ""), notes)
         caption, caption_notes = cut_words(clean_caption, caption or "", self.max_words)
         if not caption:
-            raise QuestionError("the caption is empty, and task.use_caption=true asks about it")
+            raise QuestionError("the caption is empty, and use_caption=true asks about it")
         prompt = _WITH_CAPTION.format(hypothesis=hypothesis, caption=caption)
         return self.question(prompt, (hypothesis, caption), (*notes, *caption_notes))

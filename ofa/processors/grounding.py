@@ -10,11 +10,11 @@ from ofa.boxes import Box, bins_to_boxes, boxes_to_bins
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
 from ofa.images import resize_ratios
-from ofa.processors.base import ImageProcessor, Question
+from ofa.processors.base import ImageProcessor, Question, SettingError
 from ofa.text import clean_caption, cut_words
 from ofa.vocabulary import BIN_OFFSET, BINS, N_BINS
 
-_PROMPT = 'which region does the text " {text} " describe?'
+PROMPT = 'which region does the text " {text} " describe?'
 BOX_TOKENS = 4
 
 
@@ -28,7 +28,7 @@ class GroundingProcessor(ImageProcessor):
         max_words: words of an expression that are read, the "source length" of the published recipes.
 
     Raises:
-        UserError: image_size and max_image_size differ.
+        SettingError: image_size and max_image_size differ.
     """
 
     pipeline = "visual-grounding"
@@ -41,8 +41,8 @@ class GroundingProcessor(ImageProcessor):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.image_size != self.max_image_size:
-            raise UserError(
-                f"task.image_size is {self.image_size} but task.max_image_size is {self.max_image_size}, "
+            raise SettingError(
+                f"@image_size is {self.image_size} but @max_image_size is {self.max_image_size}, "
                 "so boxes and bins would not cover the same range; set both to the same number of pixels"
             )
 
@@ -54,7 +54,7 @@ class GroundingProcessor(ImageProcessor):
     def ask(self, text: str) -> Question:
         """The question for the region of an expression."""
         text, cut = cut_words(clean_caption, text, self.max_words)
-        source, notes = self.encode_prompt(_PROMPT.format(text=text))
+        source, notes = self.encode_prompt(PROMPT.format(text=text))
         return Question(source, (text,), notes=(*cut, *notes))
 
     def box(self, hypothesis: Hypothesis, width: int, height: int) -> Box:

@@ -8,9 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ofa.answers import read_answers
-from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree
-from ofa.processors.base import Question, QuestionError
+from ofa.processors.base import Question, QuestionError, SettingError
 from ofa.processors.closed import ClosedAnswerProcessor
 from ofa.text import clean_question, cut_words
 
@@ -28,7 +27,8 @@ class QuestionProcessor(ClosedAnswerProcessor):
         max_objects: how many of them.
 
     Raises:
-        UserError: the list is missing or cannot be read, or all candidates are to be scored without one.
+        SettingError: the list is missing, or all candidates are to be scored without one.
+        UserError: the list cannot be read.
     """
 
     pipeline = "visual-question-answering"
@@ -41,9 +41,9 @@ class QuestionProcessor(ClosedAnswerProcessor):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.constrained and self.inference == "all_candidates":
-            raise UserError("task.constrained=false leaves no candidates to score; set task.inference=beam_search, too")
+            raise SettingError("@constrained=false leaves no candidates to score; set @inference=beam_search, too")
         if self.constrained and self.answer_list is None:
-            raise UserError("task.answer_list=FILE has to be given, the JSON list of all answers")
+            raise SettingError("@answer_list=FILE has to be given, the JSON list of all answers")
         _ = self.answers  # reads the list now, before any work starts
 
     @cached_property

@@ -64,6 +64,14 @@ def test_a_url_is_fetched_and_one_without_a_picture_is_named(server):
     [
         ("nowhere.jpg", "nowhere.jpg cannot be read"),
         (17, "not as a int"),
+        ("a\0b.jpg", r"the image 'a\\x00b.jpg' cannot be read"),
+        ("http://127.0.0.1:1/a b.jpg", "a b.jpg cannot be fetched"),
+        ("http://127.0.0.1:1/a\nb.jpg", "cannot be fetched"),
+        ("HTTP://127.0.0.1:1/a.jpg", "a.jpg cannot be fetched"),
+        ("http://[::1/a.jpg", "cannot be fetched"),
+        (Image.new("F", (4, 4), 200), "the picture cannot be used: its values are of 32 bits with fractions"),
+        (Image.new("I", (4, 4), -1), "the picture cannot be used: its values go from -1 to -1"),
+        (Image.new("I", (4, 4), 70000), "its values go from 70000 to 70000"),
         (np.zeros((2, 2, 7), np.uint8), r"an array of shape \[2, 2, 7\] is no picture"),
         (np.zeros((0, 3), np.uint8), "is no picture"),
         (np.full((2, 2), 300.0), "fractions from 0 to 1"),
@@ -74,6 +82,26 @@ def test_what_is_no_picture_is_refused_in_a_sentence(given, message):
     with pytest.raises(InputError, match=message):
         read_image(given)
     assert issubclass(InputError, UserError)
+
+
+def test_a_closed_picture_is_refused(tmp_path):
+    (tmp_path / "red.png").write_bytes(png())
+    image = Image.open(tmp_path / "red.png")
+    image.close()
+    with pytest.raises(InputError, match="the picture does not decode"):
+        read_image(image)
+
+
+@pytest.mark.parametrize("value, expected", [(200, 200), (255, 255), (256 * 77, 77), (65535, 255)])
+def test_whole_numbers_are_bytes_or_16_bits(value, expected):
+    image = Image.fromarray(np.full((4, 6), value, np.int32))
+    assert image.mode == "I" and np.array_equal(np.asarray(read_image(image)), np.full((4, 6, 3), expected))
+
+
+def test_a_dark_picture_of_16_bits_stays_dark(tmp_path):
+    Image.fromarray(np.full((4, 6), 200, np.uint16)).save(tmp_path / "dark.png")
+    assert not np.asarray(read_image(tmp_path / "dark.png")).any()
+    assert not np.asarray(read_image(Image.open(tmp_path / "dark.png"))).any()
 
 
 def test_a_damaged_file_is_named_and_a_huge_picture_refused(tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
+import json
 import logging
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import ListConfig
 from PIL import Image
 from published import options, write_nested
 
@@ -122,6 +124,16 @@ def test_one_picture_may_be_asked_many_texts_and_unequal_lists_are_refused(model
     assert pipe([], "the red circle") == []
 
 
+def test_of_several_items_the_one_at_fault_is_named(models, photos):
+    pipe = pipeline("visual-grounding", models / "visual-grounding")
+    with pytest.raises(InputError, match="item 2 of 3: an array of int64 is no picture"):
+        pipe([photos[0], np.zeros((2, 2), np.int64), photos[1]], "the red circle")
+    with pytest.raises(InputError, match="item 3 of 3: the text is empty"):
+        pipe(photos, ["a circle", "a square", " "])
+    with pytest.raises(InputError, match="^the text is empty"):
+        pipe(photos[:1], [" "])
+
+
 def test_a_model_made_for_another_task_is_asked_with_the_published_settings(models, caplog):
     with caplog.at_level(logging.WARNING):
         pipe = pipeline("visual-grounding", models / "image-captioning")
@@ -168,10 +180,45 @@ def test_other_settings_that_cannot_work_are_refused(models, tmp_path):
         pipeline("image-captioning", models / "image-captioning", dtype=torch.int8)
     with pytest.raises(UserError, match="batch_size=0"):
         pipeline("image-captioning", models / "image-captioning", batch_size=0)
+    with pytest.raises(UserError, match="batch_size=2.5"):
+        pipeline("image-captioning", models / "image-captioning", batch_size=2.5)
+    for device in ("gpu", "cuda:99", "meta:x"):
+        with pytest.raises(UserError, match=f"device={device} cannot be used .*; give cpu, cuda or a GPU"):
+            pipeline("image-captioning", models / "image-captioning", device=device)
     model = OFAModel(OFAConfig.from_name("micro"))
     export(tmp_path, model, Tokenizer.demo(), TaskSettings("image-captioning", {"image_size": 688}))
     with pytest.raises(UserError, match="has positions for 672 px"):
         pipeline("image-captioning", tmp_path)
+
+
+def test_a_list_of_answers_can_be_given_and_is_missed_where_there_is_none(models, photos, tmp_path, caplog):
+    name = "visual-question-answering"
+    network = load_model(models / name)
+    cfg = {"model": options(network.config), "task": {"_name": "vqa_gen", "patch_image_size": 32}}
+    file = write_nested(network, tmp_path / "vqa.pt", cfg=cfg)
+    Tokenizer.demo().save(tmp_path)
+    assert pipeline(name, file).processor.tree is None
+    assert "vqa.pt has no list of answers with it and is asked openly; answers=FILE gives one" in caplog.text
+    caplog.clear()
+    (tmp_path / "answers.json").write_text(json.dumps({"blue": 1, "red": 0}))
+    pipe = pipeline(name, file, answers=tmp_path / "answers.json")
+    assert pipe.processor.scores_candidates and pipe.processor.image_size == 32
+    assert pipe(photos[0], "what color is it?")["answers"].keys() == {"red", "blue"}
+    cfg["task"]["unconstrained_training"] = True
+    assert pipeline(name, write_nested(network, tmp_path / "open.pt", cfg=cfg)).processor.tree is None
+    assert "no list of answers" not in caplog.text
+    with pytest.raises(UserError, match="image-captioning has no list of answers"):
+        pipeline("image-captioning", models / "image-captioning", answers=tmp_path / "answers.json")
+
+
+def test_a_vocabulary_that_the_model_was_not_trained_with_is_refused(models, tmp_path):
+    other = json.loads((models / "image-captioning/vocab.json").read_text())
+    first, second = list(other)[10:12]
+    other[first], other[second] = other[second], other[first]
+    (tmp_path / "vocab.json").write_text(json.dumps(other))
+    (tmp_path / "merges.txt").write_text((models / "image-captioning/merges.txt").read_text())
+    with pytest.raises(UserError, match="image-captioning was trained with another vocabulary, .*; set tokenizer="):
+        pipeline("image-captioning", models / "image-captioning", tokenizer=tmp_path)
 
 
 def test_a_batch_that_does_not_fit_the_memory_is_halved(models, photos, monkeypatch):
@@ -195,16 +242,43 @@ def test_a_processor_is_the_same_after_it_was_kept(name, tmp_path):
     processor = PROCESSORS[name](tokenizer=Tokenizer.demo(), **SETTINGS[name], mean=(0.4, 0.5, 0.6), **answers)
     task = saved(processor, processor.generation)
     (tmp_path / "task.json").write_text(task.to_json())
-    again, options = restored(TaskSettings.from_json(tmp_path / "task.json"), processor.tokenizer)
+    again, options = restored(TaskSettings.from_json(tmp_path / "task.json"), processor.tokenizer, tmp_path)
     assert again == processor
     assert task.generation == {} and options.max_len == processor.generation.max_len
+
+
+def test_lists_of_a_configuration_are_kept_as_well():
+    processor = PROCESSORS["image-captioning"](tokenizer=Tokenizer.demo(), mean=ListConfig([0.1, 0.2, 0.3]))
+    assert json.loads(saved(processor, processor.generation).to_json())["settings"]["mean"] == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {"image_size": "48"}}, "image_size='48' is no int"),
+        ({"settings": {"image_size": None}}, "image_size=None is no int"),
+        ({"settings": {"image_size": True}}, "image_size=True is no int"),
+        ({"settings": {"image_size": 8}}, "image_size=8 is less than one patch"),
+        ({"settings": {"mean": 0.5}}, "mean=0.5 is no tuple"),
+        ({"settings": {"mean": [0.5, 0.5]}}, "mean=.0.5, 0.5. is no tuple"),
+        ({"settings": {"std": [0.5, 0, 0.5]}}, "std=.* has a value that is not above 0"),
+        ({"settings": {"inference": ["beam_search"]}}, "inference=.* is no str"),
+        ({"generation": {"beam_size": "five"}}, "beam_size='five' is no int"),
+        ({"generation": {"temperature": "hot"}}, "temperature='hot' is no float"),
+        ({"generation": {"constraint_range": [5]}}, "constraint_range="),
+    ],
+)
+def test_kept_values_that_no_processor_can_have_are_named_with_their_model(change, message):
+    task = TaskSettings(**{"pipeline": "visual-question-answering", "answers": ANSWERS, **change})
+    with pytest.raises(UserError, match=f"the task settings of models/vqa cannot be used: .*{message}"):
+        restored(task, Tokenizer.demo(), "models/vqa")
 
 
 def test_changed_options_of_generation_are_kept():
     processor = PROCESSORS["image-captioning"](tokenizer=Tokenizer.demo())
     task = saved(processor, type(processor.generation)(beam_size=2, max_len=9, no_repeat_ngram_size=3))
     assert task.generation == {"beam_size": 2, "max_len": 9}
-    assert restored(task, processor.tokenizer)[1].beam_size == 2
+    assert restored(task, processor.tokenizer, "task.json")[1].beam_size == 2
 
 
 def test_a_file_of_the_original_trainer_is_asked_as_its_options_say(models, photos, tmp_path):

@@ -118,7 +118,7 @@ def test_a_prompt_of_too_many_tokens_is_cut_and_noted():
 
 
 def test_image_size_and_max_image_size_must_agree():
-    with pytest.raises(UserError, match="task.image_size is 64 but task.max_image_size is 512"):
+    with pytest.raises(UserError, match="^image_size is 64 but max_image_size is 512"):
         RefCOCO(tokenizer=Tokenizer.demo(), image_size=64)
 
 

@@ -100,9 +100,9 @@ def test_a_hypothesis_becomes_its_answer_and_is_drawn(task):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt_type": "source"}, "task.prompt_type=source is not one of none, src, prev_output"),
-        ({"inference": "beams"}, "task.inference=beams is not one of all_candidates, beam_search"),
-        ({"prompt_type": "src", "inference": "beam_search"}, "set task.inference=all_candidates"),
+        ({"prompt_type": "source"}, "prompt_type=source is not one of none, src, prev_output"),
+        ({"inference": "beams"}, "inference=beams is not one of all_candidates, beam_search"),
+        ({"prompt_type": "src", "inference": "beam_search"}, "set inference=all_candidates"),
     ],
 )
 def test_choices_that_cannot_work_are_refused(options, message):

@@ -127,7 +127,7 @@ def test_open_answers_need_no_list_and_cannot_score_candidates():
     assert task.tree is None and task.generation.prefix_tree is None
     sample = task.encode(question_row(answers="1.0|!+purple"), RNG, True)
     assert task.tokenizer.decode(sample.target) == "purple"
-    with pytest.raises(UserError, match="set task.inference=beam_search"):
+    with pytest.raises(UserError, match="set inference=beam_search"):
         VQA(tokenizer=Tokenizer.demo(), constrained=False)
-    with pytest.raises(UserError, match="task.answer_list=FILE has to be given"):
+    with pytest.raises(UserError, match="^answer_list=FILE has to be given"):
         VQA(tokenizer=Tokenizer.demo())

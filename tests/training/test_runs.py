@@ -9,6 +9,10 @@ import torch
 from PIL import Image
 from runs import answers_of_pipeline, predictions_of, run
 
+from ofa import OFAConfig, OFAModel
+from ofa.checkpoint import export
+from ofa.tokenizer import Tokenizer
+
 SMALL_DEMO = [
     "model=micro",
     "data.rows.train=64",
@@ -158,6 +162,12 @@ def test_what_cannot_work_is_refused_in_one_line_before_work_starts(tsv_words, t
     last = process.stderr.splitlines()[-1]
     assert last.startswith("error: ") and message in last
     assert "Traceback" not in process.stderr
+
+
+def test_weights_of_another_vocabulary_are_no_start(tsv_words, tmp_path):
+    export(tmp_path / "demo", OFAModel(OFAConfig.from_name("micro")), Tokenizer.demo(), None)
+    process = run("train.py", *tsv_words, "init=demo", folder=tmp_path, check=False)
+    assert "error: demo was trained with another vocabulary" in process.stderr.splitlines()[-1]
 
 
 def test_broken_rows_stop_a_run_by_name_or_are_skipped_and_counted(refcoco_root, vocabulary, tmp_path):

@@ -141,6 +141,9 @@ def test_questions_are_answered_by_candidates_by_beams_and_openly(published, dat
     columns = {"image": 5, "text": 2, "objects": 4}
     answers = answers_of_pipeline(tmp_path / "run", "visual-question-answering", tmp_path / "asked.tsv", **columns)
     assert [answer["text"] for answer in answers] == [r["answer"] for r in results]
+    checkpoint = tmp_path / "run/checkpoints/best.ckpt"  # keeps image size and answers, too
+    again = answers_of_pipeline(checkpoint, "visual-question-answering", tmp_path / "asked.tsv", **columns)
+    assert [answer["text"] for answer in again] == [answer["text"] for answer in answers]
 
     by_beams = ["task.inference=beam_search", "generation.beam_size=12", "hydra.run.dir=beams"]
     run("evaluate.py", "task=vqa", *without_model(published), "checkpoint=run", "split=val", *by_beams, folder=tmp_path)

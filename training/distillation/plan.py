@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from criterions.distillation.on_policy import OnPolicy
 from criterions.distillation.projections import ACTIVATIONS
 from criterions.distillation.temperature import Temperature
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
-from ofa.checkpoint import find, kept_tokenizer, load_model, read_config, weight_files
+from ofa.checkpoint import check_vocabulary, find, load_model, read_config, weight_files
 from ofa.config import OFAConfig, check_choice, check_number
 from ofa.errors import UserError
 from ofa.generation import PrefixTree
@@ -26,8 +25,6 @@ from training.command_line import CONFIGS
 from training.distillation.cache_plan import CachePlan, plan_cache
 from training.distillation.student import start_from_teacher, teacher_layers
 from training.distillation.teacher import PRECISIONS, Teacher
-
-log = logging.getLogger(__name__)
 
 # By a setting, those that mean nothing where it is left out.
 OPTIONS_OF = {
@@ -215,14 +212,7 @@ def _check_teacher(
             f"distill.teacher={file} has {teacher.vocab_size} ids and the student {student.vocab_size}, so that their "
             "logits cannot be compared; take a teacher with the student's vocabulary"
         )
-    folder = kept_tokenizer(file)
-    if folder is None:
-        log.info("there is no vocabulary with %s; it is taken to be the student's", file)
-    elif not Tokenizer.from_pretrained(folder).has_pieces_of(tokenizer):
-        raise UserError(
-            f"distill.teacher={file} was trained with another vocabulary, so that the same ids mean other words; "
-            f"set tokenizer={folder}"
-        )
+    check_vocabulary(file, tokenizer)
     if image_size is not None and image_size > teacher.max_image_size:
         raise UserError(
             f"distill.teacher={file} has positions for {teacher.max_image_size} px and would see {image_size} px; "

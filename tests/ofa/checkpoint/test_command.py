@@ -6,7 +6,7 @@ import published
 import pytest
 import torch
 
-from ofa.checkpoint import load
+from ofa.checkpoint import load, read_task
 from ofa.checkpoint.__main__ import main
 from ofa.config import OFAConfig
 from ofa.model import OFAModel
@@ -77,6 +77,29 @@ def test_averaged_weights_become_a_model_folder_in_half_precision(averaged, voca
     loaded, tokenizer = load(tmp_path / "out")
     assert (loaded.decoder.layer_norm.bias == 0.5).all() and tokenizer.is_demo
     assert json.loads((tmp_path / "out/config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+def test_a_list_of_answers_is_converted_with_the_model_and_missed_without(model, vocabulary_folder, tmp_path, caplog):
+    cfg = {"model": published.options(model.config), "task": {"_name": "vqa_gen"}}
+    file = published.write_nested(model, tmp_path / "vqa.pt", cfg=cfg)
+    (tmp_path / "answers.json").write_text(json.dumps(["yes", "no"]))
+    words = ["convert", str(file), str(tmp_path / "out"), "--tokenizer", vocabulary_folder]
+    assert main([*words, "--answers", str(tmp_path / "answers.json")]) == 0
+    assert read_task(tmp_path / "out").answers == ("yes", "no") and "no list of answers" not in caplog.text
+    assert main([*words[:2], str(tmp_path / "open"), *words[3:]]) == 0
+    assert "vqa.pt has no list of answers with it and will be asked openly; --answers FILE" in caplog.text
+
+
+def test_a_folder_with_files_is_only_written_into_by_force(averaged, vocabulary_folder, tmp_path, capsys):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    words = ["convert", str(averaged), str(folder), "--tokenizer", vocabulary_folder]
+    (folder / "config.json").write_text("{}")
+    assert main(words) == 2
+    assert f"error: {folder} is there and not an empty folder" in capsys.readouterr().err
+    assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("config.json", "{}")]
+    assert main([*words, "--force"]) == 0 and load(folder)
+    assert main([*words[:2], str(tmp_path / "vocabulary/vocab.json"), *words[3:]]) == 2
 
 
 def test_errors_are_one_line(averaged, tmp_path, capsys):

@@ -1,13 +1,15 @@
 """Export folders: what is in them, and that they are whole or not at all."""
 
 import json
+import pickle
 
 import published
 import pytest
 import torch
 from safetensors import safe_open
 
-from ofa.checkpoint import TaskSettings, exporting, find, load, load_model, read_task
+from ofa.checkpoint import TaskSettings, exporting, load, load_model, read_task
+from ofa.checkpoint.original_task import original_task
 from ofa.checkpoint.task_settings import PIPELINES
 from ofa.errors import UserError
 from ofa.model import OFAModel
@@ -66,17 +68,20 @@ def test_an_export_in_half_precision_takes_half_the_room_and_loads_as_float32(mo
     assert not (tmp_path / "half/task.json").exists() and read_task(tmp_path / "half") is None
 
 
-def test_an_interrupted_export_is_no_model_folder(model, folder, monkeypatch):
-    def fail(weights, file, metadata):
-        file.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("n_written", [0, 3])
+def test_an_export_that_finds_the_disk_full_leaves_the_old_model(model, folder, n_written, monkeypatch):
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    left = [None] * n_written
 
-    monkeypatch.setattr(exporting, "save_file", fail)
+    def fill(_):
+        if not left:
+            raise OSError(28, "No space left on device")
+        left.pop()
+
+    monkeypatch.setattr(exporting.os, "fsync", fill)
     with pytest.raises(UserError, match="model cannot be written .*No space left"):
         exporting.export(folder, model, Tokenizer.demo(), None)
-    assert not list(folder.glob(".*"))
-    with pytest.raises(UserError, match=r"holds no checkpoints/best.ckpt and no config.json"):
-        find(folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 def test_the_task_of_a_run_is_that_of_its_export(folder):
@@ -89,6 +94,8 @@ def test_the_task_of_a_run_is_that_of_its_export(folder):
         ({"pipeline": "image-captoning"}, "pipeline=image-captoning is not one of .* did you mean 'image-captioning'"),
         ({"generation": {"beams": 5}}, "generation has no option 'beams'; did you mean 'beam_size'"),
         ({"colour": 1}, "colour"),
+        ({"settings": [1]}, r"settings=\[1\] are no names with values"),
+        ({"answers": "yes"}, "answers='yes'"),
     ],
 )
 def test_a_task_that_cannot_be_is_refused(folder, change, message):
@@ -96,6 +103,103 @@ def test_a_task_that_cannot_be_is_refused(folder, change, message):
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(UserError, match=rf"task.json does not describe a task \(.*{message}"):
         read_task(folder)
+
+
+@pytest.mark.parametrize(
+    "answers, message", [(["a", "a"], "the answer 'a' twice"), ([5], "no answers"), ([], "it is empty")]
+)
+def test_answers_that_are_none_are_refused(folder, answers, message):
+    file = folder / "task.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"answers": answers}))
+    with pytest.raises(UserError, match=rf"task.json .*{message}"):
+        read_task(folder)
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        ({"beam_search": [1]}, r"says beam_search=\[1\], which are no options"),
+        ({"beam_search": {"beam_size": "five"}}, "has an option of beam_search that is no number: .*five"),
+        ({"answer2label": "answers.json"}, "answers.json holds no answers"),
+        ({"answer2label": "answers.pkl"}, "answers.pkl holds no answers"),
+    ],
+)
+def test_a_description_with_values_of_no_use_is_refused_by_name(model, message, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "answers.json").write_text('{"yes": 0, "no": true}')
+    (tmp_path / "answers.pkl").write_bytes(pickle.dumps({"yes": 0, "no": True}))
+    (tmp_path / "configuration.json").write_text(json.dumps({"task": "visual-question-answering", "model": model}))
+    with pytest.raises(UserError, match=message):
+        read_task(tmp_path)
+
+
+@pytest.mark.parametrize("imagenet", [True, False])
+def test_each_option_of_modelscope_has_its_meaning(imagenet, tmp_path):
+    beam = {
+        "beam_size": "3", "max_len_b": 9.0, "min_len": 2, "no_repeat_ngram_size": 4, "lenpen": 0.5, "temperature": 2,
+        "unnormalized": True,
+    }  # fmt: skip
+    expected = {
+        "beam_size": 3, "max_len": 9, "min_len": 2, "no_repeat_ngram_size": 4, "length_penalty": 0.5,
+        "temperature": 2.0, "normalize_scores": False,
+    }  # fmt: skip
+    model = {
+        "beam_search": beam, "patch_image_size": 64, "max_image_size": 65, "max_src_length": 66, "prompt_type": "src",
+        "use_caption": False, "imagenet_default_mean_and_std": imagenet,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "configuration.json").write_text(json.dumps({"task": "visual-entailment", "model": model}))
+    task = read_task(tmp_path)
+    assert task.generation == expected
+    mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) if imagenet else ([0.5] * 3, [0.5] * 3)
+    assert task.settings == {
+        "image_size": 64, "max_image_size": 65, "max_words": 66, "prompt_type": "src", "use_caption": False,
+        "mean": mean, "std": std,
+    }  # fmt: skip
+    others = {"len_penalty": 0.25, "normalize_scores": True, "min_len_b": 1}
+    (tmp_path / "configuration.json").write_text(
+        json.dumps({"task": "visual-entailment", "model": {"beam_search": others}})
+    )
+    assert read_task(tmp_path).generation == {"length_penalty": 0.25, "normalize_scores": True, "min_len": 1}
+
+
+@pytest.mark.parametrize(
+    "task, model, warning",
+    [
+        ("image-captioning", {"prompt": " what does the image describe?", "language": "en"}, None),
+        ("visual-grounding", {"prompt": ' which region does the text " {} " describe?'}, None),
+        ("image-captioning", {"prompt": "what is it?"}, "prompt='what is it?', which is not used"),
+        ("image-captioning", {"language": "zh"}, "is of language 'zh'"),
+    ],
+)
+def test_a_prompt_or_language_that_is_not_ours_is_named(task, model, warning, tmp_path, caplog):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "configuration.json").write_text(json.dumps({"task": task, "model": model}))
+    assert read_task(tmp_path).pipeline == task
+    assert warning in caplog.text if warning else not caplog.text
+
+
+@pytest.mark.parametrize(
+    "name, options, expected",
+    [
+        ("caption", {}, {}),
+        ("refcoco", {"max_image_size": 64}, {"max_image_size": 64}),
+        ("snli_ve", {"prompt_type": "none", "add_caption": False}, {"prompt_type": "none", "use_caption": False}),
+        (
+            "vqa_gen",
+            {"prompt_type": "src", "add_object": False, "max_object_length": 7, "unconstrained_training": False},
+            {"prompt_type": "src", "use_objects": False, "max_objects": 7},
+        ),
+        ("vqa_gen", {"unconstrained_training": True}, {"constrained": False, "inference": "beam_search"}),
+    ],
+)
+def test_each_option_of_the_original_trainer_has_its_meaning(name, options, expected):
+    task = original_task(name, {"patch_image_size": 32, "lr": [0.1], **options})
+    assert task.settings == {"image_size": 32, **expected}
+    if name != "caption":
+        assert original_task(name, {"max_src_length": 9}).settings == {"max_words": 9}
+    statistics = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    assert original_task(name, {"imagenet_default_mean_and_std": True}).settings == statistics
 
 
 def test_the_description_of_a_modelscope_folder_is_a_task(tmp_path, caplog):
@@ -116,7 +220,9 @@ def test_the_description_of_a_modelscope_folder_is_a_task(tmp_path, caplog):
     statistics = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     sizes = {"image_size": 480, "max_image_size": 512, "max_words": 80}
     assert task.settings == {**sizes, **statistics, "inference": "all_candidates"}
-    assert "not used: prompt=' what?', beam_search.sampling=False" in caplog.text
+    assert "not used: beam_search.sampling=False" in caplog.text
+    assert "says prompt='what?', which is not used: visual-question-answering asks by" in caplog.text
+    assert "language" not in caplog.text
     (tmp_path / "answer2label.json").unlink()
     with pytest.raises(UserError, match="names the answers 'answer2label.json', which is no file beside it"):
         read_task(tmp_path)

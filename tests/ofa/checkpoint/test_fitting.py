@@ -6,9 +6,12 @@ import published
 import pytest
 import torch
 
-from ofa.checkpoint import load_model, load_weights, read_config
+from ofa import pipeline
+from ofa.checkpoint import check_vocabulary, load_model, load_weights, read_config
+from ofa.checkpoint.__main__ import convert_checkpoint
 from ofa.errors import UserError
 from ofa.model import OFAModel
+from ofa.tokenizer import Tokenizer
 
 WIDTH = 32
 
@@ -37,7 +40,27 @@ def test_a_vocabulary_that_has_grown_gets_new_rows_at_its_end(model, tmp_path):
     other = OFAModel(published.small_config())
     load_weights(other, save(state, tmp_path / "silent.pt"))  # which does not say: the model does
     assert torch.equal(other.encoder.embed_tokens.weight, embedding)
-    assert read_config(tmp_path / "silent.pt").vocab_size == 58457
+    assert read_config(tmp_path / "silent.pt").vocab_size == 59457
+    assert torch.equal(load_model(tmp_path / "silent.pt").encoder.embed_tokens.weight, embedding)
+
+
+@pytest.mark.parametrize("option", [{"num_bins": 32}, {"code_dict_size": 64}])
+def test_ids_of_another_numbering_are_loaded_as_they_are_and_not_used_with_ours(model, option, tmp_path):
+    state = published.fairseq_state(model)
+    for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight"):
+        state[name] = state[name][:50361]
+    file = save(state, tmp_path / "odd.pt", num_bins=1000, code_dict_size=8192)
+    check_vocabulary(file, Tokenizer.demo())
+    file = save(state, tmp_path / "odd.pt", **option)
+    assert load_model(file).config.vocab_size == 50361
+    (name,) = option
+    with pytest.raises(UserError, match=f"odd.pt was trained with {name}=.*, so that its ids are no numbering"):
+        check_vocabulary(file, Tokenizer.demo())
+    Tokenizer.demo().save(tmp_path / "vocabulary")
+    with pytest.raises(UserError, match=f"odd.pt was trained with {name}="):
+        pipeline("visual-grounding", file, tokenizer=tmp_path / "vocabulary")
+    with pytest.raises(UserError, match=f"odd.pt was trained with {name}="):
+        convert_checkpoint(str(file), str(tmp_path / "out"), tokenizer=str(tmp_path / "vocabulary"))
 
 
 def test_more_ids_than_the_model_has_are_refused(model, tmp_path):

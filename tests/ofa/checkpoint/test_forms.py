@@ -10,11 +10,13 @@ import pytest
 import torch
 from golden import fill_hf, load_json, load_tensors
 
-from ofa.checkpoint import load_model, read_config
+from ofa import pipeline
+from ofa.checkpoint import load_model, load_weights, read_config
 from ofa.checkpoint.names import our_name
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.model import OFAModel
+from ofa.tokenizer import Tokenizer
 
 REAL_FILES = Path(os.environ.get("OFA_GOLDEN_CHECKPOINTS", Path(__file__).parents[4] / "shared/goldens/checkpoints"))
 COLUMNS = [
@@ -87,6 +89,13 @@ def test_averaged_weights_are_taken_where_they_are_asked_for(places, tmp_path, c
         assert load_model(file).decoder.layer_norm.bias.max() == 0
     assert f"convert {file} FOLDER --ema" in caplog.text
     assert (load_model(file, ema=True).decoder.layer_norm.bias == averages[places[-1]]).all()
+    load_weights(model, file, ema=True)
+    assert (model.decoder.layer_norm.bias == averages[places[-1]]).all()
+    Tokenizer.demo().save(tmp_path)
+    cfg = {"model": published.options(model.config), "task": {"_name": "caption", "patch_image_size": 32}}
+    file = published.write_nested(model, tmp_path / "ema.pt", cfg=cfg, extra_state=extra)
+    pipe = pipeline("image-captioning", file, ema=True)
+    assert (pipe.model.decoder.layer_norm.bias == averages[places[-1]]).all()
 
 
 def test_averaged_weights_that_are_not_there_are_missed(tmp_path):

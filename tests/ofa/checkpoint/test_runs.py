@@ -1,11 +1,12 @@
 import os
 import pickle
+from dataclasses import asdict
 
 import pytest
 import torch
 
-from ofa import OFAConfig, OFAModel, load
-from ofa.checkpoint import load_model, load_weights
+from ofa import OFAConfig, OFAModel, load, pipeline
+from ofa.checkpoint import TaskSettings, load_model, load_weights, read_task
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
 
@@ -32,6 +33,23 @@ def test_the_model_and_tokenizer_of_a_run_are_loaded_from_folder_or_file(run, mo
     assert loaded.config == model.config and not loaded.training
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert tokenizer.encode("the red circle") == Tokenizer.demo().encode("the red circle")
+
+
+def test_a_run_s_checkpoint_is_asked_as_it_was_trained_and_one_that_does_not_say_how_is_refused(run):
+    file = run / "checkpoints/best.ckpt"
+    content = torch.load(file)
+    with pytest.raises(UserError, match=r"best.ckpt does not say how its model is asked, .*; give the folder model/"):
+        pipeline("visual-question-answering", run)
+    task = TaskSettings("visual-question-answering", {"image_size": 48, "mean": (0.1, 0.2, 0.3)}, answers=("yes", "no"))
+    content["hyper_parameters"]["task"] = asdict(task)
+    torch.save(content, file)
+    assert read_task(run) == read_task(file) == task
+    processor = pipeline("visual-question-answering", file).processor
+    assert (processor.image_size, processor.answers) == (48, ("yes", "no"))
+    content["hyper_parameters"]["task"] = {"colour": "red"}
+    torch.save(content, file)
+    with pytest.raises(UserError, match=r"best.ckpt does not describe a task \(.*colour"):
+        read_task(file)
 
 
 def test_loading_a_model_leaves_the_random_numbers_alone(run):

@@ -50,6 +50,17 @@ def model():
     return OFAModel(published.small_config())
 
 
+def test_a_file_that_may_not_be_read_is_not_called_incomplete(model, tmp_path, monkeypatch):
+    file = published.write_bare(model, tmp_path / "weights.bin")
+
+    def forbid(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", forbid)
+    with pytest.raises(UserError, match=r"weights.bin cannot be read \(Permission denied\)$"):
+        load_model(file)
+
+
 @pytest.mark.parametrize("name", ["evil.pt", "evil.pkl", "evil.bin", "evil.ckpt"])
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("trick", [Payload, BuiltNamespace])

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ofa.errors import UserError
+from ofa.processors import PROCESSORS
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-TEXTS = {  # that each pipeline takes beside the image, and whether it has to be given
-    "image-captioning": {},
-    "visual-grounding": {"text": True},
-    "visual-entailment": {"text": True, "caption": False},
-    "visual-question-answering": {"text": True, "objects": False},
-}
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ def read_questions(
         UserError: the source is missing, unreadable or holds no picture, or texts are missing or of no use.
     """
     given = {name: value for name, value in (("text", text), ("caption", caption)) if value is not None}
-    wanted = TEXTS[pipeline]
+    wanted = PROCESSORS[pipeline].texts
     for name in given:
         if name not in wanted:
             raise UserError(f"{name}={given[name]}: {pipeline} asks about the picture alone; leave {name} out")
@@ -67,7 +62,7 @@ def _pictures(source: Path, leave_out: Path) -> list[Path]:
     return sorted(path for path in found if leave_out.resolve() not in path.resolve().parents)
 
 
-def _of_table(source: Path, wanted: dict[str, bool], given: dict[str, str]) -> Iterator[PictureQuestion]:
+def _of_table(source: Path, wanted: Mapping[str, bool], given: dict[str, str]) -> Iterator[PictureQuestion]:
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, strict=True)

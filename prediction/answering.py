@@ -10,7 +10,7 @@ from PIL import Image
 from ofa.inputs import InputError, read_image
 from ofa.pipeline import Pipeline
 from ofa.processors import QuestionError
-from prediction.questions import TEXTS, PictureQuestion
+from prediction.questions import PictureQuestion
 
 
 def answer_each(
@@ -37,7 +37,7 @@ def check_texts(pipe: Pipeline, questions: Sequence[PictureQuestion]) -> None:
     """
     first = questions[0].texts
     if all(question.texts == first for question in questions):
-        texts = [first.get(name) for name in TEXTS[pipe.processor.pipeline]]
+        texts = [first.get(name) for name in pipe.processor.texts]
         try:
             pipe.ask(*texts)
         except QuestionError as error:

@@ -8,14 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ofa.errors import UserError
+from ofa.processors import PROCESSORS
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-TEXTS = {  # that each pipeline takes beside the image, and whether it has to be given
-    "image-captioning": {},
-    "visual-grounding": {"text": True},
-    "visual-entailment": {"text": True, "caption": False},
-    "visual-question-answering": {"text": True, "objects": False},
-}
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ def read_questions(source: Path, pipeline: str, given: Mapping[str, str], leave_
     Raises:
         UserError: the source is missing, unreadable or holds no picture; texts are missing, given twice or of no use.
     """
-    wanted = TEXTS[pipeline]
+    wanted = PROCESSORS[pipeline].texts
     for name in given:
         if name not in wanted:
             texts = " and ".join(["the picture", *wanted])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ofa.checkpoint.task_settings import IMAGENET, QUESTIONS, TaskSettings
+from ofa.checkpoint.task_settings import IMAGENET, TaskSettings
+from ofa.processors import PROCESSORS
 
 PIPELINE_OF = {
     "caption": "image-captioning",
@@ -33,7 +34,7 @@ def original_task(name: str | None, options: Mapping[str, Any]) -> TaskSettings 
     pipeline = PIPELINE_OF[name]
     names = {"patch_image_size": "image_size", **SETTINGS[pipeline]}
     settings = {ours: options[theirs] for theirs, ours in names.items() if options.get(theirs) is not None}
-    if pipeline == QUESTIONS and options.get("unconstrained_training"):
+    if PROCESSORS[pipeline].keeps_answers and options.get("unconstrained_training"):
         settings |= {"constrained": False, "inference": "beam_search"}
     if options.get("imagenet_default_mean_and_std"):
         settings |= IMAGENET

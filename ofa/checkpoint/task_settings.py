@@ -13,6 +13,7 @@ from ofa.checkpoint.json_files import read_json
 from ofa.config import check_choice, did_you_mean
 from ofa.errors import UserError
 from ofa.generation.options import GenerationOptions
+from ofa.processors import PROCESSORS
 
 TASK = "task.json"
 PIPELINES = (
@@ -26,7 +27,6 @@ PIPELINES = (
     "text-classification",
     "ocr",
 )
-QUESTIONS = "visual-question-answering"  # the one whose answers are of a list
 # Of the pixels of a task whose recipe takes ImageNet's statistics.
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -63,8 +63,7 @@ class TaskSettings:
     @property
     def lacks_answers(self) -> bool:
         """Whether its answers were those of a list, as far as it says, and the list is not there."""
-        of_a_list = self.pipeline == QUESTIONS and self.settings.get("constrained", True)
-        return bool(of_a_list) and self.answers is None
+        return self._keeps_answers and self.answers is None and bool(self.settings.get("constrained", True))
 
     def with_answers(self, file: str | Path) -> TaskSettings:
         """The same with the answers of a file, as `ofa.answers.read_answers` reads it, and no others.
@@ -72,10 +71,14 @@ class TaskSettings:
         Raises:
             UserError: they cannot be read, or the task has answers of another kind.
         """
-        if self.pipeline != QUESTIONS:
+        if not self._keeps_answers:
             raise UserError(f"answers={file}: {self.pipeline} has no list of answers; leave it out")
         settings = {**self.settings, "constrained": True}
         return dataclasses.replace(self, settings=settings, answers=tuple(read_answers(file)))
+
+    @property
+    def _keeps_answers(self) -> bool:
+        return self.pipeline in PROCESSORS and PROCESSORS[self.pipeline].keeps_answers
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"

@@ -119,6 +119,12 @@ class ImageProcessor(Processor):
         SettingError: a size no model can read.
     """
 
+    texts: ClassVar[Mapping[str, bool]] = {}
+    """What a question has beside the image, by the names that pipelines give it, and whether it has to be given."""
+
+    keeps_answers: ClassVar[bool] = False
+    """Whether the answers are of a list that belongs to each model."""
+
     tokenizer: Tokenizer
     image_size: int = 480
     max_source_tokens: int = 1024

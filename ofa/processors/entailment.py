@@ -24,6 +24,7 @@ class EntailmentProcessor(ClosedAnswerProcessor):
     """
 
     pipeline = "visual-entailment"
+    texts = {"text": True, "caption": False}
 
     use_caption: bool = True
 

@@ -32,6 +32,7 @@ class GroundingProcessor(ImageProcessor):
     """
 
     pipeline = "visual-grounding"
+    texts = {"text": True}
     fixed_generation = ("max_len", "min_len")  # a box is four bins
 
     image_size: int = 512

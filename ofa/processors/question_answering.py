@@ -32,6 +32,8 @@ class QuestionProcessor(ClosedAnswerProcessor):
     """
 
     pipeline = "visual-question-answering"
+    texts = {"text": True, "objects": False}
+    keeps_answers = True
 
     constrained: bool = True
     answer_list: str | Path | Sequence[str] | None = None

@@ -29,7 +29,7 @@ def saved(processor: ImageProcessor, options: GenerationOptions) -> TaskSettings
         for field in dataclasses.fields(options)
         if field.name != "prefix_tree" and getattr(options, field.name) != getattr(own, field.name)
     }
-    answers = tuple(processor.answers) if processor.pipeline == "visual-question-answering" else ()
+    answers = tuple(processor.answers) if processor.keeps_answers else ()
     return TaskSettings(
         pipeline=processor.pipeline,
         settings={name: _as_tuple(getattr(processor, name)) for name in names},
@@ -61,7 +61,7 @@ def _restored(task: TaskSettings, tokenizer: Tokenizer) -> tuple[ImageProcessor,
         log.info("settings that %s has not: %s", task.pipeline, ", ".join(unknown))
     settings = {name: _as_tuple(value) for name, value in task.settings.items() if name in names}
     _check_kinds(settings, kind)
-    if task.pipeline == "visual-question-answering":
+    if kind.keeps_answers:
         settings |= (
             {"answer_list": task.answers} if task.answers else {"constrained": False, "inference": "beam_search"}
         )

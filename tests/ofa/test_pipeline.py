@@ -1,3 +1,4 @@
+import inspect
 import json
 import logging
 
@@ -113,6 +114,12 @@ def test_questions_are_answered_out_of_the_list_or_openly(models, photos):
     openly = pipeline("visual-question-answering", models / "image-captioning")  # a model that says nothing of VQA
     assert openly.processor.tree is None and openly.processor.image_size == 480
     assert isinstance(openly(photos[0], "what color is the circle?")["text"], str)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_takes_the_texts_that_its_processor_names(name):
+    taken = list(inspect.signature(PIPELINES[name].__call__).parameters.values())[2:]
+    assert {text.name: text.default is text.empty for text in taken} == PROCESSORS[name].texts
 
 
 def test_one_picture_may_be_asked_many_texts_and_unequal_lists_are_refused(models, photos):

@@ -10,6 +10,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import weakref
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
@@ -58,6 +59,10 @@ def _server():
 
 def _run_forked(command, environment, folder, out, err):
     """What `python` does with the words of a command, in a process that is this run's own."""
+    # What imports have left to be done at the end (wandb: to delete a folder) is left to the process they happened in.
+    atexit._clear()
+    weakref.finalize._registry.clear()
+    weakref.finalize._registered_with_atexit = False
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -84,7 +84,9 @@ def fit(folder, *loggers, checkpoint=None, interrupt=None):
     module = Answering(
         OFAModel(MICRO), task, GenerationOptions(), LabelSmoothedCrossEntropy(0.1), Optim(lr=1e-3), Freezing()
     )
-    config = OmegaConf.create({"pictures": 3, "ema": {"decay": None}, "save_every": None, "optim": {"lr": 1e-3}})
+    config = OmegaConf.create(
+        {"pictures": 3, "ema": {"decay": None}, "save_every": None, "signals": [], "optim": {"lr": 1e-3}}
+    )
     callbacks = training_callbacks(config, task, folder, {})
     trainer = pl.Trainer(
         accelerator="cpu", callbacks=[*callbacks, *([Interrupt(interrupt)] if interrupt else [])], max_epochs=1,

@@ -73,6 +73,7 @@ def train(config: DictConfig) -> float | None:
     report.say_model(model)
     report.say_batch(config)
     checkpoint = None if interrupted is None else interrupted.checkpoint
+    # The loss of a batch: training/module.py, TrainingModule.loss.
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     best = trainer.checkpoint_callback.best_model_path
     if rank() == 0:  # whose disk it is on; the others are given the weights when the test starts

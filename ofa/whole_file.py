@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: `write_whole`."""
+"""Files that appear whole or not at all: `write_whole`; and several that appear together: `write_part` for each."""
 
 from __future__ import annotations
 
@@ -16,6 +16,21 @@ def part_of(file: Path) -> Path:
     return file.with_name(f".{file.name}.part")
 
 
+def write_part(file: Path, write: Callable[[Path], object]) -> None:
+    """Has `write` make what is to become `file`, and waits until it is on disk.
+
+    Args:
+        write: called with the path to write to.
+    """
+    part = part_of(file)
+    part.touch()
+    mode = part.stat().st_mode  # as for any new file; safetensors lets nobody else read its own
+    write(part)
+    part.chmod(mode)
+    with part.open("rb+") as written:
+        os.fsync(written.fileno())
+
+
 def write_whole(file: Path, write: Callable[[Path], object], previous: Path | None = None) -> None:
     """Has `write` make a file under another name beside `file`, which it becomes when all of it is on disk.
 
@@ -31,12 +46,7 @@ def write_whole(file: Path, write: Callable[[Path], object], previous: Path | No
     """
     part = part_of(file)
     try:
-        part.touch()
-        mode = part.stat().st_mode  # as for any new file; safetensors lets nobody else read its own
-        write(part)
-        part.chmod(mode)
-        with part.open("rb+") as written:
-            os.fsync(written.fileno())
+        write_part(file, write)
         if previous is not None and file.exists():
             os.replace(file, previous)
         os.replace(part, file)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ofa.errors import UserError
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BOS, EOS, PAD
+from ofa.whole_file import part_of, write_part
 
 
 def export(folder: str | Path, model: OFAModel, tokenizer: Tokenizer, task: TaskSettings | None) -> None:
@@ -44,18 +44,18 @@ def export(folder: str | Path, model: OFAModel, tokenizer: Tokenizer, task: Task
     files = [folder / name for name in (SAFETENSORS, *texts)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / SAFETENSORS, lambda part: save_file(weights, part, metadata={"format": "pt"}))
+        write_part(folder / SAFETENSORS, lambda part: save_file(weights, part, metadata={"format": "pt"}))
         for name, text in texts.items():
-            _write(folder / name, lambda part, text=text: part.write_bytes(text.encode()))
+            write_part(folder / name, lambda part, text=text: part.write_bytes(text.encode()))
         for old in (CONFIG, TASK):
             (folder / old).unlink(missing_ok=True)
         for file in files:
-            os.replace(_part(file), file)
+            os.replace(part_of(file), file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be written ({error})") from error
     finally:
         for file in files:
-            _part(file).unlink(missing_ok=True)
+            part_of(file).unlink(missing_ok=True)
 
 
 def _hf_config(model: OFAModel) -> dict[str, Any]:
@@ -75,19 +75,3 @@ def _hf_config(model: OFAModel) -> dict[str, Any]:
         "resnet_model_path": None,
         "torch_dtype": str(model.get_parameter(EMBEDDING).dtype).removeprefix("torch."),
     }
-
-
-def _part(file: Path) -> Path:
-    """The name of a file until all are written."""
-    return file.with_name(f".{file.name}.part")
-
-
-def _write(file: Path, write: Callable[[Path], object]) -> None:
-    """Has `write` make a file's part, and waits until it is on disk."""
-    part = _part(file)
-    part.touch()
-    mode = part.stat().st_mode  # as for any new file; safetensors lets nobody else read its own
-    write(part)
-    part.chmod(mode)
-    with part.open("rb+") as written:
-        os.fsync(written.fileno())

@@ -78,7 +78,8 @@ def fit(tmp_path, disturb, bad, on_nonfinite, rows=4, callbacks=(), **settings):
     weights = Weights()
     trainer = pl.Trainer(
         callbacks=[weights, *callbacks], max_epochs=1, logger=False, enable_checkpointing=False,
-        enable_model_summary=False, enable_progress_bar=False, use_distributed_sampler=False, default_root_dir=tmp_path, gradient_clip_val=1.0,
+        enable_model_summary=False, enable_progress_bar=False, use_distributed_sampler=False,
+        default_root_dir=tmp_path, gradient_clip_val=1.0,
         **{"accelerator": "cpu", **settings},
     )  # fmt: skip
     trainer.fit(module, data.train_dataloader())

@@ -204,11 +204,8 @@ class TrainLoader(DataLoader[Batch]):
 class EvalLoader(DataLoader[Batch]):
     """Batches of a TaskDataset: notes of one whose rows were all skipped go to its neighbour.
 
-    Only a process that has no rows, where there are more processes than batches, is given one empty batch: Lightning
-    would leave out the end of an evaluation without any, for which the others wait.
-
-    Raises:
-        UserError: where not one row could be read.
+    Only a process that has no rows, or none that could be read, is given one empty batch: Lightning would leave out the
+    end of an evaluation without any, for which the others wait.
     """
 
     def __len__(self) -> int:
@@ -227,11 +224,7 @@ class EvalLoader(DataLoader[Batch]):
             else:
                 yield held
                 held = batch
-        if held is None:
-            held = collate([])
-        if held.notes and not len(held):
-            raise UserError(f"none of {len(held.notes)} rows could be read; the first: {held.notes[0]}")
-        yield held
+        yield collate([]) if held is None else held
 
 
 def _raise_errors(batches: Iterable[Batch | UserError], reading: WorkerRows | None) -> Iterator[Batch]:

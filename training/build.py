@@ -458,7 +458,12 @@ def validation_settings(config: DictConfig, batches: int) -> dict[str, Any]:
     Args:
         batches: training batches of an epoch. A run too short for a validation has one at its end, so that every run
             has a best checkpoint.
+
+    Raises:
+        UserError: the length of the run is not set, or batches would be left out that are counted here.
     """
+    if config.trainer.get("limit_train_batches") is not None:
+        raise UserError("trainer.limit_train_batches may leave out every validation; set data.train_limit, in rows")
     steps, epochs = config.trainer.max_steps, config.trainer.max_epochs
     accumulate = config.trainer.accumulate_grad_batches
     if steps < 0 and epochs is None:

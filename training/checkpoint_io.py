@@ -38,7 +38,7 @@ class CheckpointFiles(TorchCheckpointIO):
         except OSError as error:
             reason = FULL.get(error.errno, error.strerror)
             remedy = "make space on it" if error.errno in FULL else f"make {path.parent} a folder that can be written"
-            raise UserError(f"{path} was not written: {reason}; {remedy}, then {_go_on(path.parent)}") from error
+            raise UserError(f"{path} was not written: {reason}; {remedy}, then {how_to_go_on(path.parent)}") from error
 
 
 def _save(checkpoint: dict[str, Any], file: Path) -> None:
@@ -51,8 +51,8 @@ def _save(checkpoint: dict[str, Any], file: Path) -> None:
             raise
 
 
-def _go_on(folder: Path) -> str:
-    """What to do after a checkpoint could not be written."""
+def how_to_go_on(folder: Path) -> str:
+    """What to do after a run could not write; `folder` has its checkpoints."""
     for name in (LAST.name, PREVIOUS.name):
         if (folder / name).is_file():
             return f"go on from {folder / name}, which is as it was, by resume={folder.parent} or resume=auto"

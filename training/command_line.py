@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -21,18 +22,24 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from ofa.checkpoint import LAST
 from ofa.config import did_you_mean
 from ofa.errors import UserError
 from ofa.whole_file import FULL
+from training.checkpoint_io import how_to_go_on
 from training.interruption import EXIT_STATUS, StoppedBySignal, interruptible, signals_of
 from training.launching import together, words_of_others
+from training.processes import world_size
 from training.requeue import how_it_goes_on
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SCRIPTS = ("train", "evaluate", "predict")  # other commands are modules of this folder
+
+UNUSABLE = (errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)  # files that a user has to see to, not this project
 
 OmegaConf.register_new_resolver("stem", lambda path: Path(path).resolve().stem, replace=True)
 
@@ -42,12 +49,16 @@ def command(
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of a configuration the main function of a script; a UserError is printed as one line.
 
+    In a sweep of runs one after the other the next run starts then; the exit status tells of it at the end.
+
     Args:
         config_name: of the configuration.
         verbatim: settings whose values are texts, which Hydra does not read as its own language.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        failed: list[str] = []  # the folders of runs of a sweep
+
         @functools.wraps(function)
         def with_one_line_errors(config: DictConfig) -> Any:  # what a launcher of Hydra calls elsewhere, too
             quieten_lightning()
@@ -58,13 +69,18 @@ def command(
                 with together(config.trainer, again), interruptible(signals_of(config.get("signals", ()))):
                     return function(config)
             except UserError as error:
-                sys.exit(f"error: {error}")
+                if not _others_follow():
+                    sys.exit(f"error: {error}")
+                print(f"error: {error}", file=sys.stderr)
+                failed.append(HydraConfig.get().runtime.output_dir)
+                return None  # which a search takes for a trial that failed
             except StoppedBySignal as stop:
                 where = str(stop)
             except OSError as error:
-                if error.errno not in FULL:
+                sentence = _about_file(error)
+                if sentence is None:
                     raise
-                sys.exit(f"error: {error.filename or 'a file'} was not written: {FULL[error.errno]}; make space on it")
+                sys.exit(f"error: {sentence}, then {_how_to_go_on(config)}")
             # Behind the except clause: what the error refers to, such as reading processes, has ended now.
             print(f"{where}; {how_it_goes_on(config)}", file=sys.stderr)
             sys.exit(EXIT_STATUS)
@@ -78,10 +94,35 @@ def command(
             except UserError as error:
                 sys.exit(f"error: {error}")
             hydra.main(str(CONFIGS), config_name, version_base="1.3")(with_one_line_errors)()
+            if failed:
+                sys.exit(f"error: {len(failed)} runs of the sweep failed: {', '.join(failed)}")
 
         return main
 
     return decorate
+
+
+def _others_follow() -> bool:
+    """Whether this is a run of a sweep that Hydra does one after the other, each by this process alone."""
+    hydra_config = HydraConfig.get()
+    is_in_turn = hydra_config.launcher._target_ == "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+    return hydra_config.mode == RunMode.MULTIRUN and is_in_turn and world_size() == 1
+
+
+def _about_file(error: OSError) -> str | None:
+    """What is wrong with a file, and the remedy; None: the error is no such."""
+    if error.errno in FULL:
+        return f"{error.filename or 'a file'} was not written: {FULL[error.errno]}; make space on it"
+    if error.errno in UNUSABLE and error.filename is not None:
+        return f"{error.filename}: {os.strerror(error.errno)}; make it a file that can be used"
+    return None
+
+
+def _how_to_go_on(config: DictConfig) -> str:
+    """What to type when the remedy is done."""
+    return (
+        how_to_go_on(Path(HydraConfig.get().runtime.output_dir, LAST).parent) if "resume" in config else "start again"
+    )
 
 
 def quoted(words: Sequence[str], verbatim: Sequence[str]) -> list[str]:

@@ -54,6 +54,7 @@ class EvaluationModule(pl.LightningModule):
         self.task = task
         self.generation = generation
         self.answers: dict[str, list[Answer]] = {}  # by split; when all is gathered, in the first process those of all
+        self.unread: dict[str, list[str]] = {}  # by split, why this process has no answers
         self.metrics: dict[str, Metric] = {}  # by split, once all is gathered; a ModuleDict refuses "train"
 
     def answer(self, batch: Batch) -> list[Any]:
@@ -94,18 +95,27 @@ class EvaluationModule(pl.LightningModule):
                 self.log(f"{split}/{name}", value)
 
     def _start(self, splits: Sequence[str]) -> None:
-        self.answers, self.metrics = {split: [] for split in splits}, {}
+        self.answers, self.unread, self.metrics = {split: [] for split in splits}, {}, {}
         copy_from_first(self.model.buffers())  # each process has statistics of its own batches
 
     def _answered(self, split: str, batch: Batch) -> list[Answer]:
+        if not len(batch):  # all that its loader has
+            self.unread[split] = batch.notes
         predictions = self.answer(batch) if len(batch) else []
         answers = [Answer(*parts) for parts in zip(batch.ids, predictions, batch.truths, strict=True)]
         self.answers[split] += answers
         return answers
 
     def _scores(self, split: str, metric: Metric) -> dict[str, Tensor]:
-        """The scores of a split, by name, in every process; `metric` stays where it was computed, in the first one."""
+        """The scores of a split, by name, in every process; `metric` stays where it was computed, in the first one.
+
+        Raises:
+            UserError: in the first process, where not one row could be read.
+        """
         self.answers[split] = gathered(self.answers[split])
+        unread = gathered(self.unread.get(split, []))
+        if unread and not self.answers[split] and self.global_rank == 0:
+            raise UserError(f"none of {len(unread)} rows of {split} could be read; the first: {unread[0]}")
         values = None
         if self.global_rank == 0:
             metric.distributed_available_fn = lambda: False  # it has seen the answers of all processes

@@ -82,13 +82,16 @@ class TrainingModule(EvaluationModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of the batches of all processes, as far as it depends on this one.
 
-        The processes' gradients are averaged, and some have more tokens than others: each mean is of all tokens.
+        The processes' gradients are averaged, and some have more tokens than others: each mean is of all tokens but
+        those of batches that are left out, since their loss is not finite.
         """
         loss = self.loss(batch)
         terms = torch.stack([term.detach().float() for term in loss.terms.values()])
-        size, *totals = summed(torch.cat([terms.new_tensor([loss.sample_size]), terms]))
-        for name, total in zip(loss.terms, totals, strict=True):
-            self.log(f"train/{name}", total / size, batch_size=len(batch), prog_bar=name == "loss")
+        own = torch.cat([terms.new_tensor([loss.sample_size]), terms])
+        size, *totals = summed(own if torch.isfinite(loss.sum) else torch.zeros_like(own))
+        if size:  # else there is no mean to log
+            for name, total in zip(loss.terms, totals, strict=True):
+                self.log(f"train/{name}", total / size, batch_size=len(batch), prog_bar=name == "loss")
         return self.nonfinite.loss(self, loss.sum * world_size() / size, batch.ids)
 
     def loss(self, batch: Batch) -> Loss:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ofa.config import check_choice
 from ofa.errors import UserError
+from training.processes import gathered, of_first
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class NonFinite(pl.Callback):
     batch gave anything to, is not made. In 16-mixed precision such gradients belong to the search for a scale, and the
     scaler leaves their updates out.
 
-    All processes see the same gradient, and so leave out the same updates.
+    All processes see the same gradient, and so leave out the same updates. A batch is left out by its own process.
 
     Args:
         on_nonfinite: "stop" or "skip".
@@ -39,8 +40,8 @@ class NonFinite(pl.Callback):
         check_choice(on_nonfinite, "on_nonfinite", ("stop", "skip"))
         self.on_nonfinite = on_nonfinite
         self.in_a_row = 0
-        self.left_out: list[str] = []  # the samples of this epoch's left out batches and updates
-        self.ids: list[str] = []  # of the samples that the next update learns from
+        self.left_out: list[str] = []  # the samples of this epoch's left out batches and updates, this process's own
+        self.ids: list[str] = []  # of its samples that the next update learns from
         self.without = 0  # how many batches give nothing to the next update
 
     def loss(self, module: pl.LightningModule, loss: Tensor, ids: list[str]) -> Tensor:
@@ -48,7 +49,8 @@ class NonFinite(pl.Callback):
         if torch.isfinite(loss):
             self.ids += ids
             return loss
-        self._leave_out(f"the loss of update {module.global_step + 1} is {float(loss.detach())}", ids)
+        self._stop_or_count(f"the loss of update {module.global_step + 1} is {float(loss.detach())}", ids)
+        self.left_out += ids
         self.without += 1
         for name, buffer in module.named_buffers():
             if not torch.isfinite(buffer).all():
@@ -66,30 +68,33 @@ class NonFinite(pl.Callback):
         if not torch.isfinite(norm):
             if trainer.precision == "16-mixed":
                 return
-            self._leave_out(f"the gradient of update {trainer.global_step + 1} is not finite", ids)
+            # Averaged over processes, of which each may have spoilt it.
+            self._stop_or_count(
+                f"the gradient of update {trainer.global_step + 1} is not finite", of_first(gathered(ids))
+            )
+            self.left_out += ids
             module.zero_grad()  # without gradients the optimizer leaves weights and averages as they are
         elif norm == 0 and trainer.strategy.reduce(torch.tensor(without, device=module.device), reduce_op="sum"):
             module.zero_grad()
-        else:
+        elif ids:  # a process that only leaves out is broken, though others make updates
             self.in_a_row = 0
 
-    def _leave_out(self, what: str, ids: list[str]) -> None:
+    def _stop_or_count(self, what: str, ids: list[str]) -> None:
         remedy = "look at these rows, or lower optim.lr"
         if self.on_nonfinite == "stop":
             raise UserError(f"{what}, learning from the samples {_few(ids)}; {remedy}, or set on_nonfinite=skip")
-        self.left_out += ids
         self.in_a_row += 1
         if self.in_a_row == MAX_IN_A_ROW:
             raise UserError(f"{what}, like {MAX_IN_A_ROW} in a row, learning from the samples {_few(ids)}; {remedy}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.left_out:
+        left_out, self.left_out = gathered(self.left_out), []
+        if left_out:
             log.warning(
                 "training: left out, as loss or gradient was not finite: %d samples, among them %s",
-                len(self.left_out),
-                _few(self.left_out),
+                len(left_out),
+                _few(left_out),
             )
-        self.left_out = []
 
 
 def _few(ids: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import chain
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ import torch.distributed as dist
 Item = TypeVar("Item")
 
 CHUNK = 1000  # items of each process that travel at once
+PREPARING = timedelta(days=1)  # that the first process of a machine may take; one that dies is known at once
 
 
 def rank() -> int:
@@ -89,12 +91,17 @@ def wait_for_all() -> None:
 
 @contextmanager
 def first_of_machine_before_others(processes_of_machine: int) -> Iterator[None]:
-    """What stands inside is done by one process of each machine, and by the others when they find it done."""
+    """What stands inside is done by one process of each machine, and by the others when they find it done.
+
+    To index a large file on a slow drive may take longer than the processes otherwise wait for each other.
+    """
     if world_size() == 1:
         yield
-    elif rank() % processes_of_machine:
-        dist.barrier()
-        yield
-    else:
-        yield
-        dist.barrier()
+        return
+    group = dist.new_group(backend="gloo", timeout=PREPARING)
+    is_first = rank() % processes_of_machine == 0
+    if not is_first:
+        dist.barrier(group)
+    yield
+    if is_first:
+        dist.barrier(group)

@@ -94,9 +94,10 @@ def test_notes_of_an_empty_first_batch_are_kept(write):
     assert ids(batches) == ["r5", "r6"] and len(notes(batches)) == 4
 
 
-def test_evaluation_of_nothing_but_broken_rows_is_an_error(write):
-    with pytest.raises(UserError, match="none of 5 rows could be read; the first: skipped line 1 of"):
-        list(module(write(5, broken=range(1, 6)), on_error="skip").val_dataloader())
+def test_rows_that_are_all_broken_give_one_empty_batch_with_all_notes(write):
+    (batch,) = module(write(5, broken=range(1, 6)), on_error="skip").val_dataloader()
+    assert len(batch) == 0
+    assert [note.split(" of ")[0] for note in batch.notes] == [f"skipped line {n}" for n in range(1, 6)]
 
 
 def test_a_process_without_a_share_is_given_one_empty_batch(write):

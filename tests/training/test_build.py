@@ -28,6 +28,12 @@ def test_a_run_without_end_is_refused():
         interval(batches=5)
 
 
+def test_a_limit_of_batches_that_validations_would_not_know_of_is_refused():
+    trainer = {"max_steps": 10, "max_epochs": None, "accumulate_grad_batches": 1, "limit_train_batches": 4}
+    with pytest.raises(UserError, match="limit_train_batches may leave out every validation; set data.train_limit"):
+        validation_settings(OmegaConf.create({"validate_every": 5, "trainer": trainer}), 8)
+
+
 def checked(**changes):
     config = OmegaConf.create({"trainer": {"precision": "32-true", "accelerator": "cpu", "devices": 1}})
     for key, value in changes.items():

@@ -1,9 +1,13 @@
+import errno
+import os
+import sys
+
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
 from ofa.errors import UserError
-from training.command_line import check_cluster, check_folder, check_overrides
+from training.command_line import check_cluster, check_folder, check_overrides, command
 
 
 def test_sound_overrides_pass():
@@ -113,3 +117,47 @@ def test_a_launcher_that_is_not_installed_is_named_with_the_command_that_install
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "submitit_slurm.yaml")
     with pytest.raises(UserError, match=r"cluster=slurm needs Hydra's launcher for it; .* pip install -e '.\[slurm\]'"):
         check_overrides("train", ["cluster=slurm"])
+
+
+def start(monkeypatch, function, *words):
+    """What `python train.py WORDS` does, where training is `function`; the exit status or the last sentence."""
+    quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *words, *quiet])
+    with pytest.raises(SystemExit) as end:
+        command("train")(function)()
+    return end.value.code
+
+
+def test_a_run_of_a_sweep_that_a_mistake_ends_leaves_the_others_alone(monkeypatch, tmp_path, capsys):
+    rates = []
+
+    def train(config):
+        rates.append(config.optim.lr)
+        if config.optim.lr < 0:
+            raise UserError("optim.lr=-1 is too small")
+
+    words = ["-m", "optim.lr=-1,1e-3", f"hydra.sweep.dir={tmp_path}"]
+    assert start(monkeypatch, train, *words) == f"error: 1 runs of the sweep failed: {tmp_path}/0"
+    assert rates == [-1, 1e-3]
+    assert "error: optim.lr=-1 is too small" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOSPC])
+def test_a_file_that_cannot_be_used_is_named_with_the_checkpoint_to_go_on_from(monkeypatch, tmp_path, number):
+    def train(config):
+        raise OSError(number, os.strerror(number), "metrics.csv")
+
+    assert "; there was no checkpoint yet" in start(monkeypatch, train, f"hydra.run.dir={tmp_path}")
+    last = tmp_path / "checkpoints/last.ckpt"
+    last.parent.mkdir()
+    last.touch()
+    sentence = start(monkeypatch, train, f"hydra.run.dir={tmp_path}")
+    assert sentence.startswith("error: metrics.csv") and f"then go on from {last}, " in sentence
+
+
+def test_an_error_of_the_system_that_is_about_no_file_stays_as_it_is(monkeypatch, tmp_path, capsys):
+    def train(config):
+        raise OSError(errno.EIO, "no file")
+
+    assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == 1
+    assert "OSError" in capsys.readouterr().err

@@ -1,5 +1,10 @@
+import multiprocessing
+import time
+from datetime import timedelta
+
 import pytest
 import torch
+import torch.distributed as dist
 from omegaconf import OmegaConf
 
 from ofa.errors import UserError
@@ -83,3 +88,23 @@ def test_a_process_of_its_own_is_the_first_and_all_there_are():
         assert (rank(), world_size()) == (0, 1)
         assert gathered(["a", "b"]) == ["a", "b"] and of_first("a") == "a"
         assert shares(torch.tensor([3.0, 5.0])).tolist() == [1.0, 1.0]
+
+
+def prepare(rank, file):
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2, timeout=timedelta(seconds=2))
+    with first_of_machine_before_others(2):
+        if rank == 0:
+            time.sleep(4)
+            file.with_name("prepared").touch()
+        assert file.with_name("prepared").exists()
+    dist.destroy_process_group()
+
+
+def test_the_others_wait_for_a_long_preparation(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=prepare, args=(rank, tmp_path / "group")) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]

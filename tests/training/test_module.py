@@ -3,7 +3,10 @@
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader
+from torchmetrics import Metric
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from criterions.self_critical import SelfCritical
@@ -13,7 +16,7 @@ from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree
 from ofa.model import OFAModel
 from ofa.processors.base import Processor
-from training.evaluation import EvaluationModule
+from training.evaluation import Answer, EvaluationModule
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.self_critical import SelfCriticalModule
@@ -109,3 +112,44 @@ def test_an_open_answer_does_not_depend_on_the_prompts_beside_it():
     [alone], [beside, _] = module.generate(collate([short])), module.generate(collate([short, long]))
     assert [h.tokens for h in alone] == [h.tokens for h in beside]
     assert all(len(h.tokens) <= 4 for h in alone)
+
+
+class Count(Metric):
+    def __init__(self):
+        super().__init__()
+        self.add_state("n", torch.tensor(0.0))
+
+    def update(self):
+        self.n += 1
+
+    def compute(self):
+        return {"count": self.n}
+
+
+class Counted(Answering):
+    best, metric = "count", Count
+
+    def score(self, metric, prediction, truth):
+        metric.update()
+
+
+def validate_unreadable(tmp_path):
+    """A validation by a process whose share holds broken rows alone."""
+    batch = collate([])
+    batch.notes = ["skipped line 5 of val.tsv: no image", "skipped line 6 of val.tsv: no image"]
+    module = EvaluationModule(make_model(), Counted(None, False), GenerationOptions())
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_model_summary=False, enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    return trainer.validate(module, DataLoader([batch], batch_size=None), verbose=False)
+
+
+def test_an_evaluation_without_one_readable_row_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="none of 2 rows of val could be read; the first: skipped line 5 of val.tsv"):
+        validate_unreadable(tmp_path)
+
+
+def test_a_process_without_a_readable_row_leaves_the_score_to_the_answers_of_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.evaluation.gathered", lambda own: own or [Answer("a", "yes", "no")])
+    assert validate_unreadable(tmp_path) == [{"val/count": 1.0}]

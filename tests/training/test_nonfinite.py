@@ -65,7 +65,7 @@ def encode(row, rng, train):
     return Sample(row.values["id"], [0, 11, 2], [8, 9, 2], torch.zeros(3, 32, 32), truth=None)
 
 
-def fit(tmp_path, disturb, bad, on_nonfinite, rows=4, **settings):
+def fit(tmp_path, disturb, bad, on_nonfinite, rows=4, callbacks=(), **settings):
     """One epoch of one sample a batch, in the file's order; the weights after each batch."""
     (tmp_path / "rows.tsv").write_text("".join(f"r{i}\n" for i in range(rows)))
     pl.seed_everything(1, verbose=False)
@@ -77,8 +77,9 @@ def fit(tmp_path, disturb, bad, on_nonfinite, rows=4, **settings):
     module.bad, module.disturb = bad, disturb
     weights = Weights()
     trainer = pl.Trainer(
-        callbacks=[weights], max_epochs=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
-        enable_progress_bar=False, use_distributed_sampler=False, default_root_dir=tmp_path, gradient_clip_val=1.0,
+        callbacks=[weights, *callbacks], max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_model_summary=False, enable_progress_bar=False, use_distributed_sampler=False,
+        default_root_dir=tmp_path, gradient_clip_val=1.0,
         **{"accelerator": "cpu", **settings},
     )  # fmt: skip
     trainer.fit(module, data.train_dataloader())
@@ -140,6 +141,63 @@ def test_a_run_that_only_skips_stops(tmp_path):
     with pytest.raises(UserError, match=f"the loss of update {MAX_IN_A_ROW} is nan, like {MAX_IN_A_ROW} in a row"):
         fit(tmp_path, no_number, [f"r{i}" for i in range(rows)], "skip", rows=rows)
     fit(tmp_path, no_number, [f"r{i}" for i in range(rows) if i % 2], "skip", rows=rows)  # an update between each two
+
+
+@pytest.fixture
+def another_process(monkeypatch):
+    """The first process of two: what is gathered has the sample of the other one behind its own."""
+    monkeypatch.setattr("training.nonfinite.gathered", lambda own: [*own, "other"])
+
+
+def test_a_gradient_of_several_processes_names_the_samples_of_all(tmp_path, another_process):
+    with pytest.raises(UserError, match="the gradient of update 3 is not finite, learning from the samples r2, other;"):
+        fit(tmp_path, gradient, ["r2"], "stop")
+
+
+def test_what_several_processes_left_out_is_reported_together(tmp_path, another_process, caplog):
+    fit(tmp_path, no_number, ["r1"], "skip")
+    assert "left out, as loss or gradient was not finite: 2 samples, among them r1, other" in caplog.text
+
+
+def test_a_process_that_only_skips_stops_though_another_makes_updates(tmp_path):
+    class OfAnother(pl.Callback):
+        """Its gradient, in the average."""
+
+        def on_after_backward(self, trainer, module):
+            module.model.decoder.embed_tokens.weight.grad += 1
+
+    rows = MAX_IN_A_ROW + 5
+    with pytest.raises(UserError, match=f"the loss of update {MAX_IN_A_ROW} is nan, like {MAX_IN_A_ROW} in a row"):
+        fit(tmp_path, no_number, [f"r{i}" for i in range(rows)], "skip", rows=rows, callbacks=[OfAnother()])
+
+
+class Logged(pl.Callback):
+    """What each batch has logged of the loss and, between them, what there was before."""
+
+    def __init__(self):
+        self.losses = []
+
+    def on_train_batch_end(self, trainer, *args):
+        self.losses.append(trainer.callback_metrics["train/loss"].item())
+
+
+def without_terms(self, batch):
+    """A loss that is no number, and terms that are none."""
+    loss = TrainingModule.loss(self, batch)
+    if batch.ids[0] not in self.bad:
+        return loss
+    nan = float("nan")
+    return Loss(loss.sum * nan, loss.sample_size, {name: term * nan for name, term in loss.terms.items()})
+
+
+def test_a_batch_that_is_left_out_is_in_no_logged_mean(tmp_path, monkeypatch):
+    monkeypatch.setattr(Disturbed, "loss", without_terms)
+    alone, beside = Logged(), Logged()
+    fit(tmp_path, None, ["r1"], "skip", callbacks=[alone])
+    assert alone.losses[1] == alone.losses[0] and torch.tensor(alone.losses).isfinite().all()
+    monkeypatch.setattr("training.module.summed", lambda own: own + 3.0)  # of another: 3 tokens, each term 3
+    fit(tmp_path, None, ["r1"], "skip", callbacks=[beside])
+    assert beside.losses[1] == 1.0 and torch.tensor(beside.losses).isfinite().all()
 
 
 def test_statistics_that_are_damaged_for_good_stop_a_run(tmp_path, monkeypatch):

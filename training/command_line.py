@@ -32,7 +32,7 @@ from ofa.errors import UserError
 from ofa.whole_file import FULL
 from training.checkpoint_io import how_to_go_on
 from training.interruption import EXIT_STATUS, StoppedBySignal, interruptible, signals_of
-from training.launching import together, words_of_others
+from training.launching import PARENT, together, words_of_others
 from training.processes import world_size
 from training.requeue import how_it_goes_on
 
@@ -214,7 +214,7 @@ def check_cluster(config: DictConfig, is_sweep: bool) -> None:
         config: as composed.
         is_sweep: whether the command has -m, with which Hydra gives runs to its launchers.
     """
-    if OmegaConf.select(config, "cluster.name") != "slurm":
+    if OmegaConf.select(config, "cluster.name") != "slurm" or PARENT in os.environ:  # a job has started this process
         return
     if not is_sweep:
         raise UserError("cluster=slurm starts jobs by -m, even a single one: python train.py -m cluster=slurm ...")

@@ -34,6 +34,8 @@ from training.processes import rank
 
 PATIENCE = timedelta(minutes=30)  # with a process that does something alone, such as indexing a large file
 GRACE = 5.0  # seconds in which a process may end by itself, once another one has failed
+LAST_STEPS = 60.0  # seconds for the last steps of the first process: a batch that is under way, a slow scontrol
+STOPPED = "a signal"  # what has ended a run first, in place of the number of the process that failed
 PARENT = "OFA_PARENT"  # the environment variable by which a process knows which one has started it
 
 
@@ -60,13 +62,21 @@ class Run:
     started: list[subprocess.Popen] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
-    def fails_first(self) -> bool:
-        """Whether no other process has failed, so that this one is to tell why."""
-        own = str(rank())
+    def ended_by(self, own: str) -> str | None:
+        """What has ended the run first, `own` where nothing else has; None: the first process is gone already."""
         try:
-            return self.store.compare_set("failed", "", own).decode() == own
-        except RuntimeError:  # the first process has ended, and its store with it
-            return False
+            return self.store.compare_set("ended by", "", own).decode()
+        except RuntimeError:  # its store has ended with it
+            return None
+
+    def wait_for_first(self) -> None:
+        """Returns when the first process has ended, which does what is to be done for all."""
+        deadline = time.monotonic() + LAST_STEPS
+        try:
+            while not self.store.check(["first ended"]) and time.monotonic() < deadline:
+                time.sleep(0.2)
+        except RuntimeError:  # its store has ended with it
+            pass
 
     def killed(self) -> str | None:
         """A sentence about a started process that was ended from outside and could not say why."""
@@ -130,7 +140,8 @@ def words_of_others() -> list[str]:
 def together(trainer: DictConfig, command: Sequence[str]) -> Iterator[None]:
     """What stands inside is done by as many processes as the trainer's settings say.
 
-    An error of one ends all; only the first of them to fail tells why.
+    An error of one ends all; only the first of them to fail tells why. Where signals stop them, rank 0 speaks for all,
+    and those that a launcher has started wait until it has ended: the launcher may end all where one has ended.
 
     Args:
         trainer: its settings.
@@ -138,6 +149,7 @@ def together(trainer: DictConfig, command: Sequence[str]) -> Iterator[None]:
 
     Raises:
         UserError: there are fewer GPUs than asked for, or a launcher has started another number of processes.
+        StoppedBySignal: in rank 0, where a signal has stopped it or another process.
     """
     machines = trainer.get("num_nodes", 1)
     world = devices_of(trainer) * machines
@@ -164,12 +176,15 @@ def together(trainer: DictConfig, command: Sequence[str]) -> Iterator[None]:
             time.sleep(0.5)  # a process that was killed is known as such a little later than it is missed
             if (reason := run.killed()) is not None:
                 raise UserError(reason) from None
-        if run.fails_first():
+        own = STOPPED if isinstance(error, StoppedBySignal) else str(rank())
+        first = run.ended_by(own)
+        if first == STOPPED and rank() == 0 and own != STOPPED:
+            raise StoppedBySignal("a signal stopped another process of this run") from error
+        if first == own and (rank() == 0 or own != STOPPED):
             raise
-        if isinstance(error, StoppedBySignal):
-            time.sleep(GRACE / 2)  # srun may end all where one has ended, and the first one has things to do
-            sys.exit(EXIT_STATUS)
-        sys.exit(1)
+        if first == STOPPED and PARENT not in os.environ:
+            run.wait_for_first()
+        sys.exit(EXIT_STATUS if (first or own) == STOPPED else 1)
     else:
         if run.started:
             dist.destroy_process_group()
@@ -260,6 +275,8 @@ def _join(place: Place, processes_of_machine: int, backend: str) -> Run:
         warnings.simplefilter("ignore")
     _meet(store, number, place.world, backend)
     atexit.register(dist.destroy_process_group)
+    if number == 0:
+        atexit.register(store.set, "first ended", "")  # torchrun's store stays
     return Run(store)
 
 
@@ -270,16 +287,17 @@ def _meet(store: dist.Store, number: int, world: int, backend: str) -> None:
 
 
 def _watch_started(run: Run) -> None:
-    """Ends this process where a started one has failed and the main thread waits for it in vain."""
-    while not run.over.wait(0.5):
-        if any(process.poll() not in (None, 0) for process in run.started):
-            break
-    if run.over.wait(2 * GRACE):
+    """Ends this process where a started one has ended too early and the main thread waits for it in vain."""
+    statuses: set[int | None] = set()
+    while not statuses - {None, 0} and not run.over.wait(0.5):
+        statuses = {process.poll() for process in run.started}
+    is_stopped = statuses <= {None, 0, EXIT_STATUS}  # by a signal, which this process may hear of behind its batch
+    if run.over.wait(LAST_STEPS if is_stopped else 2 * GRACE):
         return
     if (reason := run.killed()) is not None:
         print(f"error: {reason}", file=sys.stderr)
     run.end()
-    os._exit(1)
+    os._exit(EXIT_STATUS if is_stopped else 1)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -112,6 +112,13 @@ def test_a_cluster_is_reached_by_sweeps_where_its_commands_are(monkeypatch):
     check_cluster(check_overrides("train", []), is_sweep=False)
 
 
+def test_the_other_processes_of_a_job_start_with_its_words(monkeypatch):
+    config = check_overrides("train", ["cluster=slurm", "trainer=ddp", "trainer.devices=2"])
+    monkeypatch.setenv("OFA_PARENT", "1")
+    monkeypatch.setenv("PATH", "")  # on a machine that no jobs are submitted from
+    check_cluster(config, is_sweep=False)
+
+
 def test_a_launcher_that_is_not_installed_is_named_with_the_command_that_installs_it(monkeypatch):
     Plugins.instance()  # has told the store of all that are installed
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "submitit_slurm.yaml")

@@ -1,4 +1,7 @@
 import multiprocessing
+import subprocess
+import sys
+import threading
 import time
 from datetime import timedelta
 
@@ -8,7 +11,9 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 
 from ofa.errors import UserError
-from training.launching import Place, devices_of, launched, together, words_of_others
+from training import launching
+from training.interruption import StoppedBySignal
+from training.launching import Place, Run, devices_of, launched, together, words_of_others
 from training.processes import first_of_machine_before_others, gathered, of_first, rank, shares, world_size
 
 
@@ -108,3 +113,65 @@ def test_the_others_wait_for_a_long_preparation(tmp_path):
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
+
+
+@pytest.fixture
+def one_of_two(monkeypatch):
+    """Makes this process one of a run of two, of which nothing else is there but their store."""
+
+    def start(number, started=()):
+        run = Run(dist.HashStore(), list(started))
+        monkeypatch.setattr(launching, "_start", lambda *_: run)
+        monkeypatch.setattr(launching, "rank", lambda: number)
+        monkeypatch.setattr(dist, "barrier", lambda: None)
+        return run
+
+    return start
+
+
+STOP, ERROR = StoppedBySignal("SIGUSR1: stopped"), UserError("a broken row")
+
+
+@pytest.mark.parametrize(
+    ("number", "before", "error", "becomes", "says"),
+    [
+        (0, None, STOP, StoppedBySignal, "SIGUSR1: stopped"),
+        (0, STOP, STOP, StoppedBySignal, "SIGUSR1: stopped"),  # another one has left before
+        (0, STOP, RuntimeError("closed by peer"), StoppedBySignal, "a signal stopped another process of this run"),
+        (1, None, STOP, SystemExit, "75"),
+        (1, STOP, RuntimeError("closed by peer"), SystemExit, "75"),
+        (0, None, ERROR, UserError, "a broken row"),
+        (1, None, ERROR, UserError, "a broken row"),
+        (0, ERROR, STOP, SystemExit, "1"),  # which the launcher stops, since another one has failed
+    ],
+)
+def test_the_first_process_speaks_of_signals_and_the_first_to_fail_of_errors(
+    monkeypatch, one_of_two, number, before, error, becomes, says
+):
+    run = one_of_two(number)
+    run.store.set("first ended", "")
+    if before is not None:
+        run.ended_by(launching.STOPPED if before is STOP else "1")
+    with pytest.raises(becomes) as raised, together(trainer(2), []):
+        raise error
+    assert str(raised.value) == says
+
+
+def test_a_process_that_a_launcher_has_started_stays_until_the_first_one_has_ended(one_of_two):
+    run = one_of_two(1)
+    threading.Timer(0.6, lambda: run.store.set("first ended", "")).start()
+    start = time.monotonic()
+    with pytest.raises(SystemExit), together(trainer(2), []):
+        raise STOP
+    assert time.monotonic() - start > 0.5
+
+
+@pytest.mark.parametrize(("status", "becomes"), [(75, 75), (1, 1)])
+def test_a_process_that_waits_in_vain_ends_with_the_status_of_the_one_it_waits_for(monkeypatch, status, becomes):
+    ended = []
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setattr(launching, "GRACE", 0.0)
+    monkeypatch.setattr(launching, "LAST_STEPS", 0.0)
+    child = subprocess.Popen([sys.executable, "-S", "-c", f"raise SystemExit({status})"])
+    launching._watch_started(Run(dist.HashStore(), [child]))
+    assert ended == [becomes]

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from ofa.checkpoint import check_vocabulary, find, load_model, tokenizer_folder
 from training import build, report
 from training.command_line import command
+from training.data_files import build_data, splits_to_test
 from training.evaluation import EvaluationModule
 from training.interruption import StopOnSignal, signals_of
 from training.launching import devices_of
@@ -29,8 +30,8 @@ def evaluate(config: DictConfig) -> None:
     with first_of_machine_before_others(devices_of(config.trainer)):  # demo files and indexes are written once
         task = build.build_task(config, tokenizer)
         generation = build.generation_options(config, task)
-        splits = build.splits_to_test(config, task)
-        data = build.build_data(config, task, splits, test_splits=splits)
+        splits = splits_to_test(config, task)
+        data = build_data(config, task, splits, test_splits=splits)
         data.prepare_data()
     callbacks = [*build.test_callbacks(config, task, folder), StopOnSignal(signals_of(config.signals), checkpoint=None)]
     trainer = build.build_trainer(config, callbacks, folder, logger=False)

@@ -13,7 +13,9 @@ from ofa.whole_file import write_whole
 from training import build, report
 from training.checkpoints import best_score
 from training.command_line import command
+from training.composed import make
 from training.continued_logs import continue_tables
+from training.data_files import build_data, splits_with_files
 from training.launching import devices_of
 from training.processes import first_of_machine_before_others, of_first, rank
 from training.resume import CONFIG, find_interrupted
@@ -40,10 +42,10 @@ def train(config: DictConfig) -> float | None:
         task = build.build_task(config, tokenizer)
         generation = build.generation_options(config, task)
         criterion = build.build_criterion(config, task)
-        optim, freezing = build.make(config.optim), build.make(config.freezing)
+        optim, freezing = make(config.optim), make(config.freezing)
         distillation = build.build_distillation(config, tokenizer, task, criterion)
-        splits = dict.fromkeys(["train", "val", *build.splits_with_files(config, task)])
-        data = build.build_data(config, task, list(splits))
+        splits = dict.fromkeys(["train", "val", *splits_with_files(config, task)])
+        data = build_data(config, task, list(splits))
         data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, task, distillation)
     if distillation is not None:

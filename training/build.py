@@ -11,8 +11,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, RichProgressBar
 from pytorch_lightning.loggers import Logger
@@ -20,13 +18,10 @@ from tqdm import tqdm
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from criterions.self_critical import SelfCritical
-from data.demo.files import write_demo
-from data.demo.scenes import SceneConfig
 from data.module import OFADataModule
-from data.teacher_answers import TeacherAnswers, read_teacher_answers
 from data.tsv import RowError
 from ofa.checkpoint import BEST, LAST
-from ofa.config import OFAConfig, did_you_mean, typed
+from ofa.config import OFAConfig, typed
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
@@ -38,6 +33,8 @@ from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
 from training.callbacks import ReportNotes, WriteAnswers
 from training.checkpoint_io import CheckpointFiles
 from training.checkpoints import BestCheckpoint, LastCheckpoint, SaveAtEnd
+from training.composed import make, plain
+from training.data_files import answer_list
 from training.distillation.cache import TeacherCache
 from training.distillation.cache_fingerprint import fingerprint
 from training.distillation.cached_teacher import CachedTeacher
@@ -50,7 +47,7 @@ from training.launching import Environment, devices_of
 from training.module import TrainingModule
 from training.optim import Optim
 from training.pictures import SampleAnswers
-from training.processes import rank, world_size
+from training.processes import rank
 from training.resume import RestOfState
 from training.self_critical import SelfCriticalModule
 from training.tracking import Tracking
@@ -102,17 +99,6 @@ def check(config: DictConfig) -> None:
         value = OmegaConf.select(config.trainer, key)
         if value and without_gpu:
             raise UserError(f"trainer.{key}={typed(value)} needs GPUs; leave it {'false' if value is True else 'null'}")
-
-
-def make(settings: DictConfig | dict[str, Any], **more: Any) -> Any:
-    """Hydra's `instantiate`, whose wrapping of errors is taken off again: values that do not fit are a UserError."""
-    try:
-        return instantiate(settings, **more)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        cause = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(f"{settings['_target_']} cannot be made with these settings: {cause}") from error
 
 
 def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:
@@ -275,95 +261,6 @@ def build_model(config: DictConfig) -> OFAModel:
     return model
 
 
-def build_data(
-    config: DictConfig, task: Task, splits: list[str], test_splits: list[str] | None = None
-) -> OFADataModule:
-    """The files of `splits` and how they are read; demo files are written first where they are not there yet."""
-    settings = plain(config.data)
-    files = demo_files(config) if settings["name"] == "demo" else tsv_files(config, task)
-    for split in splits:
-        if split not in files:
-            raise UserError(f"data.files names no file for split {split}; it has {', '.join(files)}")
-    read = {name: place for name, place in task.columns.items() if name not in task.unread_columns}
-    columns = settings.get("columns")
-    if columns and columns.keys() not in (read.keys(), task.columns.keys()):
-        raise UserError(f"data.columns names {', '.join(columns)}; the task reads {', '.join(read)}")
-    loading = ("batch_size", "eval_batch_size", "num_workers", "worker_timeout", "on_error", "train_limit")
-    return OFADataModule(
-        {split: files[split] for split in splits},
-        columns or read,
-        task.encode,
-        n_columns=None if columns else task.n_columns,
-        seed=config.seed,
-        train_views=config.distill.cache_views if OmegaConf.select(config, "distill.cache") is not None else None,
-        test_splits=test_splits,
-        teacher_answers=teacher_answers(config, task),
-        rank=rank(),
-        world=world_size(),
-        **{key: settings[key] for key in loading},
-    )
-
-
-def teacher_answers(config: DictConfig, task: Task) -> TeacherAnswers | None:
-    """What a student is to learn in the place of the training file's answers, if anything."""
-    file = OmegaConf.select(config, "distill.predictions")
-    if file is None:
-        return None
-    parts = (task.answer_field, task.answer_column, task.answer_cell)
-    return read_teacher_answers(Path(file), *parts, skip_broken=config.data.on_error == "skip")
-
-
-def splits_to_test(config: DictConfig, task: Task) -> list[str]:
-    """The splits named by `split`; without it, all of the task that have a file."""
-    if config.split is None:
-        return splits_with_files(config, task)
-    splits = [config.split] if isinstance(config.split, str) else list(config.split)
-    known = ("train", *task.splits)
-    for split in splits:
-        if split not in known:
-            raise UserError(f"split={split} is not one of {', '.join(known)}{did_you_mean(split, known)}")
-    return splits
-
-
-def splits_with_files(config: DictConfig, task: Task) -> list[str]:
-    """The task's evaluation splits, less those that a choice of `data.files` leaves out."""
-    given = None if config.data.name == "demo" else config.data.files
-    return [split for split in task.splits if given is None or split in given]
-
-
-def demo_files(config: DictConfig) -> dict[str, Path]:
-    data = plain(config.data)
-    root, scenes = Path(data["root"]).expanduser(), SceneConfig(**data["scenes"])
-    return write_demo(config.task.name, root, scenes, data["rows"], data["seed"])
-
-
-def answer_list(config: DictConfig) -> Path:
-    """The file `answers.json` that lies with the data."""
-    if config.data.name == "demo":
-        return demo_files(config)["train"].with_name("answers.json")
-    if OmegaConf.is_missing(config.data, "root"):
-        raise UserError("task.answer_list=FILE has to be given, the JSON list of all answers, where data.root is not")
-    return Path(config.data.root) / "answers.json"
-
-
-def tsv_files(config: DictConfig, task: Task) -> dict[str, Path]:
-    """The configured file of each split, or that of the published name in the configured folder."""
-    splits = ("train", *task.splits)
-    if config.data.files is not None:
-        for split in config.data.files:
-            if split not in splits:
-                raise UserError(f"data.files: {split} is not one of {', '.join(splits)}{did_you_mean(split, splits)}")
-        return {split: Path(path) for split, path in config.data.files.items()}
-    if OmegaConf.is_missing(config.data, "root"):
-        raise UserError(
-            "data=tsv needs data.root=FOLDER, the folder of the TSV files (or data.files, the file of each split)"
-        )
-    root = Path(config.data.root)
-    if not root.is_dir():
-        raise UserError(f"data.root={root} is not a folder")
-    return {split: root / task.files.get(split, f"{config.task.name}_{split}.tsv") for split in splits}
-
-
 def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
     """The task's own way to generate, with what the configuration changes."""
     changes = {key: value for key, value in plain(config.generation).items() if value is not None}
@@ -475,10 +372,3 @@ def validation_settings(config: DictConfig, batches: int) -> dict[str, Any]:
     if epochs is not None:
         intervals.append(epochs * batches)
     return {"val_check_interval": min(intervals), "check_val_every_n_epoch": None}
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The configuration as dictionaries and lists, every reference resolved."""
-    container = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(container, Mapping)
-    return dict(container)

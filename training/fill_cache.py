@@ -10,6 +10,7 @@ from tqdm import tqdm
 from ofa.errors import UserError
 from training import build, report
 from training.command_line import command
+from training.data_files import build_data
 from training.launching import devices_of
 from training.processes import first_of_machine_before_others, rank, wait_for_all, world_size
 
@@ -24,7 +25,7 @@ def fill_cache(config: DictConfig) -> None:
     with first_of_machine_before_others(devices_of(config.trainer)):  # demo files and the index are written once
         task = build.build_task(config, tokenizer)
         distillation = build.build_distillation(config, tokenizer, task, build.build_criterion(config, task))
-        data = build.build_data(config, task, ["train"])
+        data = build_data(config, task, ["train"])
         data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, task, distillation)
     report.say_distillation(distillation, cache)

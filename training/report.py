@@ -19,8 +19,8 @@ from ofa.model import OFAModel
 from tasks.base import Task
 from tasks.caption import Caption
 from tasks.demo_chance import chance_levels
-from training.build import demo_files
 from training.callbacks import METRICS
+from training.data_files import demo_files
 from training.distillation.cache import TeacherCache
 from training.distillation.plan import DistillationPlan
 from training.processes import world_size

@@ -3,7 +3,9 @@ from omegaconf import OmegaConf
 
 from ofa.errors import UserError
 from tasks.refcoco import RefCOCO
-from training.build import check, make, splits_to_test, validation_settings
+from training.build import check, validation_settings
+from training.composed import make
+from training.data_files import splits_to_test
 
 
 def interval(batches, every=500, accumulate=1, max_steps=-1, max_epochs=None):

@@ -1,0 +1,30 @@
+"""What stands in the composed configuration, as plain values and as the objects it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ofa.errors import UserError
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as dictionaries and lists, every reference resolved."""
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, Mapping)
+    return dict(container)
+
+
+def make(settings: DictConfig | dict[str, Any], **more: Any) -> Any:
+    """Hydra's `instantiate`, whose wrapping of errors is taken off again: values that do not fit are a UserError."""
+    try:
+        return instantiate(settings, **more)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(f"{settings['_target_']} cannot be made with these settings: {cause}") from error

@@ -13,6 +13,7 @@ from ofa import OFAConfig, OFAModel
 from ofa.checkpoint import TaskSettings, export
 from ofa.tokenizer import Tokenizer
 from training.command_line import check_overrides
+from training.resume import FREE
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
@@ -88,3 +89,9 @@ def test_the_readme_shows_pipelines_in_six_lines():
         "image-captioning", "visual-grounding", "visual-entailment",
     ]  # fmt: skip
     assert all(len(example.strip().splitlines()) <= 6 for example in shown)
+
+
+def test_the_settings_that_may_change_with_resume_are_those_that_the_page_lists():
+    page = (ROOT / "docs/train.md").read_text()
+    (listed,) = re.findall(r"What may change: (.*?)\. Notes of broken", page, re.DOTALL)
+    assert {"resume", *re.findall("`(.*?)`", listed)} == set(FREE)

@@ -14,6 +14,7 @@ from ofa.checkpoint.reading import read_file
 from ofa.errors import UserError
 from ofa.whole_file import write_whole
 from training.checkpoint_io import damage
+from training.processes import of_first, rank
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,11 @@ class BestCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["callbacks"][self.state_key]
         old, new = (Path(folder, f"{self.filename}.ckpt") for folder in (Path(trainer.ckpt_path).parent, self.dirpath))
-        reason = damage(old) if old.is_file() else "it is not there"
+        # Asked of one process, for all of the file is read.
+        reason = of_first((damage(old) if old.is_file() else "it is not there") if rank() == 0 else None)
         score = None
         if reason is None:
-            score = _state_of_best(old)["best_model_score"]
+            score = of_first(_state_of_best(old)["best_model_score"] if rank() == 0 else None)
             if trainer.is_global_zero and old.resolve() != new.resolve():
                 new.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(new, lambda part: shutil.copyfile(old, part))

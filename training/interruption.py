@@ -30,10 +30,11 @@ def signals_of(names: Sequence[str]) -> list[signal.Signals]:
     """The signals of these names.
 
     Raises:
-        UserError: for a name that is none.
+        UserError: for a name that is none, or that of a signal which no process can listen to.
     """
+    known = [number.name for number in signal.Signals if number not in (signal.SIGKILL, signal.SIGSTOP)]
     for name in names:
-        check_choice(name, "signals", [known.name for known in signal.Signals])
+        check_choice(name, "signals", known)
     return [signal.Signals[name] for name in names]
 
 

@@ -33,7 +33,7 @@ def evaluate(config: DictConfig) -> None:
         splits = splits_to_test(config, task)
         data = build_data(config, task, splits, test_splits=splits)
         data.prepare_data()
-    callbacks = [*build.test_callbacks(config, task, folder), StopOnSignal(signals_of(config.signals), checkpoint=None)]
+    callbacks = [*build.test_callbacks(config, task, folder), StopOnSignal(signals_of(config.signals), last=None)]
     trainer = build.build_trainer(config, callbacks, folder, logger=False)
     model = load_model(checkpoint)
     build.check_image_size(config, model.config)

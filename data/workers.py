@@ -11,11 +11,14 @@ import threading
 def leave_signals_to_parent(worker: int) -> None:
     """Ignore what a scheduler says to all processes of a run; for a DataLoader's `worker_init_fn`.
 
-    The parent still needs batches to end in order. SIGTERM ends a worker where it comes from the parent itself.
+    They are those that the parent listens to, whose handlers a worker starts with. The parent still needs batches to
+    end in order. SIGTERM ends a worker where it comes from the parent itself.
     """
     if sys.platform != "linux":  # where no scheduler sends signals
         return
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in signal.valid_signals() - {signal.SIGINT, signal.SIGCHLD, signal.SIGTERM}:
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_when_parent_says_so, daemon=True).start()
 

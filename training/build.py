@@ -303,20 +303,21 @@ def training_callbacks(
         folder: of the run.
         files: what it learns from, as `learnt_files` returns it.
     """
+    last = LastCheckpoint(folder / LAST, config.save_every)
     callbacks = [
         *test_callbacks(config, task, folder),
         LearningRateMonitor("step"),
         Tracking(plain(config)),
         RestOfState(files),
         BestCheckpoint(folder / BEST, f"val/{task.best}"),
-        LastCheckpoint(folder / LAST, config.save_every),
-        SaveAtEnd(folder / LAST),
+        last,
+        SaveAtEnd(last),
     ]
     if config.ema.decay is not None:
         # Behind SaveAtEnd: at the end of training it replaces the weights by their average.
         callbacks.append(EMAWeightAveraging(decay=config.ema.decay))
     # Behind the average, too, which changes at the end of each update.
-    return [*callbacks, StopOnSignal(signals_of(config.signals), folder / LAST)]
+    return [*callbacks, StopOnSignal(signals_of(config.signals), last)]
 
 
 def build_loggers(config: DictConfig, step: int | None = None) -> list[Logger]:

@@ -22,7 +22,11 @@ PREVIOUS = LAST.with_name("last.previous.ckpt")  # inside a run folder: the last
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all; of `last.ckpt` the one before is kept, too."""
+    """Writes checkpoints whole or not at all; of `last.ckpt` the one of an update before is kept, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step: int | None = None  # of the `last.ckpt` that this object has written
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: None = None) -> None:
         """Write a checkpoint; what was there before is replaced when the new one is on disk.
@@ -31,7 +35,9 @@ class CheckpointFiles(TorchCheckpointIO):
             UserError: it cannot be written; it names the checkpoint that the run can go on from.
         """
         path = Path(path)
-        previous = path.with_name(PREVIOUS.name) if path.name == LAST.name else None
+        is_last = path.name == LAST.name
+        # A state of the same update, such as that behind its validation, takes the place of the one before it.
+        previous = path.with_name(PREVIOUS.name) if is_last and checkpoint["global_step"] != self.step else None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, lambda part: _save(checkpoint, part), previous)
@@ -39,6 +45,8 @@ class CheckpointFiles(TorchCheckpointIO):
             reason = FULL.get(error.errno, error.strerror)
             remedy = "make space on it" if error.errno in FULL else f"make {path.parent} a folder that can be written"
             raise UserError(f"{path} was not written: {reason}; {remedy}, then {how_to_go_on(path.parent)}") from error
+        if is_last:
+            self.step = checkpoint["global_step"]
 
 
 def _save(checkpoint: dict[str, Any], file: Path) -> None:

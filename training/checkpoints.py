@@ -14,6 +14,7 @@ from ofa.checkpoint.reading import read_file
 from ofa.errors import UserError
 from ofa.whole_file import write_whole
 from training.checkpoint_io import damage
+from training.processes import of_first, rank
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,11 @@ class BestCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["callbacks"][self.state_key]
         old, new = (Path(folder, f"{self.filename}.ckpt") for folder in (Path(trainer.ckpt_path).parent, self.dirpath))
-        reason = damage(old) if old.is_file() else "it is not there"
+        # Asked of one process, for all of the file is read.
+        reason = of_first((damage(old) if old.is_file() else "it is not there") if rank() == 0 else None)
         score = None
         if reason is None:
-            score = _state_of_best(old)["best_model_score"]
+            score = of_first(_state_of_best(old)["best_model_score"] if rank() == 0 else None)
             if trainer.is_global_zero and old.resolve() != new.resolve():
                 new.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(new, lambda part: shutil.copyfile(old, part))
@@ -65,7 +67,10 @@ def _state_of_best(file: Path) -> dict[str, Any]:
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves the state behind each validation, and every so many updates between.
+    """Saves the state before and behind each validation, and every so many updates between.
+
+    From the one before a validation, a run goes on with the validation. There is none where the validation ends an
+    epoch or training, for Lightning cannot start with such a one.
 
     Lightning has such callbacks come last, so that all others have done their part of the batch. In a run of one
     process, an error that a user has to correct, such as a data file that was changed, also leaves a checkpoint.
@@ -79,15 +84,37 @@ class LastCheckpoint(Checkpoint):
         self.file = file
         self.every = every
         self.step: int | None = None  # of the checkpoint; None: training has not begun
+        self.validates_first = False  # whether the run that goes on from it starts with a validation
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.step = trainer.global_step
+        if self.validates_first:
+            self.validates_first = False
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.restarting = False  # or it would go on behind its last batch
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
         is_time = self.every is not None and trainer.global_step % self.every == 0
-        batches = trainer.fit_loop.total_batch_idx + 1
-        if is_time and self.step != trainer.global_step and batches % trainer.val_check_batch:  # else it is validated
+        if is_time or _is_validated(trainer):
+            self.save_behind_update(trainer)
+
+    def save_behind_update(self, trainer: pl.Trainer) -> None:
+        """Save the state at the end of a batch, where that is one to go on from and not saved yet."""
+        loop = trainer.fit_loop.epoch_loop
+        if self.step == trainer.global_step or loop._should_accumulate():
+            return
+        self.validates_first = _is_validated(trainer)
+        if not (self.validates_first and (trainer.is_last_batch or loop.done)):
             self.save(trainer)
+        self.validates_first = False
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["validates_first"] = self.validates_first
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.validates_first = checkpoint.get("validates_first", False)  # none in one of an older version
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.sanity_checking and trainer.state.fn == "fit":
@@ -107,11 +134,16 @@ class LastCheckpoint(Checkpoint):
         self.step = trainer.global_step
 
 
-class SaveAtEnd(pl.Callback):
-    """Saves a checkpoint when training ends, whether or not it ends at a validation."""
+def _is_validated(trainer: pl.Trainer) -> bool:
+    """Whether a validation follows on the batch that ends."""
+    return (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+
+class SaveAtEnd(pl.Callback):
+    """Saves the last checkpoint when training ends, whether or not it ends at a validation."""
+
+    def __init__(self, last: LastCheckpoint) -> None:
+        self.last = last
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.file, weights_only=False)
+        self.last.save(trainer)

@@ -9,13 +9,13 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 
 from ofa.config import check_choice
+from training.checkpoints import LastCheckpoint
 from training.processes import largest
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: to be tried again later
@@ -30,10 +30,11 @@ def signals_of(names: Sequence[str]) -> list[signal.Signals]:
     """The signals of these names.
 
     Raises:
-        UserError: for a name that is none.
+        UserError: for a name that is none, or that of a signal which no process can listen to.
     """
+    known = [number.name for number in signal.Signals if number not in (signal.SIGKILL, signal.SIGSTOP)]
     for name in names:
-        check_choice(name, "signals", [known.name for known in signal.Signals])
+        check_choice(name, "signals", known)
     return [signal.Signals[name] for name in names]
 
 
@@ -72,24 +73,22 @@ def ignore(signals: Sequence[signal.Signals]) -> None:
 class StopOnSignal(pl.Callback):
     """Lets the step under way finish where a signal comes, and then leaves, by StoppedBySignal.
 
-    In training it waits for the end of the update and saves a checkpoint; where a validation is due behind this update,
-    the run that goes on starts with it. In a validation, and in one at the end of an epoch or of training, which
-    Lightning cannot start with, it waits for the end of the batch, and the last checkpoint stays as it is.
+    In training it waits for the end of the update, and saves it. In a validation, and in one at the end of an epoch or
+    of training, before which none is saved, it waits for the end of the batch, and the last checkpoint stays as it is.
 
     Several processes agree on the update. In an evaluation they do not wait for each other: each leaves by itself, and
     the first one ends the others. A second signal, some seconds later, ends the process at once.
 
     Args:
         signals: that are listened to.
-        checkpoint: the file to save; None: there is only an evaluation.
+        last: saves the checkpoint; None: there is only an evaluation.
     """
 
-    def __init__(self, signals: Sequence[signal.Signals], checkpoint: Path | None) -> None:
-        self.signals, self.checkpoint = signals, checkpoint
+    def __init__(self, signals: Sequence[signal.Signals], last: LastCheckpoint | None) -> None:
+        self.signals, self.last = signals, last
         self.number = 0  # of the signal that came, to this process or another; 0: none
         self.came = 0.0  # when, in seconds
         self.update: int | None = None  # behind which the checkpoint was saved
-        self.validates_first = False  # whether the run goes on with a validation
 
     # Not earlier, for Lightning puts a handler of its own in place, and takes all of them back when it is done.
     def on_sanity_check_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -97,12 +96,6 @@ class StopOnSignal(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._listen()
-        if self.validates_first:
-            self.validates_first = False
-            trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.restarting = False  # or it would go on behind its last batch
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._listen()
@@ -125,30 +118,23 @@ class StopOnSignal(pl.Callback):
         if not number:
             return
         self.number = number
-        is_validated = (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
-        is_end = trainer.is_last_batch or trainer.fit_loop.epoch_loop.done
-        if not (is_validated and is_end):
-            self.validates_first = is_validated
-            trainer.save_checkpoint(self.checkpoint, weights_only=False)  # said, or Lightning says it for each run
-            self.update = trainer.global_step
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["validates_first"] = self.validates_first
-
-    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.validates_first = checkpoint.get("validates_first", False)  # none in one of an older version
+        self.last.save_behind_update(trainer)
+        if self.last.step == trainer.global_step:
+            self.update = self.last.step
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.update is not None and not trainer.sanity_checking:
-            self._leave(f"stopped behind update {self.update}, which {self.checkpoint} holds")
+            self._leave(f"stopped behind update {self.update}, which {self.last.file} holds")
 
     def on_train_batch_start(self, *args: Any) -> None:
         if self.update is not None:  # only now, when what the update logs is written
-            self._leave(f"stopped behind update {self.update}, which {self.checkpoint} holds")
+            self._leave(f"stopped behind update {self.update}, which {self.last.file} holds")
 
-    def on_validation_batch_end(self, *args: Any) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         if self.number:
-            self._leave("stopped in a validation, before whose end no checkpoint is saved")
+            is_saved = self.last.step == trainer.global_step and self.last.file.is_file()
+            behind = f" behind update {self.last.step}, which {self.last.file} holds"
+            self._leave(f"stopped in a validation{behind if is_saved else ', before which nothing was saved'}")
 
     def on_test_batch_end(self, *args: Any) -> None:
         if self.number:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 
@@ -14,9 +16,18 @@ def how_it_goes_on(config: DictConfig) -> str:
     """The sentence for the user; a job of SLURM that can go on by itself is put into the queue again before."""
     if "resume" not in config:
         return "to have all of it, start it again"
-    by_hand = f"to go on, give the same words with resume=auto hydra.run.dir={HydraConfig.get().runtime.output_dir}"
+    by_hand = f"to go on, give the same words with resume=auto {_folder()}"
     job = job_of_slurm()
     return by_hand if job is None or config.resume != "auto" else requeue(job, by_hand)
+
+
+def _folder() -> str:
+    """The word that names the folder of this run or, in a sweep, that of all its runs."""
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    if hydra.mode != RunMode.MULTIRUN:
+        return f"hydra.run.dir={folder}"
+    return f"hydra.sweep.dir={folder.parents[len(Path(hydra.sweep.subdir).parts) - 1]}"
 
 
 def job_of_slurm() -> str | None:

@@ -15,7 +15,7 @@ CONTENT = {"weights": torch.arange(100_000.0), "name": "x"}
 
 
 def save(folder, number):
-    CheckpointFiles().save_checkpoint({**CONTENT, "number": number}, folder / "last.ckpt")
+    CheckpointFiles().save_checkpoint({**CONTENT, "number": number, "global_step": number}, folder / "last.ckpt")
 
 
 def number_of(file):
@@ -36,6 +36,13 @@ def test_of_the_last_checkpoint_the_one_before_is_kept(tmp_path):
     for _ in range(2):
         CheckpointFiles().save_checkpoint(CONTENT, tmp_path / "other/best.ckpt")
     assert names(tmp_path / "other") == ["best.ckpt"]
+
+
+def test_the_one_before_is_of_another_update(tmp_path):
+    files = CheckpointFiles()
+    for number, step in enumerate([2, 4, 4, 4]):
+        files.save_checkpoint({**CONTENT, "number": number, "global_step": step}, tmp_path / "last.ckpt")
+    assert number_of(tmp_path / "last.ckpt") == 3 and number_of(tmp_path / "last.previous.ckpt") == 0
 
 
 def test_a_file_keeps_its_old_content_until_the_new_one_is_on_disk(tmp_path):
@@ -63,7 +70,7 @@ def test_a_checkpoint_that_was_cut_short_is_known(tmp_path, share):
 
 
 def test_no_changed_byte_changes_a_checkpoint_unnoticed(tmp_path):
-    CheckpointFiles().save_checkpoint({"weights": torch.arange(200.0)}, tmp_path / "last.ckpt")
+    CheckpointFiles().save_checkpoint({"weights": torch.arange(200.0), "global_step": 1}, tmp_path / "last.ckpt")
     data = (tmp_path / "last.ckpt").read_bytes()
     chance, noticed = random.Random(0), 0
     for _ in range(200):

@@ -112,6 +112,13 @@ def test_a_cluster_is_reached_by_sweeps_where_its_commands_are(monkeypatch):
     check_cluster(check_overrides("train", []), is_sweep=False)
 
 
+def test_a_job_goes_on_by_itself_and_saves_between_validations_unless_told_otherwise():
+    assert check_overrides("train", []).resume is None
+    config = check_overrides("train", ["cluster=slurm"])
+    assert (config.resume, config.save_every) == ("auto", 100)
+    assert check_overrides("train", ["cluster=slurm", "save_every=7"]).save_every == 7
+
+
 def test_the_other_processes_of_a_job_start_with_its_words(monkeypatch):
     config = check_overrides("train", ["cluster=slurm", "trainer=ddp", "trainer.devices=2"])
     monkeypatch.setenv("OFA_PARENT", "1")
@@ -128,7 +135,7 @@ def test_a_launcher_that_is_not_installed_is_named_with_the_command_that_install
 
 def start(monkeypatch, function, *words):
     """What `python train.py WORDS` does, where training is `function`; the exit status or the last sentence."""
-    quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
+    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # "disabled" would outlast the test
     monkeypatch.setattr(sys, "argv", ["train.py", *words, *quiet])
     with pytest.raises(SystemExit) as end:
         command("train")(function)()

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from runs import ROOT, run
 from torch.utils.data import DataLoader
@@ -45,6 +46,8 @@ def test_what_is_no_signal_is_refused():
     assert signals_of(["SIGTERM"]) == [signal.SIGTERM]
     with pytest.raises(UserError, match="signals=SIGUSER1 is not one of .*; did you mean 'SIGUSR1'"):
         signals_of(["SIGUSER1"])
+    with pytest.raises(UserError, match="signals=SIGKILL is not one of"):  # nobody can listen to it
+        signals_of(["SIGKILL"])
 
 
 def test_a_signal_outside_of_steps_ends_at_once_and_further_ones_do_nothing():
@@ -89,10 +92,11 @@ def test_an_evaluation_ends_behind_the_batch():
 
 def test_a_reading_process_ignores_all_signals_but_those_of_its_parent():
     loader = DataLoader(range(40), num_workers=1, worker_init_fn=leave_signals_to_parent)
-    batches = iter(loader)
-    next(batches)
+    with interruptible(signals_of(["SIGTERM", "SIGUSR2"])):
+        batches = iter(loader)
+        next(batches)
     (worker,) = batches._workers
-    for name in ("TERM", "USR1"):
+    for name in ("TERM", "USR2"):
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
     assert len(list(batches)) == 39
 
@@ -147,6 +151,19 @@ def test_a_task_of_an_array_is_named_within_it(monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4")  # that of the whole array, and of the last of its tasks to start
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     assert job_of_slurm() == "4_1"
+
+
+@pytest.mark.parametrize(
+    ("mode", "folder", "word"),
+    [(RunMode.RUN, "/out", "hydra.run.dir=/out"), (RunMode.MULTIRUN, "/out/lr=1/3", "hydra.sweep.dir=/out")],
+)
+def test_the_folder_to_go_on_in_is_that_of_the_run_or_of_the_sweep(monkeypatch, mode, folder, word):
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    hydra = {"mode": mode, "runtime": {"output_dir": folder}, "sweep": {"subdir": "lr=1/3"}}
+    monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: OmegaConf.create(hydra))
+    said = how_it_goes_on(OmegaConf.create({"resume": None}))
+    assert said == f"to go on, give the same words with resume=auto {word}"
 
 
 def test_an_evaluation_is_started_again():

@@ -224,12 +224,36 @@ def test_a_run_that_a_signal_ends_goes_on_from_the_very_update(tmp_path, every, 
     assert first + second == whole
 
 
-def test_a_signal_in_a_validation_leaves_the_checkpoint_of_before(tmp_path):
+def stop_in_validation(file, folder, batch, **options):
+    """Sends a signal in a batch of the validations; there are two in each, and a validation of trial at the start."""
+    send, before = SendSignal(batch), signal.getsignal(signal.SIGUSR1)
+    send.on_validation_batch_start, send.on_train_batch_start = send.on_train_batch_start, lambda *_: None
+    try:
+        with pytest.raises(StoppedBySignal) as stop:
+            fit(file, folder, more=[send], **options)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    return str(stop.value)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("every", [None, 3])
+def test_a_run_that_a_signal_ends_in_a_validation_goes_on_with_it(tmp_path, whole, every):
+    file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3, "save_every": every}
+    last = tmp_path / "first/checkpoints/last.ckpt"
+    said = stop_in_validation(file, tmp_path / "first", 4, **options)
+    assert said == f"SIGUSR1: stopped in a validation behind update 3, which {last} holds"
+    trainer = fit(file, tmp_path / "second", last, seed=2, **options)
+    assert trainer.checkpoint_callback.best_model_score == -3
+    assert_equal(read(whole), read(tmp_path / "second"))
+    assert same(read(whole, "best")["state_dict"], read(tmp_path / "second", "best")["state_dict"])
+    assert logged(tmp_path / "second") == logged(whole)[3:]
+
+
+def test_before_a_validation_that_ends_an_epoch_nothing_is_saved(tmp_path):
     file = write_rows(tmp_path / "rows.tsv")
-    send = SendSignal(2)
-    send.on_validation_batch_start = send.on_train_batch_start  # the second batch of all: a validation follows each
-    with pytest.raises(StoppedBySignal, match="SIGUSR1: stopped in a validation"):
-        fit(file, tmp_path / "first", more=[send], val_check_interval=1)
+    said = stop_in_validation(file, tmp_path / "first", 3, val_check_interval=5)
+    assert said == "SIGUSR1: stopped in a validation, before which nothing was saved"
     assert not (tmp_path / "first/checkpoints/last.ckpt").exists()
 
 

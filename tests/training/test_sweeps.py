@@ -1,12 +1,14 @@
 """Sweeps: several runs of one command, each with a folder and a logger of its own."""
 
 import json
+import os
+import subprocess
 
 import pytest
 import wandb_files
 from distilling import SMALL_DEMO
 from omegaconf import OmegaConf
-from runs import run
+from runs import ROOT, run
 
 
 def test_a_search_tries_settings_and_each_trial_is_a_run_of_wandb_of_its_own(tmp_path):
@@ -26,3 +28,14 @@ def test_a_search_tries_settings_and_each_trial_is_a_run_of_wandb_of_its_own(tmp
         names.add(wandb_files.run_record(trial).run_id)
     assert rates[0] != rates[1] and len(names) == 2
     assert best.best_value == pytest.approx(max(scores)) and best.best_params["optim.lr"] in rates
+
+
+def test_a_line_of_an_array_reaches_the_run_as_it_is_written(tmp_path):
+    (tmp_path / "lines.txt").write_text("seed=1\nlogger=[csv,wandb]  optim.lr=1e-4\n")
+    (tmp_path / "logger=c").touch()  # which the word would match, were it a pattern
+    (tmp_path / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    command = ["bash", ROOT / "run_scripts/slurm/sweep_array.sbatch", "lines.txt", "task=caption"]
+    process = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-3:] == ["task=caption", "logger=[csv,wandb]", "optim.lr=1e-4"]

@@ -86,8 +86,8 @@ def command(
             sys.exit(EXIT_STATUS)
 
         def main() -> None:
-            sys.argv = [*quoted(sys.argv, verbatim), *words_of_others()]
             try:
+                sys.argv = [*quoted(sys.argv, verbatim), *words_of_others()]
                 arguments = get_args_parser().parse_args()
                 check_cluster(check_overrides(config_name, arguments.overrides), is_sweep=arguments.multirun)
                 check_folder(config_name, arguments.overrides, is_sweep=arguments.multirun)

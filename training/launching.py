@@ -222,10 +222,20 @@ def devices_of(trainer: DictConfig) -> int:
 
 
 def launched() -> Place | None:
-    """Where a launcher has put this process, as its environment says; None where it was simply started."""
+    """Where a launcher has put this process, as its environment says; None where it was simply started.
+
+    Raises:
+        UserError: the environment says only a part of it.
+    """
     variables = os.environ
     if "LOCAL_RANK" in variables:  # torchrun, or `_start`
-        return Place(*(int(variables.get(name, 0)) for name in ("GROUP_RANK", "LOCAL_RANK", "WORLD_SIZE")))
+        for name in ("GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            if name not in variables:
+                raise UserError(
+                    f"the environment has LOCAL_RANK, as by torchrun, but no {name}; start the processes by "
+                    "torchrun or srun, or unset LOCAL_RANK for a run without them"
+                )
+        return Place(*(int(variables[name]) for name in ("GROUP_RANK", "LOCAL_RANK", "WORLD_SIZE")))
     if int(variables.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # srun
         return Place(*(int(variables[name]) for name in ("SLURM_NODEID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")))
     return None
@@ -242,6 +252,7 @@ def _start(trainer: DictConfig, world: int, command: Sequence[str]) -> Run:
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
+        "GROUP_RANK": "0",
         "WORLD_SIZE": str(world),
         "TQDM_DISABLE": "1",
         PARENT: str(os.getpid()),
@@ -261,7 +272,8 @@ def _join(place: Place, processes_of_machine: int, backend: str) -> Run:
     if "LOCAL_RANK" in variables:
         host, port = variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
     else:
-        host = variables.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(variables["SLURM_NODELIST"])
+        nodes = variables["SLURM_STEP_NODELIST"]  # not those of the job, of which the step may be a part
+        host = variables.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
         port = int(variables.get("MASTER_PORT") or 15000 + int(variables["SLURM_JOB_ID"][-4:]))
     number = place.machine * processes_of_machine + place.local
     is_master = number == 0 and variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True"

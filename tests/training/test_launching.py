@@ -23,6 +23,12 @@ def no_launcher(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+def put_by_torchrun(monkeypatch, local, world):
+    for name, value in {"GROUP_RANK": 0, "LOCAL_RANK": local, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1",
+                        "MASTER_PORT": 29500}.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+
+
 def trainer(devices, accelerator="cpu", **settings):
     return OmegaConf.create({"accelerator": accelerator, "devices": devices, "strategy": {}, **settings})
 
@@ -60,22 +66,27 @@ def test_torchrun_and_srun_are_recognised_by_their_variables(monkeypatch):
     monkeypatch.setenv("SLURM_NODEID", "1")
     monkeypatch.setenv("SLURM_LOCALID", "2")
     assert launched() == Place(machine=1, local=2, world=8)
-    for name, value in {"LOCAL_RANK": "0", "WORLD_SIZE": "4"}.items():  # torchrun, started by srun
-        monkeypatch.setenv(name, value)
+    put_by_torchrun(monkeypatch, local=0, world=4)  # that is started by srun
     assert launched() == Place(machine=0, local=0, world=4) and words_of_others() == []
 
 
+@pytest.mark.parametrize("name", ["GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR"])
+def test_a_place_that_the_environment_says_in_part_is_refused(monkeypatch, name):
+    put_by_torchrun(monkeypatch, local=0, world=2)
+    monkeypatch.delenv(name)
+    with pytest.raises(UserError, match=f"has LOCAL_RANK, as by torchrun, but no {name}; start the processes by"):
+        launched()
+
+
 def test_a_process_that_is_not_the_first_leaves_no_folder_of_its_own(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    put_by_torchrun(monkeypatch, local=1, world=2)
     words = words_of_others()
     assert "hydra.output_subdir=null" in words and "hydra/job_logging=disabled" in words
     assert any(word.startswith("hydra.run.dir=") for word in words)
 
 
 def test_another_number_of_processes_than_configured_is_refused(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "4")
+    put_by_torchrun(monkeypatch, local=0, world=4)
     with pytest.raises(UserError, match=r"4 processes were started, but trainer.devices=2 on 1 machines makes 2"):
         with together(trainer(2), ["true"]):
             pass

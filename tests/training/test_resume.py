@@ -502,7 +502,8 @@ def test_a_run_that_is_killed_and_resumed_ends_as_the_one_that_was_not(tmp_path)
 
     assert_equal(read(tmp_path / "whole"), read(tmp_path / "second"))
     assert {name.split(".")[0] for name in read(tmp_path / "second")["current_model_state"]} == {"model", "criterion"}
-    assert_equal(read(tmp_path / "whole", "best"), read(tmp_path / "second", "best"))
+    best = [read(tmp_path / name, "best") for name in ("whole", "second")]
+    assert all(same(best[0][key], best[1][key]) for key in best[0].keys() - {"callbacks", "loops"})  # not gone on from
     assert logged(tmp_path / "second") == logged(tmp_path / "whole")[3:]
     for name in ("metrics.json", "predictions.jsonl"):
         assert (tmp_path / "second" / name).read_text() == (tmp_path / "whole" / name).read_text()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ofa.errors import UserError
+from ofa.whole_file import write_whole
 from prediction.questions import PictureQuestion
 
 Record = dict[str, Any]
@@ -45,9 +45,12 @@ class Journal:
     @property
     def waiting(self) -> list[tuple[int, PictureQuestion]]:
         """Each question without an answer, once, with its number."""
-        first = {_key(_asked(question)): number for number, question in reversed(list(enumerate(self._questions)))}
-        return [(number, self._questions[number]) for key, number in sorted(first.items(), key=lambda item: item[1])
-                if "error" in self._records.get(key, {"error": "not asked yet"})]  # fmt: skip
+        waiting: dict[tuple, tuple[int, PictureQuestion]] = {}
+        for number, question in enumerate(self._questions):
+            key = _key(_asked(question))
+            if key not in self._records or "error" in self._records[key]:
+                waiting.setdefault(key, (number, question))
+        return list(waiting.values())
 
     @property
     def n_failed(self) -> int:
@@ -76,9 +79,8 @@ class Journal:
         asked = [self._records[_key(_asked(question))] for question in self._questions]
         keys = {_key(record) for record in asked}
         others = [record for key, record in self._records.items() if key not in keys]
-        part = self.file.with_name(f"{self.file.name}.part")
-        part.write_text("".join(map(_line, [*asked, *others])), encoding="ascii")
-        os.replace(part, self.file)
+        text = "".join(map(_line, [*asked, *others]))
+        write_whole(self.file, lambda part: part.write_text(text, encoding="ascii"))
 
     def _read(self) -> Iterable[Record]:
         """The records written before; a half line at the end is cut off."""

@@ -49,9 +49,9 @@ def predict(config: DictConfig) -> None:
     check_texts(pipe, questions)
     with Journal(folder, _settings(config, pipe), questions) as journal:
         numbers = {question: number for number, question in journal.waiting}
-        for question, answer in tqdm(answer_each(pipe, list(numbers)), name, len(numbers)):
+        for question, image, answer in tqdm(answer_each(pipe, list(numbers)), name, len(numbers)):
             if config.pictures and "error" not in answer:
-                save_picture(folder / "pictures", numbers[question], question, answer)
+                save_picture(folder / "pictures", numbers[question], question, image, answer)
             journal.write(question, answer)
     console = Console()
     answered = len(questions) - journal.n_failed

@@ -15,8 +15,8 @@ from prediction.questions import PictureQuestion
 
 def answer_each(
     pipe: Pipeline, questions: Sequence[PictureQuestion]
-) -> Iterator[tuple[PictureQuestion, dict[str, Any]]]:
-    """Each question with its answer, in order; {"error": why} for one that cannot be asked."""
+) -> Iterator[tuple[PictureQuestion, Image.Image | InputError, dict[str, Any]]]:
+    """Each question with its picture and its answer, in order; {"error": why} for one that cannot be asked."""
     done = 0
     while done < len(questions):
         batch = questions[done : done + pipe.batch_size]
@@ -26,7 +26,7 @@ def answer_each(
         answers = [{"error": str(image)} for image in images]
         for i, answer in zip(readable, _ask(pipe, [(batch[i], images[i]) for i in readable]), strict=True):
             answers[i] = answer
-        yield from zip(batch, answers, strict=True)
+        yield from zip(batch, images, answers, strict=True)
 
 
 def check_texts(pipe: Pipeline, questions: Sequence[PictureQuestion]) -> None:

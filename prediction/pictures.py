@@ -9,7 +9,6 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ofa.inputs import read_image
 from prediction.questions import PictureQuestion
 
 log = logging.getLogger(__name__)
@@ -19,7 +18,9 @@ _FONT_SIZE = 18
 _LETTERS = 60  # of a picture's name that its answer's picture keeps
 
 
-def save_picture(folder: Path, number: int, question: PictureQuestion, answer: dict[str, Any]) -> None:
+def save_picture(
+    folder: Path, number: int, question: PictureQuestion, image: Image.Image, answer: dict[str, Any]
+) -> None:
     """The picture with the question and its answer below, and the boxes of the answer in red, as a JPEG.
 
     One that cannot be written is named in the log: answers do not depend on it.
@@ -27,14 +28,13 @@ def save_picture(folder: Path, number: int, question: PictureQuestion, answer: d
     file = folder / f"{number:06}_{question.path.stem[:_LETTERS]}.jpg"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        draw(question, answer).save(file, quality=90)
+        draw(question, image, answer).save(file, quality=90)
     except OSError as error:
         log.warning("%s cannot be written (%s)", file, error)
 
 
-def draw(question: PictureQuestion, answer: dict[str, Any]) -> Image.Image:
+def draw(question: PictureQuestion, image: Image.Image, answer: dict[str, Any]) -> Image.Image:
     """The picture of a question with its answer."""
-    image = read_image(question.path)
     scale = min(1.0, _SIDE / max(image.size))
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     pen = ImageDraw.Draw(image)

@@ -86,7 +86,7 @@ def test_a_table_has_a_text_for_each_picture(pipe, photos):
     assert [(q.path.name, q.texts["text"]) for q in questions] == [
         ("a.png", "the cat, left"), ("b.jpg", ""), ("a.png", "dog"),
     ]  # fmt: skip
-    answers = [answer for _, answer in answer_each(pipe, questions)]
+    answers = [answer for *_, answer in answer_each(pipe, questions)]
     assert "the text is empty" in answers[1]["error"]
     for i in (0, 2):
         alone = pipe(questions[i].path, questions[i].texts["text"])
@@ -179,9 +179,8 @@ def test_a_damaged_line_is_named(tmp_path):
 
 
 def test_a_box_is_drawn_where_it_is_in_the_picture(photos):
-    Image.new("RGB", (400, 200), "white").save(photos / "wide.png")
     question = PictureQuestion(photos / "wide.png", {"text": "the corner"})
-    drawn = draw(question, {"boxes": [[100, 50, 300, 150]], "scores": [0.5]})
+    drawn = draw(question, Image.new("RGB", (400, 200), "white"), {"boxes": [[100, 50, 300, 150]], "scores": [0.5]})
     assert drawn.getpixel((100, 100)) == (255, 0, 0) and drawn.getpixel((200, 100)) == (255, 255, 255)
     assert drawn.height > 200 and drawn.width == 400
 
@@ -189,11 +188,11 @@ def test_a_box_is_drawn_where_it_is_in_the_picture(photos):
 def test_a_picture_that_cannot_be_written_is_named_and_costs_nothing_else(photos, tmp_path, caplog):
     answer = {"boxes": [[1, 2, 3, 4]], "scores": [0.5]}
     question = PictureQuestion(photos / f"{'x' * 200}.png", {"text": "a"})
-    Image.new("RGB", (40, 20)).save(question.path)
-    save_picture(tmp_path / "pictures", 7, question, answer)
+    image = Image.new("RGB", (40, 20))
+    save_picture(tmp_path / "pictures", 7, question, image, answer)
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == [f"000007_{'x' * 60}.jpg"]
     (tmp_path / "file").write_text("")
-    save_picture(tmp_path / "file", 7, question, answer)
+    save_picture(tmp_path / "file", 7, question, image, answer)
     assert "cannot be written" in caplog.text
 
 

@@ -16,6 +16,7 @@ from training.command_line import command
 from training.composed import make
 from training.continued_logs import continue_tables
 from training.data_files import build_data, splits_with_files
+from training.evaluation import EvaluationModule
 from training.launching import devices_of
 from training.processes import first_of_machine_before_others, of_first, rank
 from training.resume import CONFIG, find_interrupted
@@ -77,12 +78,12 @@ def train(config: DictConfig) -> float | None:
     checkpoint = None if interrupted is None else interrupted.checkpoint
     # The loss of a batch: training/module.py, TrainingModule.loss.
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    best = trainer.checkpoint_callback.best_model_path
+    best, model = trainer.checkpoint_callback.best_model_path, module.model
     if rank() == 0:  # whose disk it is on; the others are given the weights when the test starts
         if best:
             load_weights(model, best)
         export(folder / EXPORT, model, tokenizer, kept)
-    trainer.test(module, datamodule=data, verbose=False)
+    trainer.test(EvaluationModule(model, task, generation), datamodule=data, verbose=False)
     report.say_scores(config, folder, task)
     report.say_next(config, folder, task)
     return float(trainer.checkpoint_callback.best_model_score) if best else None

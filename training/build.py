@@ -50,6 +50,7 @@ from training.pictures import SampleAnswers
 from training.processes import rank
 from training.resume import RestOfState
 from training.self_critical import SelfCriticalModule
+from training.sharding import check_sharding
 from training.tracking import Tracking
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ def check(config: DictConfig) -> None:
         value = OmegaConf.select(config.trainer, key)
         if value and without_gpu:
             raise UserError(f"trainer.{key}={typed(value)} needs GPUs; leave it {'false' if value is True else 'null'}")
+    check_sharding(config)
 
 
 def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:

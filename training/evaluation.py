@@ -16,6 +16,7 @@ from ofa.generation import GenerationOptions, Hypothesis
 from ofa.model import OFAModel
 from tasks.base import Task
 from training.processes import copy_from_first, gathered, of_first
+from training.sharding import is_sharded, whole_model
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class EvaluationModule(pl.LightningModule):
         self.model = model
         self.task = task
         self.generation = generation
+        self.whole: OFAModel | None = None  # during an evaluation, the model, where processes have parts of it
         self.answers: dict[str, list[Answer]] = {}  # by split; when all is gathered, in the first process those of all
         self.unread: dict[str, list[str]] = {}  # by split, why this process has no answers
         self.metrics: dict[str, Metric] = {}  # by split, once all is gathered; a ModuleDict refuses "train"
@@ -67,7 +69,8 @@ class EvaluationModule(pl.LightningModule):
 
     def generate(self, batch: Batch) -> list[list[Hypothesis]]:
         """What the model says to each sample, best first, without the prompt that the decoder starts with."""
-        return self.task.search(self.model, batch.inputs, batch.prefix_tokens, self.generation)
+        model = self.model if self.whole is None else self.whole
+        return self.task.search(model, batch.inputs, batch.prefix_tokens, self.generation)
 
     def on_validation_epoch_start(self) -> None:
         self._start(["val"])
@@ -76,6 +79,7 @@ class EvaluationModule(pl.LightningModule):
         return Answers("val", batch, self._answered("val", batch))
 
     def on_validation_epoch_end(self) -> None:
+        self.whole = None
         values = self._scores("val", self.task.metric())
         if self.task.best not in values and not self.trainer.sanity_checking:
             raise UserError("the rows of the validation split have no truth to score, by which to choose a checkpoint")
@@ -90,6 +94,7 @@ class EvaluationModule(pl.LightningModule):
         return Answers(split, batch, self._answered(split, batch))
 
     def on_test_epoch_end(self) -> None:
+        self.whole = None
         for split in self.answers:
             for name, value in self._scores(split, self.task.test_metric()).items():
                 self.log(f"{split}/{name}", value)
@@ -97,6 +102,8 @@ class EvaluationModule(pl.LightningModule):
     def _start(self, splits: Sequence[str]) -> None:
         self.answers, self.unread, self.metrics = {split: [] for split in splits}, {}, {}
         copy_from_first(self.model.buffers())  # each process has statistics of its own batches
+        if is_sharded(self.model):
+            self.whole = whole_model(self.model)
 
     def _answered(self, split: str, batch: Batch) -> list[Answer]:
         if not len(batch):  # all that its loader has

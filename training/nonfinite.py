@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ofa.config import check_choice
 from ofa.errors import UserError
 from training.processes import gathered, of_first
+from training.sharding import FullySharded, whole
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ class NonFinite(pl.Callback):
     batch gave anything to, is not made. In 16-mixed precision such gradients belong to the search for a scale, and the
     scaler leaves their updates out.
 
-    All processes see the same gradient, and so leave out the same updates. A batch is left out by its own process.
+    All processes see the same gradient, and so leave out the same updates. A batch is left out by its own process;
+    with trainer=fsdp it spoils its update.
 
     Args:
         on_nonfinite: "stop" or "skip".
@@ -46,23 +48,23 @@ class NonFinite(pl.Callback):
 
     def loss(self, module: pl.LightningModule, loss: Tensor, ids: list[str]) -> Tensor:
         """The batch's loss or, where that is not finite, one that has no gradient."""
-        if torch.isfinite(loss):
+        is_finite = bool(torch.isfinite(loss))
+        # Processes that put weights together have to do so in all layers: there, the whole update is left out.
+        is_left_to_update = isinstance(module.trainer.strategy, FullySharded) and self.on_nonfinite == "skip"
+        if not is_finite and not is_left_to_update:
+            self._stop_or_count(f"the loss of update {module.global_step + 1} is {float(loss.detach())}", ids)
+        if not is_finite:
+            _check_statistics(module, ids)
+        if is_finite or is_left_to_update:
             self.ids += ids
             return loss
-        self._stop_or_count(f"the loss of update {module.global_step + 1} is {float(loss.detach())}", ids)
         self.left_out += ids
         self.without += 1
-        for name, buffer in module.named_buffers():
-            if not torch.isfinite(buffer).all():
-                raise UserError(
-                    f"{name} is not finite since update {module.global_step + 1}; look at the samples {_few(ids)}, or "
-                    "set freezing.batch_norm=true"
-                )
         # Not None: processes that average their gradients wait for those of each, and a scaler needs one.
         return torch.stack([(p.flatten()[:1] * 0).sum() for p in module.parameters() if p.requires_grad]).sum()
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer) -> None:
-        norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+        norm = whole(nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
         module.log("train/gradient_norm", norm)
         ids, without, self.ids, self.without = self.ids, self.without, [], 0
         if not torch.isfinite(norm):
@@ -94,6 +96,15 @@ class NonFinite(pl.Callback):
                 "training: left out, as loss or gradient was not finite: %d samples, among them %s",
                 len(left_out),
                 _few(left_out),
+            )
+
+
+def _check_statistics(module: nn.Module, ids: list[str]) -> None:
+    for name, buffer in module.named_buffers():
+        if not torch.isfinite(buffer).all():
+            raise UserError(
+                f"{name} is not finite since update {module.global_step + 1}; look at the samples {_few(ids)}, or "
+                "set freezing.batch_norm=true"
             )
 
 

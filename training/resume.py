@@ -30,6 +30,7 @@ from training.callbacks import METRICS
 from training.checkpoint_io import PREVIOUS, damage
 from training.digest import digest
 from training.processes import gathered, rank, world_size
+from training.sharding import as_part_of, own_part
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ class RestOfState(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         waiting = module.named_parameters() if trainer.fit_loop.epoch_loop._should_accumulate() else ()
-        gradients = {name: p.grad for name, p in waiting if p.grad is not None}
+        gradients = {name: own_part(p.grad) for name, p in waiting if p.grad is not None}
         if trainer.world_size > 1:  # to be sent between CPUs
             gradients = {name: gradient.cpu() for name, gradient in gradients.items()}
         checkpoint["processes"] = gathered([{"random": random_states(), "gradients": gradients}])
@@ -207,7 +208,8 @@ class RestOfState(pl.Callback):
         if self.position is not None:
             trainer.train_dataloader.load_state_dict(self.position)
         for name, gradient in self.gradients.items():  # not earlier: Lightning empties them before it starts
-            module.get_parameter(name).grad = gradient.to(module.device)
+            parameter = module.get_parameter(name)
+            parameter.grad = as_part_of(parameter, gradient.to(module.device))
         self.gradients = {}
 
 

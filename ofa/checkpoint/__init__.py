@@ -5,7 +5,7 @@ and export folders. `python -m ofa.checkpoint inspect FILE` tells what a file is
 """
 
 from ofa.checkpoint.exporting import export
-from ofa.checkpoint.loading import load, load_model, load_weights, read_config, read_task
+from ofa.checkpoint.loading import load, load_model, load_weights, model_of, read_config, read_task
 from ofa.checkpoint.places import (
     BEST,
     EXPORT,
@@ -32,6 +32,7 @@ __all__ = [
     "load",
     "load_model",
     "load_weights",
+    "model_of",
     "read_config",
     "read_task",
     "tokenizer_folder",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ofa.checkpoint.content import OWN_RUN, Checkpoint
 from ofa.checkpoint.fitting import Fit
@@ -46,17 +47,27 @@ def load_model(path: str | Path, *, ema: bool = False) -> OFAModel:
     checkpoint = Checkpoint.open(path, ema=ema)
     _say_average(checkpoint, ema)
     config = checkpoint.config()
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
-        model = OFAModel(config)
-    fit = Fit.of(checkpoint, model)
+    fit = Fit.of(checkpoint, _without_weights(config))
     fit.check("copy it again, or take another file")
     if checkpoint.form.settings is None:
         log.info("%s says nothing of its model: what no shape shows, such as code_image_size, is as usual", path)
-    weights = dict(fit.tensors(config.init_std))
-    weights[EMBEDDING] = nn.Parameter(weights[EMBEDDING])  # one object, so that it stays tied
-    model.load_state_dict(weights | dict.fromkeys(TIED, weights[EMBEDDING]), assign=True)
+    model = model_of(config, dict(fit.tensors(config.init_std)))
     log.info("weights of %s", checkpoint.path)
+    return model
+
+
+def model_of(config: OFAConfig, weights: Mapping[str, Tensor]) -> OFAModel:
+    """A model in evaluation mode that holds these tensors themselves, by their names in its state_dict."""
+    model = _without_weights(config)
+    embedding = nn.Parameter(weights[EMBEDDING])  # one object, so that it stays tied
+    model.load_state_dict({**weights, **dict.fromkeys((EMBEDDING, *TIED), embedding)}, assign=True)
     return model.eval()
+
+
+def _without_weights(config: OFAConfig) -> OFAModel:
+    """A model that takes no memory, and no random numbers, for weights that are replaced."""
+    with torch.device("meta"):
+        return OFAModel(config)
 
 
 def load_weights(model: OFAModel, path: str | Path, *, ema: bool = False) -> None:

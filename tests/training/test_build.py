@@ -4,6 +4,7 @@ from omegaconf import OmegaConf
 from ofa.errors import UserError
 from tasks.refcoco import RefCOCO
 from training.build import check, validation_settings
+from training.command_line import CONFIGS
 from training.composed import make
 from training.data_files import splits_to_test
 
@@ -70,6 +71,24 @@ def test_half_precision_is_refused_without_a_gpu_whatever_the_accelerator_is_cal
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match=f"{key}=16-true needs a GPU"):
         checked(trainer__accelerator="auto", **{key: "16-true"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ema__decay": 0.9}, "ema.decay=0.9 and trainer=fsdp do not go together"),
+        ({"model__compile": True}, "model.compile=True and trainer=fsdp do not go together"),
+        ({"distill__on_policy": {"weight": 0.5}}, "distill.on_policy.weight=0.5 and trainer=fsdp do not go together"),
+        ({"task__name": "caption_scst", "init": "RUN"}, "task=caption_scst answers in each step"),
+        ({"trainer__precision": "16-mixed"}, "trainer.precision=16-mixed does not work with trainer=fsdp"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused_where_they_are_sharded(changes, message, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    sharded = OmegaConf.load(CONFIGS / "trainer/fsdp.yaml").strategy
+    checked(trainer__accelerator="auto", trainer__strategy=sharded)
+    with pytest.raises(UserError, match=message):
+        checked(trainer__accelerator="auto", trainer__strategy=sharded, **changes)
 
 
 def test_sound_numbers_pass():

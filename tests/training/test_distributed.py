@@ -26,6 +26,7 @@ TRAIN += ["validate_every=20", "trainer.log_every_n_steps=1", "trainer.accumulat
 # With dropout, which is another one in each process, and a checkpoint between the batches of an update.
 RESUMED = [*TRAIN, "trainer=ddp", "trainer.devices=2", "data.batch_size=4", "model.dropout=0.2", "trainer.max_steps=6"]
 RESUMED += ["validate_every=4", "data.rows.train=52"]
+SHARDED = "trainer=fsdp"
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,7 @@ def folder(tmp_path_factory):
         ["train", 1, [*TRAIN, "data.batch_size=8", "hydra.run.dir=train1"]],
         ["train", 2, [*TRAIN, several, "trainer.devices=2", "data.batch_size=4", "hydra.run.dir=train2"]],
         ["train", 2, [*RESUMED, "hydra.run.dir=whole"]],
+        ["train", 2, [*RESUMED, SHARDED, "hydra.run.dir=whole_sharded"]],
     ]
     run_forked(folder, jobs)
     return folder
@@ -54,7 +56,7 @@ def folder(tmp_path_factory):
 def run_forked(folder, jobs):
     environment = {**os.environ, "OFA_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     words = [sys.executable, ROOT / "tests/forked.py", json.dumps(jobs)]
-    process = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert process.returncode == 0, process.stdout + process.stderr
 
 
@@ -102,19 +104,49 @@ def test_two_processes_learn_as_one_with_a_batch_twice_as_large(folder):
     )
 
 
-def test_two_processes_that_are_resumed_end_as_if_they_had_not_been_interrupted(folder):
-    shutil.copytree(folder / "whole/checkpoints", folder / "cut/checkpoints")
-    shutil.copyfile(folder / "whole/config.yaml", folder / "cut/config.yaml")
-    (folder / "cut/checkpoints/last.ckpt").unlink()  # the one before it is that of the validation
-    before = torch.load(folder / "cut/checkpoints/last.previous.ckpt", weights_only=True)
+def test_sharded_weights_learn_as_whole_ones_and_leave_the_same_files(folder):
+    runs = [folder / "whole", folder / "whole_sharded"]
+    whole, sharded = map(losses, runs)
+    assert len(whole) == 6 and sharded == pytest.approx(whole, abs=1e-4)
+    assert files_of(runs[1]) == files_of(runs[0])
+    whole, sharded = (torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in runs)
+    torch.testing.assert_close(sharded, whole, rtol=0, atol=1e-4)
+    tied = [name for name in sharded if name.endswith(("embed_tokens.weight", "output_projection.weight"))]
+    assert len(tied) == 3 and len({sharded[name].data_ptr() for name in tied}) == 1
+    assert contents(runs[1], ["predictions.jsonl", "metrics.json"]) == contents(
+        runs[0], ["predictions.jsonl", "metrics.json"]
+    )
+
+
+@pytest.mark.parametrize("words", [[], [SHARDED]], ids=["whole", "sharded"])
+def test_two_processes_that_are_resumed_end_as_if_they_had_not_been_interrupted(folder, words):
+    of_whole = folder / ("whole_sharded" if words else "whole")
+    of_cut = folder / of_whole.name.replace("whole", "cut")
+    shutil.copytree(of_whole / "checkpoints", of_cut / "checkpoints")
+    shutil.copyfile(of_whole / "config.yaml", of_cut / "config.yaml")
+    (of_cut / "checkpoints/last.ckpt").unlink()  # the one before it is that of the validation
+    before = torch.load(of_cut / "checkpoints/last.previous.ckpt", weights_only=True)
     assert before["global_step"] == 4 and all(process["gradients"] for process in before["processes"])
-    run_forked(folder, [["train", 2, [*RESUMED, "resume=auto", "hydra.run.dir=cut"]]])
-    assert "going on behind update 4 of" in (folder / "cut/train.log").read_text()
-    whole, cut = (torch.load(folder / name / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "cut"))
+    run_forked(folder, [["train", 2, [*RESUMED, *words, "resume=auto", f"hydra.run.dir={of_cut.name}"]]])
+    assert "going on behind update 4 of" in (of_cut / "train.log").read_text()
+    whole, cut = (torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (of_whole, of_cut))
     assert all(torch.equal(whole["state_dict"][name], cut["state_dict"][name]) for name in whole["state_dict"])
     first, second = ([process["random"]["torch"] for process in state["processes"]] for state in (whole, cut))
     assert all(map(torch.equal, first, second))
     assert not torch.equal(*first)
+
+
+def test_of_sharded_weights_each_process_has_its_part(folder):
+    """As the gradients show that wait for their update."""
+    checkpoints = [
+        torch.load(folder / name / "checkpoints/last.previous.ckpt", weights_only=True)
+        for name in ("whole", "whole_sharded")
+    ]
+    whole, sharded = ([process["gradients"] for process in checkpoint["processes"]] for checkpoint in checkpoints)
+    assert whole[0].keys() == sharded[0].keys() == sharded[1].keys()
+    sizes = [sum(gradient.numel() for gradient in gradients.values()) for gradients in (whole[0], *sharded)]
+    assert sizes[0] == sizes[1] + sizes[2]
+    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.01)
 
 
 def test_an_error_in_one_process_ends_all_with_its_one_sentence(folder, monkeypatch):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy, Loss
@@ -18,6 +19,7 @@ from training.freezing import Freezing
 from training.module import TrainingModule
 from training.nonfinite import MAX_IN_A_ROW
 from training.optim import Optim
+from training.sharding import FullySharded, whole
 
 MICRO = OFAConfig.from_name("micro", dropout=0.0)
 
@@ -58,7 +60,7 @@ class Weights(pl.Callback):
         self.after = []
 
     def on_train_batch_end(self, trainer, module, *args):
-        self.after.append(torch.cat([p.detach().flatten() for p in module.model.parameters()]).clone())
+        self.after.append(torch.cat([whole(p.detach()).flatten() for p in module.model.parameters()]).clone())
 
 
 def encode(row, rng, train):
@@ -141,6 +143,26 @@ def test_a_run_that_only_skips_stops(tmp_path):
     with pytest.raises(UserError, match=f"the loss of update {MAX_IN_A_ROW} is nan, like {MAX_IN_A_ROW} in a row"):
         fit(tmp_path, no_number, [f"r{i}" for i in range(rows)], "skip", rows=rows)
     fit(tmp_path, no_number, [f"r{i}" for i in range(rows) if i % 2], "skip", rows=rows)  # an update between each two
+
+
+@pytest.fixture
+def sharded():
+    """The settings of a run of one process whose weights are sharded, as those of several are."""
+    yield {"strategy": FullySharded(reshard_after_forward=True), "devices": 1}
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("disturb", [no_number, gradient])
+def test_where_weights_are_sharded_one_batch_spoils_its_update_and_no_other(tmp_path, disturb, sharded, caplog):
+    weights = fit(tmp_path, disturb, ["r2"], "skip", rows=6, accumulate_grad_batches=2, **sharded)
+    assert torch.equal(weights[1], weights[3])
+    assert torch.isfinite(weights[5]).all() and not torch.equal(weights[3], weights[5])
+    assert "training: left out, as loss or gradient was not finite: 2 samples, among them r2, r3" in caplog.text
+
+
+def test_where_weights_are_sharded_a_run_stops_as_others_do(tmp_path, sharded):
+    with pytest.raises(UserError, match="the loss of update 3 is nan, learning from the samples r2; "):
+        fit(tmp_path, no_number, ["r2"], "stop", **sharded)
 
 
 @pytest.fixture

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import wandb
@@ -17,6 +14,7 @@ from wandb.errors import AuthenticationError, CommError, UsageError
 
 from ofa.config import check_choice
 from ofa.errors import UserError
+from training.logged_runs import keep_run, kept_run
 
 MODES = ("online", "offline", "disabled")
 OFFLINE = "set logger.wandb.mode=offline, which needs no account and no network"
@@ -52,11 +50,10 @@ class Wandb(WandbLogger):
         check_choice(mode, "logger.wandb.mode", MODES)
         if mode == "online":
             _check_login()
-        before = {} if resume is None else _read(Path(folder if resume == "auto" else resume))
+        before = kept_run("wandb", folder, resume)
         run_id = before.get("id", secrets.token_hex(4))
         super().__init__(name=name, project=project, save_dir=folder, id=run_id)
         self.mode, self.entity, self.group = mode, entity, group
-        self.file = Path(folder, "wandb.json")
         self.first_step = before.get("step", -1) + 1 if mode == "offline" else 0
         self.last_step = -1
 
@@ -99,9 +96,7 @@ class Wandb(WandbLogger):
 
     def _remember(self, step: int) -> None:
         self.last_step = step
-        new = self.file.with_suffix(".tmp")
-        new.write_text(json.dumps({"id": self._id, "step": step}))
-        os.replace(new, self.file)
+        keep_run("wandb", self._save_dir, id=self._id, step=step)
 
 
 def _check_login() -> None:
@@ -111,9 +106,3 @@ def _check_login() -> None:
         raise UserError(f"wandb refuses the login ({str(error).splitlines()[0]}); run `wandb login`") from error
     if not is_known:
         raise UserError(f"logger.wandb.mode=online, but nobody is logged in: run `wandb login`, or {OFFLINE}")
-
-
-def _read(run: Path) -> dict[str, Any]:
-    """What the resumed run remembered; nothing where it did not use wandb."""
-    file = run / "wandb.json"
-    return json.loads(file.read_text()) if file.is_file() else {}

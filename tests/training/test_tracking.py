@@ -4,7 +4,6 @@ import csv
 import json
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from PIL import Image
-from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from runs import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.errors import CommError
@@ -101,6 +100,19 @@ def make_wandb(folder, resume=None, mode="offline"):
     return Wandb(str(folder), resume, mode, project="ofa", entity=None, name="a run", group=None)
 
 
+@pytest.fixture(scope="module")
+def make_mlflow(tmp_path_factory):
+    """Makes loggers of one database, which takes seconds to be there."""
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    from training.mlflow_logger import MLflow
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    address = f"sqlite:///{folder}/mlflow.db"
+    mlflow.MlflowClient(address).create_experiment("ofa", artifact_location=str(folder / "artifacts"))
+    return lambda folder, resume=None: MLflow(str(folder), resume, address, experiment="ofa", name="a run")
+
+
 TRAINING = {
     "train/loss", "train/gradient_norm", "lr", "speed/samples_per_second", "memory/resident_peak_gib",
 }  # fmt: skip
@@ -114,6 +126,8 @@ def test_wandb_offline_holds_every_kind_of_value_and_a_resumed_run_goes_on_with_
     logger = make_wandb(second, resume=str(first))
     fit(second, logger, checkpoint=first / "checkpoints/last.ckpt")
     logger.experiment.finish()
+    for folder in (first, second):
+        wandb_files.wait_for_end(folder)
 
     assert wandb_files.run_record(first).run_id == wandb_files.run_record(second).run_id
     rows = wandb_files.history(first), wandb_files.history(second)
@@ -134,6 +148,31 @@ def test_wandb_offline_holds_every_kind_of_value_and_a_resumed_run_goes_on_with_
     assert wandb_files.configuration(second)["provenance"]["versions"]["torch"] == torch.__version__
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_resumed_run_goes_on_with_its_run_of_mlflow_and_no_step_comes_twice(tmp_path, make_mlflow):
+    first, second = tmp_path / "first", tmp_path / "second"
+    with pytest.raises(InterruptedError):
+        fit(first, make_mlflow(first), interrupt=5)
+    second.mkdir()
+    logger = make_mlflow(second, resume=str(first))
+    assert logger.experiment.get_run(logger.run_id).info.status == "RUNNING"
+    fit(second, logger, checkpoint=first / "checkpoints/last.ckpt")
+
+    assert (first / "mlflow.json").read_text() == (second / "mlflow.json").read_text()
+    history = {
+        name: [value.step for value in logger.experiment.get_metric_history(logger.run_id, name)]
+        for name in (*TRAINING, "val/acc0.5", "best/val/acc0.5")
+    }
+    assert history == {
+        **dict.fromkeys(TRAINING, list(range(6))), "val/acc0.5": [1, 3, 5], "best/val/acc0.5": [6],
+    }  # fmt: skip
+    run = logger.experiment.get_run(logger.run_id)
+    assert run.info.status == "FINISHED" and run.data.params["optim/lr"] == "0.001"
+    (first / "mlflow.json").write_text('{"id": "abc"}')
+    with pytest.raises(UserError, match=r"tracking_uri=sqlite:.* \(.*abc.*\); .* has the run abc, with which this one"):
+        make_mlflow(second, resume=str(first)).log_metrics({"lr": 1.0}, 0)
+
+
 def test_the_configured_logger_of_a_resumed_run_takes_the_id_of_the_run(tmp_path, monkeypatch):
     (tmp_path / "wandb.json").write_text('{"id": "a1b2c3d4", "step": 7}')
     words = ["logger=[csv,wandb]", "logger.wandb.mode=offline", f"resume={tmp_path}"]
@@ -144,14 +183,12 @@ def test_the_configured_logger_of_a_resumed_run_takes_the_id_of_the_run(tmp_path
     assert isinstance(files, CSVLogger) and (wandb.version, wandb.first_step) == ("a1b2c3d4", 8)
 
 
-def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path):
-    pytest.importorskip("mlflow")
-    pytest.importorskip("sqlalchemy")
+def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path, make_mlflow):
     folder = tmp_path / "run"
     loggers = (
         CSVLogger(folder, "", ""),
         TensorBoardLogger(folder, "tensorboard", "", default_hp_metric=False),
-        MLFlowLogger("ofa", tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=str(tmp_path / "mlruns")),
+        make_mlflow(folder),
     )
     fit(folder, *loggers)
     expected = {*TRAINING, "val/acc@0.5", "best/val/acc@0.5"}
@@ -165,7 +202,9 @@ def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path)
     run = loggers[2].experiment.get_run(loggers[2].run_id)
     assert {name.replace("@", "") for name in expected} <= run.data.metrics.keys()
     assert run.data.params["optim/lr"] == "0.001"
-    assert len(list(Path(tmp_path / "mlruns").rglob("val_*.png"))) == 3
+    assert [f"answers/val_{step}.png" for step in (1, 3, 5)] == [
+        file.path for file in loggers[2].experiment.list_artifacts(loggers[2].run_id, "answers")
+    ]
 
 
 def test_the_speed_leaves_out_the_time_of_validations(tmp_path, monkeypatch):

@@ -199,12 +199,14 @@ def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path,
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert expected <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Images("answers/val")] == [1, 3, 5]
+    for name, content in {"configuration": b"transformers:", "predictions/val": b"uniq_id | answer | box"}.items():
+        assert content in events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0]
     run = loggers[2].experiment.get_run(loggers[2].run_id)
     assert {name.replace("@", "") for name in expected} <= run.data.metrics.keys()
     assert run.data.params["optim/lr"] == "0.001"
-    assert [f"answers/val_{step}.png" for step in (1, 3, 5)] == [
-        file.path for file in loggers[2].experiment.list_artifacts(loggers[2].run_id, "answers")
-    ]
+    for kind, end in {"answers": "png", "predictions": "json"}.items():
+        files = loggers[2].experiment.list_artifacts(loggers[2].run_id, kind)
+        assert [file.path for file in files] == [f"{kind}/val_{step}.{end}" for step in (1, 3, 5)]
 
 
 def test_the_speed_leaves_out_the_time_of_validations(tmp_path, monkeypatch):

@@ -23,9 +23,9 @@ OFFLINE = "set logger.wandb.mode=offline, which needs no account and no network"
 class Wandb(WandbLogger):
     """A run of Weights & Biases. Its rows are numbered by the updates of training, so that they only ever increase.
 
-    The run's id, and the last row it was given, are kept in `wandb.json` of the run folder. A resumed run finds the id
-    there. It comes through updates again that the interrupted one had logged behind its last checkpoint: online the
-    server knows these rows; offline, where nobody does, they are left out.
+    The run's id, and the last row it was given with the names of its values, are kept in `wandb.json` of the run
+    folder. A resumed run finds the id there. It comes through updates again that the interrupted one had logged behind
+    its last checkpoint: online the server knows these values; offline, where nobody does, they are left out.
 
     Args:
         folder: of the run; wandb's own files go to its subfolder `wandb`.
@@ -54,8 +54,9 @@ class Wandb(WandbLogger):
         run_id = before.get("id", secrets.token_hex(4))
         super().__init__(name=name, project=project, save_dir=folder, id=run_id)
         self.mode, self.entity, self.group = mode, entity, group
-        self.first_step = before.get("step", -1) + 1 if mode == "offline" else 0
-        self.last_step = -1
+        known = before if mode == "offline" else {}
+        self.last_step: int = known.get("step", -1)
+        self.names: list[str] = known.get("names", [])  # of the values in that row
 
     @property
     @rank_zero_experiment
@@ -76,17 +77,21 @@ class Wandb(WandbLogger):
                 )
             except (CommError, UsageError) as error:
                 raise UserError(f"wandb does not answer ({str(error).splitlines()[0]}); {OFFLINE}") from error
-            self._remember(self.first_step - 1)
+            self._keep()
         return self._experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
         """Add to the row of update `step`."""
-        if step < self.first_step:
+        if step < self.last_step:
             return
-        self.experiment.log(dict(metrics), step=step)
         if step > self.last_step:
-            self._remember(step)
+            self.last_step, self.names = step, []
+        new = {name: value for name, value in metrics.items() if name not in self.names}
+        if new:
+            self.experiment.log(new, step=step)
+            self.names += new
+            self._keep()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -94,9 +99,8 @@ class Wandb(WandbLogger):
         if status != "success" and self._experiment is not None:
             self._experiment.finish(exit_code=1)
 
-    def _remember(self, step: int) -> None:
-        self.last_step = step
-        keep_run("wandb", self._save_dir, id=self._id, step=step)
+    def _keep(self) -> None:
+        keep_run("wandb", self._save_dir, id=self._id, step=self.last_step, names=self.names)
 
 
 def _check_login() -> None:

@@ -131,10 +131,10 @@ def test_wandb_offline_holds_every_kind_of_value_and_a_resumed_run_goes_on_with_
 
     assert wandb_files.run_record(first).run_id == wandb_files.run_record(second).run_id
     rows = wandb_files.history(first), wandb_files.history(second)
-    steps = [row["_step"] for row in (*rows[0], *rows[1])]
-    assert steps == sorted(set(steps)) and steps == list(range(7))  # of six updates, and of the end
-    assert len(rows[0]) > 3  # behind the checkpoint of update 4, too
-    for row in (*rows[0][:4], *rows[1][:-1]):
+    assert [row["_step"] for row in rows[0]] == [0, 1, 2, 3, 4]  # the last is behind the checkpoint of update 4
+    assert [row["_step"] for row in rows[1]] == [4, 5, 6]  # of six updates, and of the end
+    assert not {*TRAINING, "train/nll"} & rows[0][4].keys() & rows[1][0].keys()  # each value of that row comes once
+    for row in (*rows[0][:4], rows[0][4] | rows[1][0], rows[1][1]):
         assert TRAINING <= row.keys(), row
     validated = [row for row in (*rows[0], *rows[1]) if "val/acc@0.5" in row]
     assert [row["val/acc@0.5"] for row in validated] == [2, 4, 6]
@@ -173,6 +173,22 @@ def test_a_resumed_run_goes_on_with_its_run_of_mlflow_and_no_step_comes_twice(tm
         make_mlflow(second, resume=str(first)).log_metrics({"lr": 1.0}, 0)
 
 
+def test_offline_the_last_row_of_a_run_that_ended_in_its_test_is_given_the_scores(tmp_path):
+    first = make_wandb(tmp_path)
+    first.log_metrics({"lr": 1.0}, 5)
+    first.log_metrics({"best/val/score": 0.5}, 6)
+    first.finalize("failed")
+    wandb_files.wait_for_end(tmp_path)
+    (tmp_path / "wandb").rename(tmp_path / "before")
+    second = make_wandb(tmp_path, resume="auto")
+    for name, step in (("lr", 5), ("best/val/score", 6), ("test/score", 6)):
+        second.log_metrics({name: 0.5}, step)
+    second.experiment.finish()
+    wandb_files.wait_for_end(tmp_path)
+    (row,) = wandb_files.history(tmp_path)
+    assert (row["_step"], row["test/score"]) == (6, 0.5) and not {"lr", "best/val/score"} & row.keys()
+
+
 def test_the_configured_logger_of_a_resumed_run_takes_the_id_of_the_run(tmp_path, monkeypatch):
     (tmp_path / "wandb.json").write_text('{"id": "a1b2c3d4", "step": 7}')
     words = ["logger=[csv,wandb]", "logger.wandb.mode=offline", f"resume={tmp_path}"]
@@ -180,7 +196,7 @@ def test_the_configured_logger_of_a_resumed_run_takes_the_id_of_the_run(tmp_path
         config = compose("train", [*words, f"+hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
     files, wandb = build_loggers(config)
-    assert isinstance(files, CSVLogger) and (wandb.version, wandb.first_step) == ("a1b2c3d4", 8)
+    assert isinstance(files, CSVLogger) and (wandb.version, wandb.last_step) == ("a1b2c3d4", 7)
 
 
 def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path, make_mlflow):

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from runs import ROOT
+from small_fits import make_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.errors import CommError
 
@@ -56,16 +57,6 @@ class Answering(TrainingModule):
         self.log("val/acc@0.5", float(self.global_step))
 
 
-class Interrupt(pl.Callback):
-    def __init__(self, batches):
-        self.left = batches
-
-    def on_train_batch_end(self, *args):
-        self.left -= 1
-        if not self.left:
-            raise InterruptedError
-
-
 def encode(row, rng, train):
     image = torch.from_numpy(rng.standard_normal((3, 32, 32), "float32"))
     return Sample(row.values["id"], [0, 11, 2], [8, 9, 2], image, truth=None)
@@ -86,11 +77,9 @@ def fit(folder, *loggers, checkpoint=None, interrupt=None):
     config = OmegaConf.create(
         {"pictures": 3, "ema": {"decay": None}, "save_every": None, "signals": [], "optim": {"lr": 1e-3}}
     )
-    callbacks = training_callbacks(config, task, folder, {})
-    trainer = pl.Trainer(
-        accelerator="cpu", callbacks=[*callbacks, *([Interrupt(interrupt)] if interrupt else [])], max_epochs=1,
-        logger=list(loggers), log_every_n_steps=1, check_val_every_n_epoch=None, val_check_interval=2,
-        use_distributed_sampler=False, enable_model_summary=False, default_root_dir=folder,
+    trainer = make_trainer(
+        folder, training_callbacks(config, task, folder, {}), interrupt, max_epochs=1, logger=list(loggers),
+        val_check_interval=2,
     )  # fmt: skip
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return trainer

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from data.answers import parse_answers
+from data.boxes import parse_box
 from data.demo.files import read_scenes
 from data.demo.scenes import COLOURS, SHAPES
-from data.tsv import TSVFile
+from data.tsv import Row, RowError, TSVFile
 from ofa.boxes import Box, box_iou
 from tasks.base import Task
 from tasks.caption import Caption, SelfCriticalCaption, references
@@ -21,10 +23,11 @@ from tasks.snli_ve import SNLIVE
 from tasks.vqa import VQA
 
 _NAMES = {*COLOURS, *SHAPES}
+T = TypeVar("T")
 
 
 def chance_levels(task: Task, train: Path, test: Path) -> dict[str, float]:
-    """What guesses reach by the task's `best` number.
+    """What guesses reach by the task's `best` number on the rows whose truth can be read.
 
     Args:
         task: whose files these are.
@@ -36,21 +39,25 @@ def chance_levels(task: Task, train: Path, test: Path) -> dict[str, float]:
 
 def _boxes(train: Path, test: Path) -> dict[str, float]:
     """Blind, and without reading the words: a random object of the scene, each as likely."""
-    commonest, _ = Counter(_true_boxes(train)).most_common(1)[0]
+    commonest, _ = Counter(_true_boxes(train).values()).most_common(1)[0]
     truths = _true_boxes(test)
-    objects = [scene.boxes for scene in read_scenes(test)]
-    random_object = [_accuracy(boxes, [truth] * len(boxes)) for boxes, truth in zip(objects, truths, strict=True)]
+    scenes = read_scenes(test)
+    random_object = [_accuracy(scenes[i].boxes, [truth] * len(scenes[i].boxes)) for i, truth in truths.items()]
     return {
-        "commonest box": _accuracy([commonest] * len(truths), truths),
+        "commonest box": _accuracy([commonest] * len(truths), list(truths.values())),
         "random object": sum(random_object) / len(random_object),
     }
 
 
 def _captions(train: Path, test: Path) -> dict[str, float]:
     """Blind, and a true caption of another picture, that of the next row."""
-    columns = {"caption": Caption.columns["caption"]}
-    commonest, _ = Counter(references(row)[0] for row in TSVFile(train, columns, Caption.n_columns)).most_common(1)[0]
-    truths = [list(references(row)) for row in TSVFile(test, columns, Caption.n_columns)]
+
+    def read(file: Path) -> list[list[str]]:
+        rows = TSVFile(file, {"caption": Caption.columns["caption"]}, Caption.n_columns)
+        return [list(found) for found in _readable(rows, references).values() if found]
+
+    commonest, _ = Counter(captions[0] for captions in read(train)).most_common(1)[0]
+    truths = read(test)
     scorer = CiderD(DocumentFrequencies.from_references(truths))
     return {
         "commonest caption": float(scorer.scores([commonest] * len(truths), truths).mean()),
@@ -63,7 +70,7 @@ def _labels(train: Path, test: Path) -> dict[str, float]:
 
     def read(file: Path) -> list[tuple[str, dict[str, float]]]:
         rows = TSVFile(file, {k: SNLIVE.columns[k] for k in ("hypothesis", "label")}, SNLIVE.n_columns)
-        return [(row.values["hypothesis"], {row.values["label"]: 1.0}) for row in rows]
+        return list(_readable(rows, lambda row: (row.values["hypothesis"], {row.values["label"]: 1.0})).values())
 
     return _blind_answers(read(train), read(test))
 
@@ -73,7 +80,8 @@ def _answers(train: Path, test: Path) -> dict[str, float]:
 
     def read(file: Path) -> list[tuple[str, dict[str, float]]]:
         rows = TSVFile(file, {k: VQA.columns[k] for k in ("question", "answers")}, VQA.n_columns)
-        return [(row.values["question"], parse_answers(row)) for row in rows]
+        found = _readable(rows, lambda row: (row.values["question"], parse_answers(row)))
+        return [(question, worth) for question, worth in found.values() if worth]
 
     return _blind_answers(read(train), read(test))
 
@@ -110,9 +118,21 @@ def _form(text: str) -> str:
     )
 
 
-def _true_boxes(file: Path) -> list[Box]:
+def _true_boxes(file: Path) -> dict[int, Box]:
+    """By the row, from 0."""
     rows = TSVFile(file, {"box": RefCOCO.columns["box"]}, RefCOCO.n_columns)
-    return [tuple(map(float, row.values["box"].split(","))) for row in rows]
+    return _readable(rows, lambda row: parse_box(row.values["box"], row))
+
+
+def _readable(rows: TSVFile, read: Callable[[Row], T]) -> dict[int, T]:
+    """What `read` finds in each row, by the row; broken ones, which the run has reported or refused, are left out."""
+    found = {}
+    for i in range(len(rows)):
+        try:
+            found[i] = read(rows[i])
+        except RowError:
+            continue
+    return found
 
 
 def _accuracy(guesses: list[Box], truths: list[Box]) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -28,6 +29,14 @@ def records(folder):
             record.ParseFromString(parts)
             parts = b""
             yield record
+
+
+def wait_for_end(folder, seconds=30):
+    """Until all of a run that has finished is written: wandb's own process may be behind on a busy machine."""
+    deadline = time.monotonic() + seconds
+    while "exit" not in {record.WhichOneof("record_type") for record in records(folder)}:
+        assert time.monotonic() < deadline, f"the run in {folder} has no end"
+        time.sleep(0.1)
 
 
 def items(part):

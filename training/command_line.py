@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
@@ -49,7 +50,8 @@ def command(
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of a configuration the main function of a script; a UserError is printed as one line.
 
-    In a sweep of runs one after the other the next run starts then; the exit status tells of it at the end.
+    In a sweep of runs one after the other the next run starts then, whatever the error; the exit status tells of it at
+    the end.
 
     Args:
         config_name: of the configuration.
@@ -57,7 +59,7 @@ def command(
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        failed: list[str] = []  # the folders of runs of a sweep
+        failed: dict[str, str] = {}  # of runs of a sweep: why, by folder
 
         @functools.wraps(function)
         def with_one_line_errors(config: DictConfig) -> Any:  # what a launcher of Hydra calls elsewhere, too
@@ -68,19 +70,23 @@ def command(
                     return function(config)
                 with together(config.trainer, again), interruptible(signals_of(config.get("signals", ()))):
                     return function(config)
-            except UserError as error:
-                if not _others_follow():
-                    sys.exit(f"error: {error}")
-                print(f"error: {error}", file=sys.stderr)
-                failed.append(HydraConfig.get().runtime.output_dir)
-                return None  # which a search takes for a trial that failed
             except StoppedBySignal as stop:
                 where = str(stop)
-            except OSError as error:
-                sentence = _about_file(error)
-                if sentence is None:
+            except Exception as error:
+                sentence = _about_file(error) if isinstance(error, OSError) else None
+                if sentence is not None:  # what every run would meet
+                    sys.exit(f"error: {sentence}, then {_how_to_go_on(config)}")
+                if not _others_follow():
+                    if isinstance(error, UserError):
+                        sys.exit(f"error: {error}")
                     raise
-                sys.exit(f"error: {sentence}, then {_how_to_go_on(config)}")
+                if isinstance(error, UserError):
+                    print(f"error: {error}", file=sys.stderr)
+                else:
+                    traceback.print_exc()
+                failed[HydraConfig.get().runtime.output_dir] = str(error) or type(error).__name__
+                _check_search(failed)
+                return None  # which a search takes for a trial that failed
             # Behind the except clause: what the error refers to, such as reading processes, has ended now.
             print(f"{where}; {how_it_goes_on(config)}", file=sys.stderr)
             sys.exit(EXIT_STATUS)
@@ -107,6 +113,13 @@ def _others_follow() -> bool:
     hydra_config = HydraConfig.get()
     is_in_turn = hydra_config.launcher._target_ == "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
     return hydra_config.mode == RunMode.MULTIRUN and is_in_turn and world_size() == 1
+
+
+def _check_search(failed: dict[str, str]) -> None:
+    """End a search all of whose trials have failed, among which Optuna would look for the best one."""
+    if len(failed) == HydraConfig.get().sweeper.get("n_trials"):
+        folder, reason = next(iter(failed.items()))
+        sys.exit(f"error: all {len(failed)} trials of the search failed; the first, in {folder}: {reason}")
 
 
 def _about_file(error: OSError) -> str | None:

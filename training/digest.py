@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -14,9 +15,15 @@ BLOCK, STRIDE = 64 << 10, 16 << 20  # ... and between them a block in each strid
 def digest(file: Path) -> str:
     """Of the size and the content; of a file above WHOLE bytes, of the parts named above.
 
-    The end of a checkpoint holds a checksum of each of its tensors, so that no change of one goes unnoticed.
+    The end of a checkpoint holds a checksum of each of its tensors, so that no change of one goes unnoticed. Of a file
+    that is asked about again, and that was not written to since, the answer is remembered.
     """
-    size = file.stat().st_size
+    status = file.stat()
+    return _read(file.absolute(), status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _read(file: Path, size: int, written: int) -> str:
     found = hashlib.sha256(str(size).encode())
     with file.open("rb") as opened:
         for start, end in _parts(size):

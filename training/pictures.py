@@ -18,7 +18,7 @@ from training.processes import gathered
 
 
 class SampleAnswers(pl.Callback):
-    """Shows the first answers of each validation and of each split of a test, as pictures and, in wandb, as a table.
+    """Shows the first answers of each validation and of each split of a test, as pictures and as a table.
 
     Those of a test are written to `pictures_<split>.png`, too. Of several processes, the first one shows the first
     answers of all.
@@ -76,23 +76,32 @@ class SampleAnswers(pl.Callback):
 
 
 def show(logger: Logger, split: str, answers: list[tuple[dict[str, Any], Image.Image]], step: int) -> None:
-    """The answers in one logger; those of files have the run folder."""
+    """The answers in one logger, as pictures and as a table; those of files have the run folder."""
     pictures = [picture for _, picture in answers]
+    fields = list(answers[0][0])
+    cells = [[_cell(value) for value in answer.values()] for answer, _ in answers]
     if isinstance(logger, TensorBoardLogger):
         sheet = np.asarray(grid(pictures))
         logger.experiment.add_image(f"answers/{split}", sheet, step, dataformats="HWC")
+        logger.experiment.add_text(f"predictions/{split}", markdown_table(fields, cells), step)
     elif isinstance(logger, MLFlowLogger):
         logger.experiment.log_image(logger.run_id, grid(pictures), artifact_file=f"answers/{split}_{step}.png")
+        table = {"columns": fields, "data": cells}
+        logger.experiment.log_dict(logger.run_id, table, artifact_file=f"predictions/{split}_{step}.json")
     elif isinstance(logger, WandbLogger):
-        fields = list(answers[0][0])
         logger.log_image(f"answers/{split}", pictures, step, caption=[answer["uniq_id"] for answer, _ in answers])
-        cells = [[_cell(value) for value in answer.values()] for answer, _ in answers]
         logger.log_table(f"predictions/{split}", fields, cells, step=step)
 
 
 def _cell(value: Any) -> str | float:
     """A field of an answer as a table shows it."""
     return value if isinstance(value, str | float) else json.dumps(value)
+
+
+def markdown_table(fields: list[str], cells: list[list[str | float]]) -> str:
+    """A table with a heading, as TensorBoard shows it."""
+    rows = [fields, ["---"] * len(fields), *cells]
+    return "\n".join(" | ".join(str(cell).replace("|", r"\|") for cell in row) for row in rows)
 
 
 def grid(pictures: list[Image.Image], columns: int = 4) -> Image.Image:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import Logger, WandbLogger
+from omegaconf import OmegaConf
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from data.batch import Batch
 from training.memory import peak_resident_bytes
@@ -40,8 +42,12 @@ class Tracking(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
+            made_with = {**self.config, "provenance": provenance()}
             for logger in trainer.loggers:
-                logger.log_hyperparams({**self.config, "provenance": provenance()})
+                logger.log_hyperparams(made_with)
+                if isinstance(logger, TensorBoardLogger):  # which keeps these in a file that its page does not show
+                    text = textwrap.indent(OmegaConf.to_yaml(made_with), " " * 4)  # Markdown for "as it stands"
+                    logger.experiment.add_text("configuration", text, trainer.global_step)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.samples, self.since, self.logged = 0, time.perf_counter(), trainer.global_step

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import wandb
@@ -17,6 +14,7 @@ from wandb.errors import AuthenticationError, CommError, UsageError
 
 from ofa.config import check_choice
 from ofa.errors import UserError
+from training.logged_runs import keep_run, kept_run
 
 MODES = ("online", "offline", "disabled")
 OFFLINE = "set logger.wandb.mode=offline, which needs no account and no network"
@@ -25,9 +23,9 @@ OFFLINE = "set logger.wandb.mode=offline, which needs no account and no network"
 class Wandb(WandbLogger):
     """A run of Weights & Biases. Its rows are numbered by the updates of training, so that they only ever increase.
 
-    The run's id, and the last row it was given, are kept in `wandb.json` of the run folder. A resumed run finds the id
-    there. It comes through updates again that the interrupted one had logged behind its last checkpoint: online the
-    server knows these rows; offline, where nobody does, they are left out.
+    The run's id, and the last row it was given with the names of its values, are kept in `wandb.json` of the run
+    folder. A resumed run finds the id there. It comes through updates again that the interrupted one had logged behind
+    its last checkpoint: online the server knows these values; offline, where nobody does, they are left out.
 
     Args:
         folder: of the run; wandb's own files go to its subfolder `wandb`.
@@ -52,13 +50,13 @@ class Wandb(WandbLogger):
         check_choice(mode, "logger.wandb.mode", MODES)
         if mode == "online":
             _check_login()
-        before = {} if resume is None else _read(Path(folder if resume == "auto" else resume))
+        before = kept_run("wandb", folder, resume)
         run_id = before.get("id", secrets.token_hex(4))
         super().__init__(name=name, project=project, save_dir=folder, id=run_id)
         self.mode, self.entity, self.group = mode, entity, group
-        self.file = Path(folder, "wandb.json")
-        self.first_step = before.get("step", -1) + 1 if mode == "offline" else 0
-        self.last_step = -1
+        known = before if mode == "offline" else {}
+        self.last_step: int = known.get("step", -1)
+        self.names: list[str] = known.get("names", [])  # of the values in that row
 
     @property
     @rank_zero_experiment
@@ -79,17 +77,21 @@ class Wandb(WandbLogger):
                 )
             except (CommError, UsageError) as error:
                 raise UserError(f"wandb does not answer ({str(error).splitlines()[0]}); {OFFLINE}") from error
-            self._remember(self.first_step - 1)
+            self._keep()
         return self._experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
         """Add to the row of update `step`."""
-        if step < self.first_step:
+        if step < self.last_step:
             return
-        self.experiment.log(dict(metrics), step=step)
         if step > self.last_step:
-            self._remember(step)
+            self.last_step, self.names = step, []
+        new = {name: value for name, value in metrics.items() if name not in self.names}
+        if new:
+            self.experiment.log(new, step=step)
+            self.names += new
+            self._keep()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -97,11 +99,8 @@ class Wandb(WandbLogger):
         if status != "success" and self._experiment is not None:
             self._experiment.finish(exit_code=1)
 
-    def _remember(self, step: int) -> None:
-        self.last_step = step
-        new = self.file.with_suffix(".tmp")
-        new.write_text(json.dumps({"id": self._id, "step": step}))
-        os.replace(new, self.file)
+    def _keep(self) -> None:
+        keep_run("wandb", self._save_dir, id=self._id, step=self.last_step, names=self.names)
 
 
 def _check_login() -> None:
@@ -111,9 +110,3 @@ def _check_login() -> None:
         raise UserError(f"wandb refuses the login ({str(error).splitlines()[0]}); run `wandb login`") from error
     if not is_known:
         raise UserError(f"logger.wandb.mode=online, but nobody is logged in: run `wandb login`, or {OFFLINE}")
-
-
-def _read(run: Path) -> dict[str, Any]:
-    """What the resumed run remembered; nothing where it did not use wandb."""
-    file = run / "wandb.json"
-    return json.loads(file.read_text()) if file.is_file() else {}

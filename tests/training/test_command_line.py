@@ -5,6 +5,7 @@ import sys
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
 
 from ofa.errors import UserError
 from training.command_line import check_cluster, check_folder, check_overrides, command
@@ -150,11 +151,36 @@ def test_a_run_of_a_sweep_that_a_mistake_ends_leaves_the_others_alone(monkeypatc
         rates.append(config.optim.lr)
         if config.optim.lr < 0:
             raise UserError("optim.lr=-1 is too small")
+        if config.optim.lr > 1:
+            raise RuntimeError("no memory left")
 
-    words = ["-m", "optim.lr=-1,1e-3", f"hydra.sweep.dir={tmp_path}"]
-    assert start(monkeypatch, train, *words) == f"error: 1 runs of the sweep failed: {tmp_path}/0"
-    assert rates == [-1, 1e-3]
-    assert "error: optim.lr=-1 is too small" in capsys.readouterr().err
+    words = ["-m", "optim.lr=-1,2,1e-3", f"hydra.sweep.dir={tmp_path}"]
+    assert start(monkeypatch, train, *words) == f"error: 2 runs of the sweep failed: {tmp_path}/0, {tmp_path}/1"
+    assert rates == [-1, 2, 1e-3]
+    said = capsys.readouterr().err
+    assert "\nerror: optim.lr=-1 is too small\n" in f"\n{said}" and "RuntimeError: no memory left" in said
+
+
+def test_a_search_survives_trials_that_fail_but_not_when_all_do(monkeypatch, tmp_path, capfd):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    rates = []
+
+    def train(config):
+        rates.append(config.optim.lr)
+        if len(rates) != good:
+            raise UserError(f"optim.lr is no good in run {len(rates)}")
+        return 0.5
+
+    words = ["-m", "hydra/sweeper=search", "hydra.sweeper.n_trials=3", "optim.lr=interval(1e-3,1.0)"]
+    good = 2
+    assert start(monkeypatch, train, *words, f"hydra.sweep.dir={tmp_path}").startswith("error: 2 runs of the sweep")
+    best = OmegaConf.load(tmp_path / "optimization_results.yaml")
+    assert (best.best_value, best.best_params["optim.lr"]) == (0.5, rates[1])
+    rates, good = [], None
+    assert start(monkeypatch, train, *words, f"hydra.sweep.dir={tmp_path}/none") == (
+        f"error: all 3 trials of the search failed; the first, in {tmp_path}/none/0: optim.lr is no good in run 1"
+    )
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOSPC])

@@ -1,4 +1,6 @@
+import os
 import zipfile
+from pathlib import Path
 
 import torch
 
@@ -14,13 +16,26 @@ def test_a_file_is_known_by_its_content(tmp_path):
     assert a == b != c
 
 
+def test_a_file_is_read_again_only_where_it_was_written_to_since(tmp_path, monkeypatch):
+    file = tmp_path / "a"
+    file.write_text("text")
+    before = digest(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", None)
+        assert digest(file) == before
+    file.write_text("texT")
+    os.utime(file, (1, 1))  # a clock that has ticked
+    assert digest(file) != before
+
+
 def test_of_a_large_file_size_ends_and_a_block_in_each_stride_count(tmp_path, monkeypatch):
     for name, value in {"WHOLE": 100, "END": 50, "BLOCK": 10, "STRIDE": 25}.items():
         monkeypatch.setattr(digests, name, value)
 
     def of(text):
-        (tmp_path / "large").write_text(text)
-        return digest(tmp_path / "large")
+        file = tmp_path / f"large{len(list(tmp_path.iterdir()))}"
+        file.write_text(text)
+        return digest(file)
 
     same = of("a" * 200)
     for place in (0, 49, 50, 59, 75, 109, 125, 150, 199):

@@ -16,6 +16,7 @@ from distilling import make_model, make_plan, save
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger
 from runs import ROOT, run
+from small_fits import make_trainer
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample
@@ -93,16 +94,6 @@ class ScoredStudent(FallingScore, DistillationModule):
     pass
 
 
-class Interrupt(pl.Callback):
-    def __init__(self, batches):
-        self.left = batches
-
-    def on_train_batch_end(self, *args):
-        self.left -= 1
-        if not self.left:
-            raise InterruptedError
-
-
 def encode(row, rng, train):
     image = torch.from_numpy(rng.standard_normal((3, 32, 32), "float32"))
     return Sample(row.values["id"], [0, 11, int(row.values["id"]) + 20, 2], [8, 9, 2], image, truth=None)
@@ -137,11 +128,9 @@ def fit(
     settings = {"pictures": 0, "ema": {"decay": 0.9}, "save_every": save_every, "signals": ["SIGUSR1"]}
     config = OmegaConf.create(settings)
     callbacks = training_callbacks(config, SimpleNamespace(best="score"), folder, files or {})
-    trainer = pl.Trainer(
-        accelerator="cpu", callbacks=[*callbacks, *([Interrupt(interrupt)] if interrupt else []), *more], max_epochs=3,
-        logger=CSVLogger(folder, "", ""), log_every_n_steps=1, check_val_every_n_epoch=None, gradient_clip_val=1.0,
-        use_distributed_sampler=False, enable_model_summary=False, default_root_dir=folder, plugins=[CheckpointFiles()],
-        **options,
+    trainer = make_trainer(
+        folder, [*callbacks, *more], interrupt, max_epochs=3, logger=CSVLogger(folder, "", ""), gradient_clip_val=1.0,
+        plugins=[CheckpointFiles()], **options,
     )  # fmt: skip
     if continues is not None:
         continue_tables(trainer.loggers, continues)

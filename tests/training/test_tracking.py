@@ -4,7 +4,6 @@ import csv
 import json
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +14,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from PIL import Image
-from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from runs import ROOT
+from small_fits import make_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.errors import CommError
 
@@ -57,16 +57,6 @@ class Answering(TrainingModule):
         self.log("val/acc@0.5", float(self.global_step))
 
 
-class Interrupt(pl.Callback):
-    def __init__(self, batches):
-        self.left = batches
-
-    def on_train_batch_end(self, *args):
-        self.left -= 1
-        if not self.left:
-            raise InterruptedError
-
-
 def encode(row, rng, train):
     image = torch.from_numpy(rng.standard_normal((3, 32, 32), "float32"))
     return Sample(row.values["id"], [0, 11, 2], [8, 9, 2], image, truth=None)
@@ -87,11 +77,9 @@ def fit(folder, *loggers, checkpoint=None, interrupt=None):
     config = OmegaConf.create(
         {"pictures": 3, "ema": {"decay": None}, "save_every": None, "signals": [], "optim": {"lr": 1e-3}}
     )
-    callbacks = training_callbacks(config, task, folder, {})
-    trainer = pl.Trainer(
-        accelerator="cpu", callbacks=[*callbacks, *([Interrupt(interrupt)] if interrupt else [])], max_epochs=1,
-        logger=list(loggers), log_every_n_steps=1, check_val_every_n_epoch=None, val_check_interval=2,
-        use_distributed_sampler=False, enable_model_summary=False, default_root_dir=folder,
+    trainer = make_trainer(
+        folder, training_callbacks(config, task, folder, {}), interrupt, max_epochs=1, logger=list(loggers),
+        val_check_interval=2,
     )  # fmt: skip
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return trainer
@@ -99,6 +87,19 @@ def fit(folder, *loggers, checkpoint=None, interrupt=None):
 
 def make_wandb(folder, resume=None, mode="offline"):
     return Wandb(str(folder), resume, mode, project="ofa", entity=None, name="a run", group=None)
+
+
+@pytest.fixture(scope="module")
+def make_mlflow(tmp_path_factory):
+    """Makes loggers of one database, which takes seconds to be there."""
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    from training.mlflow_logger import MLflow
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    address = f"sqlite:///{folder}/mlflow.db"
+    mlflow.MlflowClient(address).create_experiment("ofa", artifact_location=str(folder / "artifacts"))
+    return lambda folder, resume=None: MLflow(str(folder), resume, address, experiment="ofa", name="a run")
 
 
 TRAINING = {
@@ -114,13 +115,15 @@ def test_wandb_offline_holds_every_kind_of_value_and_a_resumed_run_goes_on_with_
     logger = make_wandb(second, resume=str(first))
     fit(second, logger, checkpoint=first / "checkpoints/last.ckpt")
     logger.experiment.finish()
+    for folder in (first, second):
+        wandb_files.wait_for_end(folder)
 
     assert wandb_files.run_record(first).run_id == wandb_files.run_record(second).run_id
     rows = wandb_files.history(first), wandb_files.history(second)
-    steps = [row["_step"] for row in (*rows[0], *rows[1])]
-    assert steps == sorted(set(steps)) and steps == list(range(7))  # of six updates, and of the end
-    assert len(rows[0]) > 3  # behind the checkpoint of update 4, too
-    for row in (*rows[0][:4], *rows[1][:-1]):
+    assert [row["_step"] for row in rows[0]] == [0, 1, 2, 3, 4]  # the last is behind the checkpoint of update 4
+    assert [row["_step"] for row in rows[1]] == [4, 5, 6]  # of six updates, and of the end
+    assert not {*TRAINING, "train/nll"} & rows[0][4].keys() & rows[1][0].keys()  # each value of that row comes once
+    for row in (*rows[0][:4], rows[0][4] | rows[1][0], rows[1][1]):
         assert TRAINING <= row.keys(), row
     validated = [row for row in (*rows[0], *rows[1]) if "val/acc@0.5" in row]
     assert [row["val/acc@0.5"] for row in validated] == [2, 4, 6]
@@ -134,6 +137,47 @@ def test_wandb_offline_holds_every_kind_of_value_and_a_resumed_run_goes_on_with_
     assert wandb_files.configuration(second)["provenance"]["versions"]["torch"] == torch.__version__
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_resumed_run_goes_on_with_its_run_of_mlflow_and_no_step_comes_twice(tmp_path, make_mlflow):
+    first, second = tmp_path / "first", tmp_path / "second"
+    with pytest.raises(InterruptedError):
+        fit(first, make_mlflow(first), interrupt=5)
+    second.mkdir()
+    logger = make_mlflow(second, resume=str(first))
+    assert logger.experiment.get_run(logger.run_id).info.status == "RUNNING"
+    fit(second, logger, checkpoint=first / "checkpoints/last.ckpt")
+
+    assert (first / "mlflow.json").read_text() == (second / "mlflow.json").read_text()
+    history = {
+        name: [value.step for value in logger.experiment.get_metric_history(logger.run_id, name)]
+        for name in (*TRAINING, "val/acc0.5", "best/val/acc0.5")
+    }
+    assert history == {
+        **dict.fromkeys(TRAINING, list(range(6))), "val/acc0.5": [1, 3, 5], "best/val/acc0.5": [6],
+    }  # fmt: skip
+    run = logger.experiment.get_run(logger.run_id)
+    assert run.info.status == "FINISHED" and run.data.params["optim/lr"] == "0.001"
+    (first / "mlflow.json").write_text('{"id": "abc"}')
+    with pytest.raises(UserError, match=r"tracking_uri=sqlite:.* \(.*abc.*\); .* has the run abc, with which this one"):
+        make_mlflow(second, resume=str(first)).log_metrics({"lr": 1.0}, 0)
+
+
+def test_offline_the_last_row_of_a_run_that_ended_in_its_test_is_given_the_scores(tmp_path):
+    first = make_wandb(tmp_path)
+    first.log_metrics({"lr": 1.0}, 5)
+    first.log_metrics({"best/val/score": 0.5}, 6)
+    first.finalize("failed")
+    wandb_files.wait_for_end(tmp_path)
+    (tmp_path / "wandb").rename(tmp_path / "before")
+    second = make_wandb(tmp_path, resume="auto")
+    for name, step in (("lr", 5), ("best/val/score", 6), ("test/score", 6)):
+        second.log_metrics({name: 0.5}, step)
+    second.experiment.finish()
+    wandb_files.wait_for_end(tmp_path)
+    (row,) = wandb_files.history(tmp_path)
+    assert (row["_step"], row["test/score"]) == (6, 0.5) and not {"lr", "best/val/score"} & row.keys()
+
+
 def test_the_configured_logger_of_a_resumed_run_takes_the_id_of_the_run(tmp_path, monkeypatch):
     (tmp_path / "wandb.json").write_text('{"id": "a1b2c3d4", "step": 7}')
     words = ["logger=[csv,wandb]", "logger.wandb.mode=offline", f"resume={tmp_path}"]
@@ -141,17 +185,15 @@ def test_the_configured_logger_of_a_resumed_run_takes_the_id_of_the_run(tmp_path
         config = compose("train", [*words, f"+hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
     files, wandb = build_loggers(config)
-    assert isinstance(files, CSVLogger) and (wandb.version, wandb.first_step) == ("a1b2c3d4", 8)
+    assert isinstance(files, CSVLogger) and (wandb.version, wandb.last_step) == ("a1b2c3d4", 7)
 
 
-def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path):
-    pytest.importorskip("mlflow")
-    pytest.importorskip("sqlalchemy")
+def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path, make_mlflow):
     folder = tmp_path / "run"
     loggers = (
         CSVLogger(folder, "", ""),
         TensorBoardLogger(folder, "tensorboard", "", default_hp_metric=False),
-        MLFlowLogger("ofa", tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=str(tmp_path / "mlruns")),
+        make_mlflow(folder),
     )
     fit(folder, *loggers)
     expected = {*TRAINING, "val/acc@0.5", "best/val/acc@0.5"}
@@ -162,10 +204,14 @@ def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path)
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert expected <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Images("answers/val")] == [1, 3, 5]
+    for name, content in {"configuration": b"transformers:", "predictions/val": b"uniq_id | answer | box"}.items():
+        assert content in events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0]
     run = loggers[2].experiment.get_run(loggers[2].run_id)
     assert {name.replace("@", "") for name in expected} <= run.data.metrics.keys()
     assert run.data.params["optim/lr"] == "0.001"
-    assert len(list(Path(tmp_path / "mlruns").rglob("val_*.png"))) == 3
+    for kind, end in {"answers": "png", "predictions": "json"}.items():
+        files = loggers[2].experiment.list_artifacts(loggers[2].run_id, kind)
+        assert [file.path for file in files] == [f"{kind}/val_{step}.{end}" for step in (1, 3, 5)]
 
 
 def test_the_speed_leaves_out_the_time_of_validations(tmp_path, monkeypatch):

@@ -179,7 +179,7 @@ class Checkpoint:
                 opened, taken = self._open(file), 0
                 while left and taken < at_a_time:
                     name, stored = left.popleft()
-                    tensor = opened[stored.name]
+                    tensor = opened.pop(stored.name)  # of a file that is read whole, what was copied is freed
                     if name == EMBEDDING:
                         self._check_tied(tensor, opened)
                     taken += tensor.nbytes
@@ -187,15 +187,15 @@ class Checkpoint:
                     yield name, tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
                 del opened, tensor
 
-    def _open(self, file: Path) -> Mapping[str, Tensor]:
+    def _open(self, file: Path) -> dict[str, Tensor]:
         content = read_file(file)
         for key in self.form.place:
             content = content.get(key, {})
         return content
 
-    def _check_tied(self, embedding: Tensor, opened: Mapping[str, Tensor]) -> None:
+    def _check_tied(self, embedding: Tensor, opened: dict[str, Tensor]) -> None:
         for name in self.listing.tied:
-            other = opened.get(name, embedding)
+            other = opened.pop(name, embedding)
             if other.data_ptr() != embedding.data_ptr() and not torch.equal(other, embedding):
                 raise UserError(
                     f"{self.path} holds a model with an output matrix of its own: {name} is not {EMBEDDING}, which is "

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from ofa.generation import GenerationOptions, Hypothesis, PrefixTree
 from ofa.processors.base import ImageProcessor, Question, SettingError
@@ -75,6 +76,14 @@ class ClosedAnswerProcessor(ImageProcessor):
             normalize_scores=False,
             prefix_tree=self.tree,
         )
+
+    @abstractmethod
+    def ask(self, *texts: Any) -> Question:
+        """The question that texts make.
+
+        Raises:
+            QuestionError: one that it needs is empty.
+        """
 
     def question(self, prompt: str, texts: tuple[str, ...], notes: tuple[str, ...]) -> Question:
         """A prompt made of cleaned texts, with what the decoder reads in front of the answer."""

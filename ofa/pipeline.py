@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ofa.checkpoint import TaskSettings, check_vocabulary, load_model, read_task, tokenizer_folder
-from ofa.checkpoint.task_settings import PIPELINES as ALL_PIPELINES
+from ofa.checkpoint.task_settings import PIPELINE_NAMES
 from ofa.config import did_you_mean
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
@@ -75,7 +75,7 @@ def pipeline(
             belong together.
     """
     if task not in PIPELINES:
-        if task in ALL_PIPELINES:
+        if task in PIPELINE_NAMES:
             raise UserError(f"the pipeline {task} is not there yet; there are {', '.join(PIPELINES)}")
         raise UserError(
             f"there is no pipeline {task!r}; there are {', '.join(PIPELINES)}{did_you_mean(task, PIPELINES)}"

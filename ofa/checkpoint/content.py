@@ -95,16 +95,18 @@ class Checkpoint:
     """Weights on disk, and what is known of their model.
 
     Attributes:
+        given: what the user called it.
         path: the file or folder, as errors call it.
         form: how it is arranged; of a folder, how its files are.
     """
 
+    given: str
     path: Path
     form: Form
 
     @classmethod
-    def open(cls, path: str | Path, *, ema: bool = False) -> Checkpoint:
-        """What `path`, as `find` takes it, holds; the weights stay on disk.
+    def open(cls, source: str | Path | Checkpoint, *, ema: bool = False) -> Checkpoint:
+        """What `source` holds: a path, as `find` takes it, or what was opened before; the weights stay on disk.
 
         Args:
             ema: take the averaged weights.
@@ -112,13 +114,18 @@ class Checkpoint:
         Raises:
             UserError: it cannot be read, is no checkpoint, or holds no averaged weights.
         """
-        found = find(path)
-        form = _folder_form(found) if found.is_dir() else _form(read_file(found), found)
-        if ema and not form.averaged:
-            if form.ema is None:
-                raise UserError(f"{found} holds no EMA weights; take the others, without ema")
-            form = replace(form, place=form.ema)
-        return cls(found, form)
+        checkpoint = source if isinstance(source, Checkpoint) else cls._read(source)
+        if not ema or checkpoint.form.averaged:
+            return checkpoint
+        place = checkpoint.form.ema
+        if place is None:
+            raise UserError(f"{checkpoint.path} holds no EMA weights; take the others, without ema")
+        return replace(checkpoint, form=replace(checkpoint.form, place=place, averaged=True))
+
+    @classmethod
+    def _read(cls, given: str | Path) -> Checkpoint:
+        path = find(given)
+        return cls(str(given), path, _folder_form(path) if path.is_dir() else _form(read_file(path), path))
 
     @cached_property
     def listing(self) -> Listing:

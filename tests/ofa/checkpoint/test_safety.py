@@ -12,7 +12,6 @@ import torch
 
 from ofa.checkpoint import load_model
 from ofa.errors import UserError
-from ofa.model import OFAModel
 
 
 class Payload:
@@ -43,11 +42,6 @@ class HoldingPath:
 
     def __reduce__(self):
         return (argparse.Namespace, (), {"data": Path(self.path)})
-
-
-@pytest.fixture(scope="module")
-def model():
-    return OFAModel(published.small_config())
 
 
 def test_a_file_that_may_not_be_read_is_not_called_incomplete(model, tmp_path, monkeypatch):

@@ -53,9 +53,7 @@ class OFAConfig:
     max_position_embeddings: int = 1024
     token_bucket_size: int = 256
     image_bucket_size: int = 42
-    code_image_size: int = (
-        128  # pixels a side of the picture whose codes are generated: 128 infilling, 256 text to image
-    )
+    code_image_size: int = 128  # pixels a side of a picture that is generated: 128 infilling, 256 text to image
     attn_scale_factor: float = 2.0
     dropout: float = 0.1
     attention_dropout: float = 0.0

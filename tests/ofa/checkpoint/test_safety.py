@@ -9,19 +9,10 @@ from pathlib import Path
 import published
 import pytest
 import torch
+from payload import Payload
 
 from ofa.checkpoint import load_model
 from ofa.errors import UserError
-
-
-class Payload:
-    """Loading it would make a folder."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return (os.mkdir, (self.path,))
 
 
 class BuiltNamespace:

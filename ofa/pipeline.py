@@ -115,6 +115,9 @@ class Pipeline(ABC, Generic[P]):
         processor: asks it.
         options: of generation.
         batch_size: images at once, halved when a GPU's memory does not suffice.
+
+    Raises:
+        InputError: on a call, for an image that cannot be read, a text that cannot be asked, or lists of other lengths.
     """
 
     def __init__(self, model: OFAModel, processor: P, options: GenerationOptions, batch_size: int) -> None:
@@ -122,7 +125,11 @@ class Pipeline(ABC, Generic[P]):
 
     @abstractmethod
     def ask(self, *texts: Any) -> Question:
-        """The question that the texts of a call make."""
+        """The question that the texts of a call make.
+
+        Raises:
+            InputError, QuestionError: they make none for this model.
+        """
 
     @abstractmethod
     def read(self, hypotheses: Sequence[Hypothesis], image: Image.Image) -> dict[str, Any]:

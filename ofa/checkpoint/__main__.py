@@ -83,6 +83,9 @@ def convert_checkpoint(
         dtype: of the weights that are written.
         answers: JSON file of all answers to questions; None: those kept with the weights, if any.
         force: write into a folder that holds files.
+
+    Raises:
+        UserError: there is no such checkpoint or vocabulary, they do not belong together, or the folder is taken.
     """
     if not force and Path(folder).exists() and not (Path(folder).is_dir() and not any(Path(folder).iterdir())):
         raise UserError(f"{folder} is there and not an empty folder; give another, or --force to replace a model in it")

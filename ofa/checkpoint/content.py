@@ -129,7 +129,11 @@ class Checkpoint:
 
     @cached_property
     def listing(self) -> Listing:
-        """Which weights there are; their content stays on disk."""
+        """Which weights there are; their content stays on disk.
+
+        Raises:
+            UserError: there are none, one is there twice, or a file cannot be read.
+        """
         listing, seen = Listing(), set()
         for file in weight_files(self.path):
             opened = self._open(file)
@@ -178,7 +182,11 @@ class Checkpoint:
         return None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Each weight by our name, in float32 and in memory of its own."""
+        """Each weight by our name, in float32 and in memory of its own.
+
+        Raises:
+            UserError: the output matrix is another than the embedding, or a file cannot be read.
+        """
         for file, weights in self.listing.files.items():
             at_a_time = AT_A_TIME if is_mapped(file) else math.inf
             left = deque(weights.items())

@@ -72,6 +72,7 @@ class TaskSettings:
         return self.pipeline in PROCESSORS and PROCESSORS[self.pipeline].keeps_answers
 
     def to_json(self) -> str:
+        """The content of task.json."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -85,7 +86,11 @@ class TaskSettings:
 
     @classmethod
     def from_values(cls, values: object, source: Path) -> TaskSettings:
-        """Of fields and their values, which an error says are from `source`."""
+        """Of fields and their values, which are from `source`.
+
+        Raises:
+            UserError: they do not describe a task.
+        """
         try:
             settings = cls(**values)
         except (TypeError, UserError) as error:

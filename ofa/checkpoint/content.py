@@ -19,7 +19,7 @@ from ofa.checkpoint.json_files import read_json
 from ofa.checkpoint.modelscope import DESCRIPTION
 from ofa.checkpoint.names import EMBEDDING, TIED, our_name
 from ofa.checkpoint.places import CONFIG, find, weight_files
-from ofa.checkpoint.reading import is_mapped, read_file
+from ofa.checkpoint.reading import is_mapped, read_file, read_outline
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.vocabulary import N_BINS, N_CODES, VOCABULARY_SIZE
@@ -125,7 +125,7 @@ class Checkpoint:
     @classmethod
     def _read(cls, given: str | Path) -> Checkpoint:
         path = find(given)
-        return cls(str(given), path, _folder_form(path) if path.is_dir() else _form(read_file(path), path))
+        return cls(str(given), path, _folder_form(path) if path.is_dir() else _form(read_outline(path), path))
 
     @cached_property
     def listing(self) -> Listing:
@@ -136,7 +136,7 @@ class Checkpoint:
         """
         listing, seen = Listing(), set()
         for file in weight_files(self.path):
-            opened = self._open(file)
+            opened = self._weights(read_outline(file))
             prefix = self.form.prefix
             if not prefix and opened and all(name.startswith(WRAPPED) for name in opened):
                 prefix = WRAPPED
@@ -191,7 +191,7 @@ class Checkpoint:
             at_a_time = AT_A_TIME if is_mapped(file) else math.inf
             left = deque(weights.items())
             while left:
-                opened, taken = self._open(file), 0
+                opened, taken = self._weights(read_file(file)), 0
                 while left and taken < at_a_time:
                     name, stored = left.popleft()
                     tensor = opened.pop(stored.name)  # of a file that is read whole, what was copied is freed
@@ -202,8 +202,7 @@ class Checkpoint:
                     yield name, tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
                 del opened, tensor
 
-    def _open(self, file: Path) -> dict[str, Tensor]:
-        content = read_file(file)
+    def _weights(self, content: dict[Any, Any]) -> dict[str, Tensor]:
         for key in self.form.place:
             content = content.get(key, {})
         return content

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.candidates import Candidates
-from benchmarks.checkpoints import CheckpointLoading
+from benchmarks.checkpoints import FORMS, CheckpointLoading
 from benchmarks.cider import CaptionScoring
 from benchmarks.compute import Decoding, Encoding, TrainingStep
 from benchmarks.distillation import CachedStep, DistillationStep, PlainStep
@@ -28,7 +28,7 @@ CASES: dict[str, list[Case]] = {
     "constrained_loss": [TreeLoss(), MaskedLoss()],
     "candidates": [Encoding(480), Candidates()],
     "cider": [CaptionScoring()],
-    "checkpoints": [CheckpointLoading(form) for form in ("safetensors", "bin", "pt", "pt, half precision")],
+    "checkpoints": [CheckpointLoading(form) for form in FORMS],
     "data_loading": [Loading(workers=0), Loading(workers=2), Indexing()],
     "prepare": [Preparing(workers=1), Preparing(workers=2), Preparing(workers=1, max_side=512, rows=200)],
 }

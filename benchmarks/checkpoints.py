@@ -19,14 +19,17 @@ from ofa.config import OFAConfig
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 
+HALF, OLD = "pt, half precision", "pt before torch 1.6"
+FORMS = ("safetensors", "bin", "pt", HALF, OLD)
+
 
 @dataclass(frozen=True)
 class CheckpointLoading:
     """A fresh process that loads a model and nothing else; its peak memory is the one that is reported.
 
     Attributes:
-        form: "safetensors", "bin" (with the tables that published files hold), "pt" (of the original trainer), or
-            "pt, half precision".
+        form: one of FORMS: "bin" has the tables that published files hold, "pt" is of the original trainer, and before
+            torch 1.6 it was no zip archive and cannot be mapped.
     """
 
     form: str
@@ -55,11 +58,12 @@ def write(model: OFAModel, form: str, folder: Path) -> Path:
     if form == "safetensors":
         export(folder, model, Tokenizer.demo(), None)
         return folder
-    if form == "pt, half precision":
+    if form == HALF:
         model.half()
     weights = {**model.state_dict(), **_tables(model.config)}
     file = folder / "weights.pt"
-    torch.save(weights if form == "bin" else {"model": weights, "args": _options(model.config)}, file)
+    content = weights if form == "bin" else {"model": weights, "args": _options(model.config)}
+    torch.save(content, file, _use_new_zipfile_serialization=form != OLD)
     return file
 
 

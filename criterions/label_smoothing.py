@@ -61,6 +61,9 @@ class LabelSmoothedCrossEntropy:
         encouraging_log_end: adds the encouraging loss' bonus, a line above this probability; None: no bonus.
         drop_best_ratio: share of the tokens with the smallest loss that is left out, as they are known already ...
         drop_best_after: ... from the update after this one on.
+
+    Raises:
+        UserError: at construction, for a value that no loss can have.
     """
 
     def __init__(
@@ -250,7 +253,11 @@ def columns_of_range(target: Tensor, constraint_range: tuple[int, int]) -> tuple
 
 
 def columns_of_tree(target: Tensor, valid: Tensor, tree: PrefixTree) -> tuple[Tensor, Tensor]:
-    """Of the `valid` tokens of target [B, T]: their columns [N] in the tree, and which columns are allowed, [N, A]."""
+    """Of the `valid` tokens of target [B, T]: their columns [N] in the tree, and which columns are allowed, [N, A].
+
+    Raises:
+        UserError: a target is no answer of the tree.
+    """
     columns = tree.columns_of(target[valid])
     allowed = tree.mask(tree.nodes_along(target)[valid])
     known = columns < len(tree.tokens)

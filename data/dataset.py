@@ -43,6 +43,9 @@ class TaskDataset(Dataset[Sample]):
         reading: where workers say which row they are at; None: nowhere.
         views: how many augmentations there are of each row, the same for all seeds; epochs go round them. None: every
             epoch has a new one.
+
+    Raises:
+        UserError: on_error is neither.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class TaskDataset(Dataset[Sample]):
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
 
     def set_epoch(self, epoch: int) -> None:
+        """The epoch whose augmentations are next, for workers, too."""
         self.epoch.fill_(epoch)
 
     def __len__(self) -> int:

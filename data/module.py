@@ -95,6 +95,11 @@ class OFADataModule(pl.LightningDataModule):
         return TSVFile(self.files[split], columns, self.n_columns)
 
     def train_dataloader(self) -> TrainLoader:
+        """The training split, shuffled anew in each epoch.
+
+        Raises:
+            UserError: Lightning is to overfit batches, for which it would change the order.
+        """
         if self.trainer is not None and self.trainer.overfit_batches:
             raise UserError("trainer.overfit_batches would replace the training order; set data.train_limit instead")
         dataset = self.train_dataset()
@@ -135,9 +140,11 @@ class OFADataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> EvalLoader:
+        """The split that validations use."""
         return self.dataloader("val")
 
     def test_dataloader(self) -> list[EvalLoader]:
+        """One of each of `test_splits`."""
         return [self.dataloader(split) for split in self.test_splits]
 
     def dataloader(self, split: str) -> EvalLoader:
@@ -190,9 +197,15 @@ class TrainLoader(DataLoader[Batch]):
         self.sampler.position = 0
 
     def state_dict(self) -> dict[str, Any]:
+        """How many rows there are, the epoch, and the rows of it that were given out."""
         return {"rows": self.sampler.n, "epoch": self.sampler.epoch, "position": self.sampler.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state_dict` was made.
+
+        Raises:
+            UserError: the file has another number of rows.
+        """
         if state["rows"] != self.sampler.n:
             raise UserError(
                 f"the run to resume had {state['rows']} rows of training, and these are {self.sampler.n}; it can only "

@@ -164,7 +164,11 @@ def check_file(path: Path) -> os.stat_result:
 
 
 def open_index(path: Path) -> np.ndarray:
-    """Offsets of the rows of `path`, [rows + 1], memory-mapped; the index is built first where none fits the file."""
+    """Offsets of the rows of `path` in bytes, [rows + 1], memory-mapped; built first where no index fits the file.
+
+    Raises:
+        UserError: as `check_file`; it holds blank lines only or changes meanwhile, or no folder can hold its index.
+    """
     stat = check_file(path)
     places = _places(path)
     for place in places:

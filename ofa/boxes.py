@@ -36,6 +36,7 @@ def _area(upper_left: Tensor, lower_right: Tensor) -> Tensor:
 
 
 def has_area(box: Box) -> bool:
+    """Whether it covers anything: neither empty nor with its corners swapped."""
     x0, y0, x1, y1 = box
     return x0 < x1 and y0 < y1
 

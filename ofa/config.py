@@ -53,9 +53,7 @@ class OFAConfig:
     max_position_embeddings: int = 1024
     token_bucket_size: int = 256
     image_bucket_size: int = 42
-    code_image_size: int = (
-        128  # pixels a side of the picture whose codes are generated: 128 infilling, 256 text to image
-    )
+    code_image_size: int = 128  # pixels a side of a picture that is generated: 128 infilling, 256 text to image
     attn_scale_factor: float = 2.0
     dropout: float = 0.1
     attention_dropout: float = 0.0
@@ -83,7 +81,11 @@ class OFAConfig:
 
     @classmethod
     def from_name(cls, name: str, **changes: Any) -> OFAConfig:
-        """The published size `name` (tiny, medium, base, large, huge; or micro), with `changes` to single fields."""
+        """The published size `name` (tiny, medium, base, large, huge; or micro), with `changes` to single fields.
+
+        Raises:
+            UserError: there is no such size or field, or no model can have these values.
+        """
         if name not in SIZES:
             raise UserError(f"model {name!r} is not one of {', '.join(SIZES)}{did_you_mean(name, SIZES)}")
         width, heads, encoder_layers, decoder_layers, resnet_type = SIZES[name]
@@ -101,7 +103,11 @@ class OFAConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> OFAConfig:
-        """From field names and values; an unknown name is refused with the closest valid one."""
+        """From field names and values.
+
+        Raises:
+            UserError: a name is unknown, and the closest valid one is said; or no model can have these values.
+        """
         names = {field.name for field in dataclasses.fields(cls)}
         for name in values:
             if name not in names:
@@ -109,10 +115,12 @@ class OFAConfig:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
+        """Field names and values, as `from_dict` takes them."""
         return dataclasses.asdict(self)
 
     @property
     def resnet_stages(self) -> tuple[int, int, int]:
+        """Bottleneck blocks in each stage of the backbone."""
         return RESNET_STAGES[self.resnet_type]
 
     @property
@@ -122,13 +130,13 @@ class OFAConfig:
 
 
 def check_choice(value: object, key: str, valid: Collection[str]) -> None:
-    """Refuse, in an error about the setting `key`, what is not one of the valid names."""
+    """Raises UserError, about the setting `key`, for what is not one of the valid names."""
     if not isinstance(value, str) or value not in valid:
         raise UserError(f"{key}={typed(value)} is not one of {', '.join(valid)}{did_you_mean(str(value), valid)}")
 
 
 def check_number(value: object, key: str, remedy: str, *, above_zero: bool = False) -> None:
-    """Refuse, in an error about the setting `key`, what is not a finite number of at least 0, or above it."""
+    """Raises UserError, about the setting `key`, for what is not a finite number of at least 0, or above it."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or value < 0 or (above_zero and value == 0):
         raise UserError(f"{key}={typed(value)} is not a number {'above' if above_zero else 'of at least'} 0; {remedy}")

@@ -134,7 +134,11 @@ class Encoder(nn.Module):
     def embed(
         self, input_ids: Tensor, patch_images: Tensor | None, patch_masks: Tensor | None
     ) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Embeddings [B, L, D] with zeros at padding, padding [B, L], and the rows and columns of patches."""
+        """Embeddings [B, L, D] with zeros at padding, padding [B, L], and the rows and columns of patches.
+
+        Raises:
+            UserError: the images have more patches than there are positions.
+        """
         padding = input_ids == PAD
         text = self.embed_tokens(input_ids) + self.type_embedding.weight[0]
         x = self.dropout(self.layernorm_embedding(text))
@@ -158,7 +162,11 @@ class Encoder(nn.Module):
         return x.masked_fill(padding[..., None], 0), padding, grid
 
     def positions(self, text_length: int, grid: tuple[int, int]) -> Tensor:
-        """Normalised position vectors [1, L, D] of the patches of a grid, then of the text."""
+        """Normalised position vectors [1, L, D] of the patches of a grid, then of the text.
+
+        Raises:
+            UserError: the text has more tokens than there are positions.
+        """
         if text_length > self.config.max_position_embeddings:
             raise UserError(
                 f"a source text of {text_length} tokens is longer than the {self.config.max_position_embeddings} "

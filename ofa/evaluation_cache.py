@@ -21,6 +21,7 @@ class EvaluationCache(Generic[Value]):
         self.clear()
 
     def clear(self) -> None:
+        """Forgets the value."""
         self._key: Hashable = None
         self._value: Value | None = None
 

@@ -18,6 +18,7 @@ class Residual(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Of x and branch [B, L, D], the same shape."""
         return x + self.drop_path(self.dropout(branch))
 
 

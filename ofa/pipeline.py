@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from PIL import Image
 
-from ofa.checkpoint import TaskSettings, check_vocabulary, load_model, read_task, tokenizer_folder
-from ofa.checkpoint.task_settings import PIPELINES as ALL_PIPELINES
+from ofa.checkpoint import Checkpoint, TaskSettings, check_vocabulary, load_model, read_task, tokenizer_folder
+from ofa.checkpoint.task_settings import PIPELINE_NAMES
 from ofa.config import did_you_mean
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
@@ -75,7 +75,7 @@ def pipeline(
             belong together.
     """
     if task not in PIPELINES:
-        if task in ALL_PIPELINES:
+        if task in PIPELINE_NAMES:
             raise UserError(f"the pipeline {task} is not there yet; there are {', '.join(PIPELINES)}")
         raise UserError(
             f"there is no pipeline {task!r}; there are {', '.join(PIPELINES)}{did_you_mean(task, PIPELINES)}"
@@ -85,9 +85,10 @@ def pipeline(
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise UserError(f"batch_size={batch_size} is not a whole number of at least 1")
     place = _place(device)
-    words = Tokenizer.from_pretrained(tokenizer or tokenizer_folder(model))
-    check_vocabulary(model, words)
-    settings = read_task(model)
+    checkpoint = Checkpoint.open(model, ema=ema)
+    words = Tokenizer.from_pretrained(tokenizer or tokenizer_folder(checkpoint.path))
+    check_vocabulary(checkpoint, words)
+    settings = read_task(checkpoint)
     if settings is not None and settings.pipeline != task:
         log.warning("%s was made for %s; %s asks it with the published settings", model, settings.pipeline, task)
         settings = None
@@ -97,7 +98,7 @@ def pipeline(
     if settings.lacks_answers:
         log.warning("%s has no list of answers with it and is asked openly; answers=FILE gives one", model)
     processor, options = restored(settings, words, model)
-    network = load_model(model, ema=ema)
+    network = load_model(checkpoint)
     if processor.image_size > network.config.max_image_size:
         raise UserError(
             f"{model} is to read images of {processor.image_size} px, but has positions for "
@@ -114,6 +115,9 @@ class Pipeline(ABC, Generic[P]):
         processor: asks it.
         options: of generation.
         batch_size: images at once, halved when a GPU's memory does not suffice.
+
+    Raises:
+        InputError: on a call, for an image that cannot be read, a text that cannot be asked, or lists of other lengths.
     """
 
     def __init__(self, model: OFAModel, processor: P, options: GenerationOptions, batch_size: int) -> None:
@@ -121,7 +125,11 @@ class Pipeline(ABC, Generic[P]):
 
     @abstractmethod
     def ask(self, *texts: Any) -> Question:
-        """The question that the texts of a call make."""
+        """The question that the texts of a call make.
+
+        Raises:
+            InputError, QuestionError: they make none for this model.
+        """
 
     @abstractmethod
     def read(self, hypotheses: Sequence[Hypothesis], image: Image.Image) -> dict[str, Any]:

@@ -93,7 +93,11 @@ def _harmless_functions(encoding: str) -> dict[tuple[str, str], Callable]:
 
 
 def number(number_type: NumberType, data: bytes) -> Any:
-    """A pickled NumPy scalar as the number it is."""
+    """A pickled NumPy scalar as the number it is.
+
+    Raises:
+        TypeError, ValueError: it is no number, or its data is too short.
+    """
     return np.frombuffer(data, number_type.dtype(), count=1)[0].item()
 
 
@@ -109,6 +113,11 @@ class NumberType:
         self.order = state[1]
 
     def dtype(self) -> np.dtype:
+        """The type it stands for.
+
+        Raises:
+            TypeError, ValueError: there is none, or it is none of numbers.
+        """
         dtype = np.dtype(self.code).newbyteorder(self.order)
         if dtype.kind not in "biufc":
             raise ValueError(f"a NumPy value of type {self.code} is no number")

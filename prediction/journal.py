@@ -69,6 +69,7 @@ class Journal:
             self._put_in_order()
 
     def write(self, question: PictureQuestion, answer: Mapping[str, Any]) -> None:
+        """Adds an answer, within `with`; it is in the file when this returns."""
         record = {**_asked(question), **answer}
         self._records[_key(record)] = record
         self._stream.write(_line(record))

@@ -49,6 +49,9 @@ class Caption(CaptionProcessor, ImageTask[References, Captioned]):
         max_target_words: words of a caption that are learnt.
         document_frequencies: the published pickle of n-gram counts for CIDEr-D; null counts them in the references of
             the split that is scored.
+
+    Raises:
+        SettingError, UserError: a setting that no task can have, or the counts cannot be read.
     """
 
     max_target_words: int = 20
@@ -69,6 +72,7 @@ class Caption(CaptionProcessor, ImageTask[References, Captioned]):
 
     @cached_property
     def frequencies(self) -> DocumentFrequencies | None:
+        """Of the published counts; None: those of the references are taken."""
         return None if self.document_frequencies is None else DocumentFrequencies.from_file(self.document_frequencies)
 
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from data.tsv import Row
 from ofa.generation import Hypothesis
+from ofa.processors.base import Question, QuestionError
 from ofa.processors.closed import ClosedAnswerProcessor
 from tasks.base import Truth
 from tasks.image_task import ImageTask
@@ -24,6 +26,17 @@ class ClosedAnswerTask(ClosedAnswerProcessor, ImageTask[Truth, Answer]):
     """A task whose answers are known beforehand."""
 
     answer_field = "answer"
+
+    def ask_in_row(self, row: Row, *texts: Any) -> Question:
+        """The question that texts of a row make.
+
+        Raises:
+            RowError: one that it needs is empty.
+        """
+        try:
+            return self.ask(*texts)
+        except QuestionError as error:
+            raise row.error(str(error)) from error
 
     def encode_answer(self, answer: str, row: Row) -> list[int]:
         """The ids of an answer, with `</s>`.

@@ -51,6 +51,7 @@ def text() -> list[str]:
 
 
 def main() -> None:
+    """Writes vocab.json and merges.txt."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from data.batch import Sample
 from data.tsv import Row
-from ofa.processors.base import QuestionError
 from ofa.processors.entailment import ANSWERS, LABELS, EntailmentProcessor
 from tasks.closed import Answer, ClosedAnswerTask
 from tasks.drawing import draw_tile
@@ -48,10 +47,7 @@ class SNLIVE(EntailmentProcessor, ClosedAnswerTask[Entailment]):
         label = row.values["label"].strip()
         if label not in ANSWERS and (label or train):
             raise row.error(f"the label {label!r} is not one of {', '.join(ANSWERS)}")
-        try:
-            question = self.ask(row.values["hypothesis"], row.values.get("caption"))
-        except QuestionError as error:
-            raise row.error(str(error)) from error
+        question = self.ask_in_row(row, row.values["hypothesis"], row.values.get("caption"))
         truth = Entailment(ANSWERS.get(label), *question.texts)
         return Sample(
             id=row.values["uniq_id"],

@@ -13,7 +13,6 @@ from torch import Tensor
 from data.answers import parse_answers
 from data.batch import Sample
 from data.tsv import Row
-from ofa.processors.base import QuestionError
 from ofa.processors.question_answering import QuestionProcessor
 from tasks.closed import Answer, ClosedAnswerTask
 from tasks.drawing import draw_tile
@@ -45,10 +44,7 @@ class VQA(QuestionProcessor, ClosedAnswerTask[Asked]):
             RowError: the image does not decode, the question is empty, an answer is malformed; in training also a
                 question without answer, or one whose answer is not in the list.
         """
-        try:
-            question = self.ask(row.values["question"], self._objects(row))
-        except QuestionError as error:
-            raise row.error(str(error)) from error
+        question = self.ask_in_row(row, row.values["question"], self._objects(row))
         confidences = parse_answers(row)
         if train and not confidences:
             raise row.error("the question has no answer to learn from")

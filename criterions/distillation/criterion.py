@@ -84,10 +84,12 @@ class DistillationCriterion(nn.Module):
 
     @property
     def student_features(self) -> set[Feature]:
+        """What the matches compare of the student."""
         return {feature for match in self.matches for feature in match.student_features}
 
     @property
     def teacher_features(self) -> set[Feature]:
+        """What the matches compare of the teacher."""
         return {feature for match in self.matches for feature in match.teacher_features}
 
     def forward(

@@ -46,10 +46,12 @@ class Match:
 
     @property
     def student_features(self) -> list[Feature]:
+        """One, or two of a loss of two layers."""
         return [Feature(self.stack, self.feature, layer) for layer in self.student_layers]
 
     @property
     def teacher_features(self) -> list[Feature]:
+        """As many as `student_features`."""
         return [Feature(self.stack, self.feature, layer) for layer in self.teacher_layers]
 
     @property
@@ -100,6 +102,7 @@ class MatchRule:
 
     @property
     def intermediate_loss(self) -> IntermediateLoss:
+        """The loss that `loss` names."""
         return INTERMEDIATE_LOSSES[self.loss]
 
     def matches(self, student: OFAConfig, teacher: OFAConfig) -> list[Match]:
@@ -159,7 +162,7 @@ class MatchRule:
 
 
 def check_layer_rule(rule: str | Sequence[Sequence[int]], setting: str) -> None:
-    """Refuse what is no layer rule of MatchRule, in an error about `setting`."""
+    """Raises UserError, about `setting`, for what is no layer rule of MatchRule."""
     if isinstance(rule, str):
         if not _NAMED_RULE.fullmatch(rule):
             raise UserError(f"{setting}: there is no layer rule {rule!r}; take {_RULES_IN_WORDS}")

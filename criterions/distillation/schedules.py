@@ -6,6 +6,7 @@ from ofa.config import check_choice
 
 
 def constant(progress: float) -> float:
+    """1 throughout."""
     return 1.0
 
 
@@ -23,7 +24,7 @@ WEIGHT_SCHEDULES = {"constant": constant, "growing": growing, "decaying": decayi
 
 
 def check_weight_schedule(name: str, key: str) -> None:
-    """Refuse a name that is no weight schedule; `key` is the setting that holds it."""
+    """Raises UserError for a name that is no weight schedule; `key` is the setting that holds it."""
     check_choice(name, key, WEIGHT_SCHEDULES)
 
 

@@ -41,10 +41,12 @@ def clear_sides(scene: Scene, target: SceneObject, rivals: list[SceneObject]) ->
 
 
 def with_article(colour: str, shape: str) -> str:
+    """Such as "a red circle", "an orange star"."""
     return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}"
 
 
 def plural(shape: str) -> str:
+    """More than one of a shape."""
     return shape + ("es" if shape.endswith("s") else "s")
 
 

@@ -44,6 +44,7 @@ class Split:
     rng: np.random.Generator
 
     def name_of(self, row: int) -> str:
+        """A name that no other row of the task has."""
         return f"{self.name}{row}"
 
     def number_of(self, row: int) -> str:

@@ -74,6 +74,9 @@ class SceneConfig:
     easy: large objects, each in the middle of its cell, all of different colours;
     medium: two sizes, moved about inside the cell, colour and shape may recur, so that size or place tells which;
     hard: two sizes with a spread, placed anywhere.
+
+    Raises:
+        UserError: at construction, for what no scene can be, or more objects than find a place.
     """
 
     image_size: int = 64  # pixels, both sides; whole 8 x 8 blocks, as image codes need
@@ -121,15 +124,19 @@ class SceneConfig:
 
     @property
     def colours(self) -> tuple[str, ...]:
+        """Those that occur."""
         return tuple(COLOURS)[: self.n_colours]
 
     @property
     def shapes(self) -> tuple[str, ...]:
+        """Those that occur."""
         return tuple(SHAPES)[: self.n_shapes]
 
 
 @dataclass(frozen=True)
 class SceneObject:
+    """One shape of a scene; its box is in pixels."""
+
     colour: str
     shape: str
     size: str
@@ -138,12 +145,15 @@ class SceneObject:
 
     @property
     def centre(self) -> tuple[float, float]:
+        """x and y of the box's middle, in pixels."""
         x0, y0, x1, y1 = self.box
         return (x0 + x1) / 2, (y0 + y1) / 2
 
 
 @dataclass(frozen=True)
 class Scene:
+    """What a picture shows; image_size is the pixels of each side."""
+
     image_size: int
     objects: tuple[SceneObject, ...]
     texture_seed: int  # background and light: no part of what the scene says

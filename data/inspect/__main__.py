@@ -29,6 +29,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The words of the command; None: those it was started with."""
     parser = argparse.ArgumentParser(
         prog="python -m data.inspect", description="What a TSV file holds, each row read as training reads it."
     )
@@ -44,6 +45,11 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def inspect(arguments: argparse.Namespace) -> int:
+    """Prints what the file holds; returns as `main`.
+
+    Raises:
+        UserError: the file cannot be read, or the picture of its rows cannot be written.
+    """
     if arguments.grid:
         check_place(arguments.grid)
     task = arguments.task or guess_task(arguments.file)

@@ -23,6 +23,7 @@ class Grid:
         self.tiles: list[Image.Image] = []
 
     def add(self, example: Example) -> None:
+        """A tile of it, as long as there is room."""
         if len(self.tiles) < self.size:
             self.tiles.append(draw_tile(example))
 

@@ -55,9 +55,11 @@ class Survey:
     problems: list[RowError] = field(default_factory=list)
 
     def measure(self, name: str, value: float) -> None:
+        """A number that a row has."""
         self.measures.setdefault(name, []).append(value)
 
     def count(self, name: str, value: str) -> None:
+        """A value that a row has."""
         self.counts.setdefault(name, Counter())[value] += 1
 
 

@@ -52,6 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The words of the command; None: those it was started with."""
     parser = argparse.ArgumentParser(prog="python -m data.prepare", description="Raw data to the TSV files of a task.")
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, source in SOURCES.items():

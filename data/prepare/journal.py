@@ -56,6 +56,7 @@ class Journal:
 
     @property
     def is_finished(self) -> bool:
+        """Whether the whole file is there."""
         return self.tsv.exists() and not self.part.exists()
 
     def open(self) -> tuple[BinaryIO, BinaryIO]:

@@ -4,6 +4,7 @@ The forms: files of the original trainer, folders as on Hugging Face and ModelSc
 and export folders. `python -m ofa.checkpoint inspect FILE` tells what a file is.
 """
 
+from ofa.checkpoint.content import Checkpoint
 from ofa.checkpoint.exporting import export
 from ofa.checkpoint.loading import load, load_model, load_weights, model_of, read_config, read_task
 from ofa.checkpoint.places import (
@@ -24,6 +25,7 @@ __all__ = [
     "EXPORT",
     "LAST",
     "TOKENIZER",
+    "Checkpoint",
     "TaskSettings",
     "check_vocabulary",
     "export",

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from ofa.checkpoint.content import Checkpoint
 from ofa.checkpoint.exporting import export
 from ofa.checkpoint.inspection import describe
 from ofa.checkpoint.loading import load_model, read_task
@@ -82,25 +83,29 @@ def convert_checkpoint(
         dtype: of the weights that are written.
         answers: JSON file of all answers to questions; None: those kept with the weights, if any.
         force: write into a folder that holds files.
+
+    Raises:
+        UserError: there is no such checkpoint or vocabulary, they do not belong together, or the folder is taken.
     """
     if not force and Path(folder).exists() and not (Path(folder).is_dir() and not any(Path(folder).iterdir())):
         raise UserError(f"{folder} is there and not an empty folder; give another, or --force to replace a model in it")
-    vocabulary = tokenizer or kept_tokenizer(source)
+    checkpoint = Checkpoint.open(source, ema=ema)
+    vocabulary = tokenizer or kept_tokenizer(checkpoint.path)
     if vocabulary is None:
         raise UserError(
             f"there is no vocabulary with {source}; give --tokenizer FOLDER_OR_ID with the vocab.json and merges.txt "
             "of an OFA model"
         )
     read = Tokenizer.from_pretrained(vocabulary)  # before the weights, which take longer
-    check_vocabulary(source, read)
-    task = read_task(source)
+    check_vocabulary(checkpoint, read)
+    task = read_task(checkpoint)
     if answers is not None:
         if task is None:
             raise UserError(f"--answers {answers}: {source} does not say that it answers questions; leave it out")
         task = task.with_answers(answers)
     if task is not None and task.lacks_answers:
         log.warning("%s has no list of answers with it and will be asked openly; --answers FILE gives one", source)
-    export(folder, load_model(source, ema=ema).to(dtype), read, task)
+    export(folder, load_model(checkpoint).to(dtype), read, task)
 
 
 if __name__ == "__main__":

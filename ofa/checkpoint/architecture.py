@@ -105,7 +105,11 @@ def config_of(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 
 
 def build_config(settings: Mapping[str, Any], file: Path) -> OFAConfig:
-    """The configuration with these fields; an error names the file that they are from."""
+    """The configuration with these fields.
+
+    Raises:
+        UserError: no model has them; it names the file that they are from.
+    """
     try:
         return OFAConfig.from_dict(settings)
     except (UserError, ArithmeticError, TypeError) as error:

@@ -19,7 +19,7 @@ from ofa.checkpoint.json_files import read_json
 from ofa.checkpoint.modelscope import DESCRIPTION
 from ofa.checkpoint.names import EMBEDDING, TIED, our_name
 from ofa.checkpoint.places import CONFIG, find, weight_files
-from ofa.checkpoint.reading import is_mapped, read_file
+from ofa.checkpoint.reading import is_mapped, read_file, read_outline
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.vocabulary import N_BINS, N_CODES, VOCABULARY_SIZE
@@ -95,16 +95,18 @@ class Checkpoint:
     """Weights on disk, and what is known of their model.
 
     Attributes:
+        given: what the user called it.
         path: the file or folder, as errors call it.
         form: how it is arranged; of a folder, how its files are.
     """
 
+    given: str
     path: Path
     form: Form
 
     @classmethod
-    def open(cls, path: str | Path, *, ema: bool = False) -> Checkpoint:
-        """What `path`, as `find` takes it, holds; the weights stay on disk.
+    def open(cls, source: str | Path | Checkpoint, *, ema: bool = False) -> Checkpoint:
+        """What `source` holds: a path, as `find` takes it, or what was opened before; the weights stay on disk.
 
         Args:
             ema: take the averaged weights.
@@ -112,20 +114,29 @@ class Checkpoint:
         Raises:
             UserError: it cannot be read, is no checkpoint, or holds no averaged weights.
         """
-        found = find(path)
-        form = _folder_form(found) if found.is_dir() else _form(read_file(found), found)
-        if ema and not form.averaged:
-            if form.ema is None:
-                raise UserError(f"{found} holds no EMA weights; take the others, without ema")
-            form = replace(form, place=form.ema)
-        return cls(found, form)
+        checkpoint = source if isinstance(source, Checkpoint) else cls._read(source)
+        if not ema or checkpoint.form.averaged:
+            return checkpoint
+        place = checkpoint.form.ema
+        if place is None:
+            raise UserError(f"{checkpoint.path} holds no EMA weights; take the others, without ema")
+        return replace(checkpoint, form=replace(checkpoint.form, place=place, averaged=True))
+
+    @classmethod
+    def _read(cls, given: str | Path) -> Checkpoint:
+        path = find(given)
+        return cls(str(given), path, _folder_form(path) if path.is_dir() else _form(read_outline(path), path))
 
     @cached_property
     def listing(self) -> Listing:
-        """Which weights there are; their content stays on disk."""
+        """Which weights there are; their content stays on disk.
+
+        Raises:
+            UserError: there are none, one is there twice, or a file cannot be read.
+        """
         listing, seen = Listing(), set()
         for file in weight_files(self.path):
-            opened = self._open(file)
+            opened = self._weights(read_outline(file))
             prefix = self.form.prefix
             if not prefix and opened and all(name.startswith(WRAPPED) for name in opened):
                 prefix = WRAPPED
@@ -171,15 +182,19 @@ class Checkpoint:
         return None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Each weight by our name, in float32 and in memory of its own."""
+        """Each weight by our name, in float32 and in memory of its own.
+
+        Raises:
+            UserError: the output matrix is another than the embedding, or a file cannot be read.
+        """
         for file, weights in self.listing.files.items():
             at_a_time = AT_A_TIME if is_mapped(file) else math.inf
             left = deque(weights.items())
             while left:
-                opened, taken = self._open(file), 0
+                opened, taken = self._weights(read_file(file)), 0
                 while left and taken < at_a_time:
                     name, stored = left.popleft()
-                    tensor = opened[stored.name]
+                    tensor = opened.pop(stored.name)  # of a file that is read whole, what was copied is freed
                     if name == EMBEDDING:
                         self._check_tied(tensor, opened)
                     taken += tensor.nbytes
@@ -187,15 +202,14 @@ class Checkpoint:
                     yield name, tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
                 del opened, tensor
 
-    def _open(self, file: Path) -> Mapping[str, Tensor]:
-        content = read_file(file)
+    def _weights(self, content: dict[Any, Any]) -> dict[str, Tensor]:
         for key in self.form.place:
             content = content.get(key, {})
         return content
 
-    def _check_tied(self, embedding: Tensor, opened: Mapping[str, Tensor]) -> None:
+    def _check_tied(self, embedding: Tensor, opened: dict[str, Tensor]) -> None:
         for name in self.listing.tied:
-            other = opened.get(name, embedding)
+            other = opened.pop(name, embedding)
             if other.data_ptr() != embedding.data_ptr() and not torch.equal(other, embedding):
                 raise UserError(
                     f"{self.path} holds a model with an output matrix of its own: {name} is not {EMBEDDING}, which is "

@@ -40,6 +40,7 @@ class Fit:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: OFAModel) -> Fit:
+        """By names and shapes: the weights of neither are looked at."""
         fit, stored = cls(checkpoint), checkpoint.listing.stored
         expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in TIED}
         fit.unexpected = [name for name in stored if name not in expected]

@@ -38,19 +38,23 @@ def load(path: str | Path, *, ema: bool = False) -> tuple[OFAModel, Tokenizer]:
     return load_model(path, ema=ema), Tokenizer.from_pretrained(tokenizer_folder(path))
 
 
-def load_model(path: str | Path, *, ema: bool = False) -> OFAModel:
+def load_model(source: str | Path | Checkpoint, *, ema: bool = False) -> OFAModel:
     """The model alone, as `load`; the random state of torch stays as it is.
+
+    Args:
+        source: a path, as `load` takes it, or what `Checkpoint.open` made of one.
+        ema: as `load`.
 
     Raises:
         UserError: as `load`; the vocabulary is no matter here.
     """
-    checkpoint = Checkpoint.open(path, ema=ema)
-    _say_average(checkpoint, ema)
+    checkpoint = Checkpoint.open(source, ema=ema)
+    _say_average(checkpoint)
     config = checkpoint.config()
     fit = Fit.of(checkpoint, _without_weights(config))
     fit.check("copy it again, or take another file")
     if checkpoint.form.settings is None:
-        log.info("%s says nothing of its model: what no shape shows, such as code_image_size, is as usual", path)
+        log.info("%s does not say what no shape shows, such as code_image_size: it is as usual", checkpoint.given)
     model = model_of(config, dict(fit.tensors(config.init_std)))
     log.info("weights of %s", checkpoint.path)
     return model
@@ -82,7 +86,7 @@ def load_weights(model: OFAModel, path: str | Path, *, ema: bool = False) -> Non
         UserError: as `load_model`, and where the sizes differ.
     """
     checkpoint = Checkpoint.open(path, ema=ema)
-    _say_average(checkpoint, ema)
+    _say_average(checkpoint)
     fit = Fit.of(checkpoint, model)
     fit.check("set model= to the one it was trained with")
     own = model.state_dict()
@@ -100,8 +104,8 @@ def read_config(path: str | Path) -> OFAConfig:
     return Checkpoint.open(path).config()
 
 
-def read_task(path: str | Path) -> TaskSettings | None:
-    """The task of the model that `path` names, as `find` takes it; None where nothing says so.
+def read_task(source: str | Path | Checkpoint) -> TaskSettings | None:
+    """The task of the model in `source`, as `Checkpoint.open` takes it; None where nothing says so.
 
     That is in task.json of an export folder, configuration.json of a ModelScope folder, among the options in a file of
     the original trainer, and in a checkpoint of a run.
@@ -109,7 +113,7 @@ def read_task(path: str | Path) -> TaskSettings | None:
     Raises:
         UserError: there is no such model, what says so is damaged, or it is a run's checkpoint that does not say so.
     """
-    checkpoint = Checkpoint.open(path)
+    checkpoint = Checkpoint.open(source)
     task = task_of(checkpoint)
     if task is None and checkpoint.form.name == OWN_RUN:  # the published settings would be the wrong ones
         raise UserError(
@@ -131,8 +135,8 @@ def task_of(checkpoint: Checkpoint) -> TaskSettings | None:
     return read_description(path) if (path / DESCRIPTION).is_file() else None
 
 
-def _say_average(checkpoint: Checkpoint, ema: bool) -> None:
-    if checkpoint.form.ema is not None and not ema:
+def _say_average(checkpoint: Checkpoint) -> None:
+    if checkpoint.form.ema is not None and not checkpoint.form.averaged:
         log.info(
             "%s also holds EMA weights, which are not taken: python -m ofa.checkpoint convert %s FOLDER --ema makes a "
             "model of them",

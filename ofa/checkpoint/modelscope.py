@@ -9,10 +9,10 @@ from typing import Any
 
 from ofa.answers import order_answers, read_answers
 from ofa.checkpoint.json_files import read_json
-from ofa.checkpoint.task_settings import IMAGENET, PIPELINES, TaskSettings
+from ofa.checkpoint.task_settings import IMAGENET, PIPELINE_NAMES, TaskSettings
 from ofa.errors import UserError
 from ofa.plain_pickle import load_plain_pickle
-from ofa.processors import captioning, grounding
+from ofa.processors import CaptionProcessor, GroundingProcessor, captioning, grounding
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ SETTINGS = {
     "use_caption": "use_caption",
 }
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-PROMPTS = {"image-captioning": captioning.PROMPT, "visual-grounding": grounding.PROMPT}
+PROMPTS = {CaptionProcessor.pipeline: captioning.PROMPT, GroundingProcessor.pipeline: grounding.PROMPT}
 READ = {*SETTINGS, "prompt", "language", "beam_search", "imagenet_default_mean_and_std", "gen_type", "answer2label"}
 OF_NO_MATTER = {"type", "seed"}  # what says nothing of how the model is asked
 
@@ -63,7 +63,7 @@ def read_description(folder: Path) -> TaskSettings | None:
     if not isinstance(name, str) or not isinstance(model, dict):
         raise UserError(f"{file} names no task and model; copy it again from the model")
     pipeline = PIPELINE_OF.get(name, name)
-    if pipeline not in PIPELINES:
+    if pipeline not in PIPELINE_NAMES:
         log.info("%s: there is no pipeline for %s; the weights can be used all the same", file, name)
         return None
     settings = {ours: model[theirs] for theirs, ours in SETTINGS.items() if theirs in model}

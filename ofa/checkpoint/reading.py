@@ -1,4 +1,4 @@
-"""Files of tensors as dictionaries, without executing what stands in them: `read_file`.
+"""Files of tensors as dictionaries, without executing what stands in them: `read_file`, `read_outline`.
 
 Torch files are pickles. PyTorch reads them with an interpreter of its own that knows tensors and plain values; of what
 the original trainer wrote beside them, its options and NumPy numbers, harmless stand-ins are made.
@@ -34,8 +34,21 @@ def read_file(file: Path) -> dict[Any, Any]:
     Raises:
         UserError: it cannot be read, is damaged, holds no dictionary, or something that could execute.
     """
+    return _read(file, "cpu")
+
+
+def read_outline(file: Path) -> dict[Any, Any]:
+    """The same, but tensors of torch files have shape and precision alone: a file of any size needs little memory.
+
+    Raises:
+        UserError: as `read_file`.
+    """
+    return _read(file, "meta")
+
+
+def _read(file: Path, device: str) -> dict[Any, Any]:
     try:
-        content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+        content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file, device)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(file, str(error))) from error
     except OSError as error:
@@ -61,10 +74,10 @@ def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
         return {name: opened.get_tensor(name) for name in opened.keys()}
 
 
-def _read_torch(file: Path) -> Any:
+def _read_torch(file: Path, device: str) -> Any:
     with safe_globals(HARMLESS), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickles that are refused in any case
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=is_mapped(file))
+        return torch.load(file, map_location=device, weights_only=True, mmap=is_mapped(file))
 
 
 def _refusal(file: Path, reason: str) -> str:

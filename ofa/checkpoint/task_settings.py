@@ -16,17 +16,8 @@ from ofa.generation.options import GenerationOptions
 from ofa.processors import PROCESSORS
 
 TASK = "task.json"
-PIPELINES = (
-    "image-captioning",
-    "visual-grounding",
-    "visual-entailment",
-    "visual-question-answering",
-    "text-to-image",
-    "image-classification",
-    "summarization",
-    "text-classification",
-    "ocr",
-)
+# Those that can be asked here, and those that a model may be for.
+PIPELINE_NAMES = (*PROCESSORS, "text-to-image", "image-classification", "summarization", "text-classification", "ocr")
 # Of the pixels of a task whose recipe takes ImageNet's statistics.
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -36,7 +27,7 @@ class TaskSettings:
     """The task of a model.
 
     Attributes:
-        pipeline: what a user calls it, one of PIPELINES.
+        pipeline: what a user calls it, one of PIPELINE_NAMES.
         settings: how inputs are made, such as image_size, max_words or prompt_type; JSON values.
         generation: fields of GenerationOptions that differ from the task's own.
         answers: the only ones there are, in the order of their labels; None: any.
@@ -51,7 +42,7 @@ class TaskSettings:
     answers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_choice(self.pipeline, "pipeline", PIPELINES)
+        check_choice(self.pipeline, "pipeline", PIPELINE_NAMES)
         for key, value in (("settings", self.settings), ("generation", self.generation)):
             if not isinstance(value, dict):
                 raise UserError(f"{key}={value!r} are no names with values")
@@ -81,6 +72,7 @@ class TaskSettings:
         return self.pipeline in PROCESSORS and PROCESSORS[self.pipeline].keeps_answers
 
     def to_json(self) -> str:
+        """The content of task.json."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -94,7 +86,11 @@ class TaskSettings:
 
     @classmethod
     def from_values(cls, values: object, source: Path) -> TaskSettings:
-        """Of fields and their values, which an error says are from `source`."""
+        """Of fields and their values, which are from `source`.
+
+        Raises:
+            UserError: they do not describe a task.
+        """
         try:
             settings = cls(**values)
         except (TypeError, UserError) as error:

@@ -49,6 +49,9 @@ def best_candidates(
     """The n most probable answers for each sample, best first, without the prefix; arguments as `score_candidates`.
 
     A hypothesis' score is its log-probability, whatever its length. Fewer than n come back where the tree has fewer.
+
+    Raises:
+        UserError: as `score_candidates`.
     """
     tree = tree.to(batch["input_ids"].device)
     by_node = _node_scores(model, batch, tree, prefix_tokens)

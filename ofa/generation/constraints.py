@@ -66,7 +66,10 @@ class Constraints:
         return torch.log_softmax(logits, -1)
 
     def allow(self, log_probabilities: Tensor, samples: Tensor, nodes: Tensor, length: int) -> Tensor:
-        """Minus infinity where the rules forbid a token; the others keep their log-probability. Shapes as above."""
+        """[B, K, A]: minus infinity where the rules forbid a token; the others keep their log-probability.
+
+        Arguments as of `log_softmax`, whose result is `log_probabilities`.
+        """
         allowed = log_probabilities.clone()
         allowed[..., NEVER_CHOSEN] = -torch.inf
         if self.tree is not None:
@@ -100,6 +103,7 @@ class Constraints:
         return torch.where(self.forced(samples, length)[:, None] != PAD, nodes, self.tree.step(nodes, columns))
 
     def ids_of(self, columns: Tensor) -> Tensor:
+        """The ids of columns, both of any shape."""
         return columns if self.allowed_ids is None else self.allowed_ids[columns]
 
     def _columns_of_prefix(self, ids: Tensor) -> Tensor:

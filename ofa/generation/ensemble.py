@@ -25,6 +25,7 @@ def models_of(model: OFAModel | Sequence[OFAModel]) -> list[OFAModel]:
 
 
 def encode(model: OFAModel, batch: Mapping[str, Tensor | None]) -> EncoderOutput:
+    """What a model's encoder makes of a batch, as for `generate`."""
     return model.encoder(**{name: batch.get(name) for name in ("input_ids", "patch_images", "patch_masks")})
 
 

@@ -67,6 +67,9 @@ class GenerationOptions(SequenceOptions):
         no_repeat_ngram_size: no n-gram of this length occurs twice in a hypothesis; 0 allows all.
         length_penalty: final score = sum of log-probabilities / length ** length_penalty.
         normalize_scores: False leaves the sum as it is.
+
+    Raises:
+        UserError: at construction, as SequenceOptions.
     """
 
     beam_size: int = 5
@@ -91,6 +94,9 @@ class SamplingOptions(SequenceOptions):
         top_k: draw from this many of the likeliest tokens; None: from all.
         top_p: draw from the fewest likeliest tokens that have this probability together (arXiv 1904.09751); None: from
             all.
+
+    Raises:
+        UserError: at construction, as SequenceOptions.
     """
 
     top_k: int | None = None

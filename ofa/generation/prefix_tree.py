@@ -124,7 +124,7 @@ class PrefixTree:
         return self.tokens[self.mask(node)].tolist()
 
     def columns_of(self, ids: Tensor) -> Tensor:
-        """The column of each id; A, which is none, where the id does not occur in the tree."""
+        """The column of each of ids [...]; A, which is none, where the id does not occur in the tree."""
         columns = torch.searchsorted(self.tokens, ids).clamp(max=len(self.tokens) - 1)
         return torch.where(self.tokens[columns] == ids, columns, len(self.tokens))
 

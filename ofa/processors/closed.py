@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from ofa.generation import GenerationOptions, Hypothesis, PrefixTree
 from ofa.processors.base import ImageProcessor, Question, SettingError
@@ -59,7 +60,7 @@ class ClosedAnswerProcessor(ImageProcessor):
 
     @cached_property
     def tree(self) -> PrefixTree | None:
-        return PrefixTree([self.tokenizer.encode(answer) for answer in self.answers])
+        return PrefixTree(list(self._answer_of))
 
     @property
     def scores_candidates(self) -> bool:
@@ -75,6 +76,14 @@ class ClosedAnswerProcessor(ImageProcessor):
             normalize_scores=False,
             prefix_tree=self.tree,
         )
+
+    @abstractmethod
+    def ask(self, *texts: Any) -> Question:
+        """The question that texts make.
+
+        Raises:
+            QuestionError: one that it needs is empty.
+        """
 
     def question(self, prompt: str, texts: tuple[str, ...], notes: tuple[str, ...]) -> Question:
         """A prompt made of cleaned texts, with what the decoder reads in front of the answer."""
@@ -93,15 +102,16 @@ class ClosedAnswerProcessor(ImageProcessor):
             ValueError: it is not one of the set.
         """
         tokens = self.tokenizer.encode(answer)
-        if self.tree is not None and (*tokens, EOS) not in self._answer_of:
+        if self.tree is not None and tuple(tokens) not in self._answer_of:
             raise ValueError(f"the answer {answer!r} is not in the list of {len(self.answers)} answers")
         return [*tokens, EOS]
 
     def answer(self, hypothesis: Hypothesis) -> str:
         """The answer that a hypothesis writes."""
-        tokens = tuple(hypothesis.tokens)
-        return self.tokenizer.decode(tokens) if self.tree is None else self._answer_of[tokens]
+        tokens = hypothesis.tokens
+        return self.tokenizer.decode(tokens) if self.tree is None else self._answer_of[tuple(tokens[:-1])]
 
     @cached_property
     def _answer_of(self) -> dict[tuple[int, ...], str]:
-        return {(*self.tokenizer.encode(answer), EOS): answer for answer in self.answers}
+        """By the ids of each, without `</s>`."""
+        return {tuple(self.tokenizer.encode(answer)): answer for answer in self.answers}

@@ -56,7 +56,7 @@ class QuestionProcessor(ClosedAnswerProcessor):
 
     @cached_property
     def tree(self) -> PrefixTree | None:
-        return PrefixTree([self.tokenizer.encode(a) for a in self.answers]) if self.constrained else None
+        return super().tree if self.constrained else None
 
     @property
     def generation(self) -> GenerationOptions:

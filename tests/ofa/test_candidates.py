@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from golden import fill_fairseq, generator, load_arrays, load_json
+from random_model import random_model, three_samples
 
 from ofa.config import OFAConfig
 from ofa.errors import UserError
@@ -20,19 +21,9 @@ def random_answers(seed, n=40):
     return [[rng.randrange(100, 106) for _ in range(rng.randint(1, 5))] for _ in range(n)]
 
 
-def random_model(seed):
-    """A model whose states differ by sample, place and history."""
-    torch.manual_seed(seed)
-    model = OFAModel(OFAConfig.from_name("micro", init_std=0.3)).eval()
-    for name, parameter in model.named_parameters():
-        if "rel_pos_table_list" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model
-
-
 @pytest.fixture(scope="module")
 def model():
-    return random_model(0)
+    return random_model()
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +33,8 @@ def tree():
 
 @pytest.fixture(params=["images", "text"])
 def batch(request):
-    torch.manual_seed(1)
-    text = {"input_ids": torch.tensor([[0, 11, 12, 13, 14, 2], [0, 21, 22, 2, 1, 1], [0, 31, 2, 1, 1, 1]])}
-    if request.param == "text":
-        return text
-    return text | {"patch_images": torch.randn(3, 3, 48, 64), "patch_masks": torch.tensor([True, True, False])}
+    samples = three_samples()
+    return {"input_ids": samples["input_ids"]} if request.param == "text" else samples
 
 
 def one(batch, i):

@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 import torch
+from random_model import random_model, three_samples
 
 from ofa.config import OFAConfig
 from ofa.errors import UserError
@@ -12,23 +13,12 @@ from ofa.model import OFAModel
 
 @pytest.fixture(scope="module")
 def model():
-    """A model whose answers differ by sample and end at different lengths."""
-    torch.manual_seed(0)
-    model = OFAModel(OFAConfig.from_name("micro", init_std=0.3)).eval()
-    for name, parameter in model.named_parameters():
-        if "rel_pos_table_list" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model
+    return random_model()
 
 
 @pytest.fixture
 def batch():
-    torch.manual_seed(1)
-    return {
-        "input_ids": torch.tensor([[0, 11, 12, 13, 14, 2], [0, 21, 22, 2, 1, 1], [0, 31, 2, 1, 1, 1]]),
-        "patch_images": torch.randn(3, 3, 48, 64),
-        "patch_masks": torch.tensor([True, True, False]),
-    }
+    return three_samples()
 
 
 def logits(model, batch, tokens):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from random_model import random_model, three_samples
 
 from ofa.config import OFAConfig
 from ofa.errors import UserError
@@ -26,24 +27,12 @@ def test_every_size_has_the_published_number_of_parameters(name):
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    model = OFAModel(OFAConfig.from_name("micro", dropout=0.0)).eval()
-    with torch.no_grad():  # zero at the start of training: without this, the tables would not be tested
-        for name, table in model.named_parameters():
-            if "rel_pos_table_list" in name:
-                table.normal_(std=0.3)
-    return model
+    return random_model(init_std=0.02)
 
 
 @pytest.fixture
 def batch():
-    torch.manual_seed(1)
-    return {
-        "input_ids": torch.tensor([[0, 11, 12, 13, 14, 2], [0, 21, 22, 2, 1, 1], [0, 31, 2, 1, 1, 1]]),
-        "patch_images": torch.randn(3, 3, 48, 64),
-        "patch_masks": torch.tensor([True, True, False]),
-        "decoder_input_ids": torch.tensor([[0, 7, 8, 9], [0, 5, 1, 1], [0, 6, 7, 1]]),
-    }
+    return {**three_samples(), "decoder_input_ids": torch.tensor([[0, 7, 8, 9], [0, 5, 1, 1], [0, 6, 7, 1]])}
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from random_model import random_model, three_samples
 
 from ofa.config import OFAConfig
 from ofa.errors import UserError
@@ -17,18 +18,12 @@ TREE = PrefixTree([[70], [70, 80], [90, 80, 70], [60, 50, 40, 30]])
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    return OFAModel(OFAConfig.from_name("micro", init_std=0.1)).eval()
+    return random_model(init_std=0.1)
 
 
 @pytest.fixture
 def batch():
-    torch.manual_seed(1)
-    return {
-        "input_ids": torch.tensor([[0, 11, 12, 13, 14, 2], [0, 21, 22, 2, 1, 1], [0, 31, 2, 1, 1, 1]]),
-        "patch_images": torch.randn(3, 3, 48, 64),
-        "patch_masks": torch.tensor([True, True, False]),
-    }
+    return three_samples()
 
 
 def rows(batch, index):

@@ -1,11 +1,11 @@
 import json
-import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from payload import Payload
 
 from data.prepare.__main__ import main
 from ofa.answers import read_answers
@@ -26,14 +26,6 @@ def test_the_command_writes_the_answers_in_the_order_of_their_labels(tmp_path):
     assert (done.returncode, done.stdout) == (0, f"3 answers written to {target}\n")
     assert list(json.loads(target.read_text(encoding="utf-8")).items()) == [("yes", 0), ("no", 1), ("café", 2)]
     assert read_answers(target) == ["yes", "no", "café"]
-
-
-class Payload:
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.mark}",)
 
 
 @pytest.mark.parametrize(

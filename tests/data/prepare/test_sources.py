@@ -2,10 +2,10 @@
 
 import base64
 import json
-import os
 import pickle
 
 import pytest
+from payload import Payload
 from raw_data import write_karpathy, write_refer, write_snli_ve, write_vqa
 
 from data.prepare.__main__ import main
@@ -42,14 +42,6 @@ def test_refer_becomes_a_row_a_sentence_and_a_file_a_split(tmp_path):
 def test_the_other_two_sets_have_their_own_folder_and_file_names(tmp_path, name, folder, split_by):
     convert(name, write_refer(tmp_path, folder, split_by), tmp_path)
     assert len(rows_of(tmp_path / f"{name}_train.tsv")) == 2
-
-
-class Payload:
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.mark}",)
 
 
 def test_a_malicious_pickle_of_references_does_nothing_and_is_refused(tmp_path, capsys):

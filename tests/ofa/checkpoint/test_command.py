@@ -13,11 +13,6 @@ from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 
 
-@pytest.fixture(scope="module")
-def model():
-    return OFAModel(published.small_config())
-
-
 @pytest.fixture
 def averaged(model, tmp_path):
     average = published.fairseq_state(model) | {"decoder.layer_norm.bias": torch.full((32,), 0.5)}

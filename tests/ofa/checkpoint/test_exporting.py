@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from ofa.checkpoint import TaskSettings, exporting, load, load_model, read_task
 from ofa.checkpoint.original_task import original_task
-from ofa.checkpoint.task_settings import PIPELINES
+from ofa.checkpoint.task_settings import PIPELINE_NAMES
 from ofa.errors import UserError
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
@@ -232,7 +232,7 @@ def test_the_description_of_a_modelscope_folder_is_a_task(tmp_path, caplog):
 def test_tasks_of_modelscope_have_the_names_of_pipelines(theirs, ours, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "configuration.json").write_text(json.dumps({"task": theirs, "model": {}}))
-    assert read_task(tmp_path) == TaskSettings(ours) and ours in PIPELINES
+    assert read_task(tmp_path) == TaskSettings(ours) and ours in PIPELINE_NAMES
 
 
 def test_a_modelscope_task_without_a_pipeline_is_none(tmp_path, caplog):

@@ -16,11 +16,6 @@ from ofa.tokenizer import Tokenizer
 WIDTH = 32
 
 
-@pytest.fixture(scope="module")
-def model():
-    return OFAModel(published.small_config())
-
-
 def save(state, file, **options):
     config = published.small_config()
     torch.save({"args": published.options(config, **options), "model": state}, file)

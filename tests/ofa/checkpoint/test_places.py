@@ -9,13 +9,7 @@ import torch
 
 from ofa.checkpoint import find, kept_tokenizer, load, load_model, tokenizer_folder, weight_files
 from ofa.errors import UserError
-from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="module")
-def model():
-    return OFAModel(published.small_config())
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
-import os
 import pickle
 from dataclasses import asdict
 
 import pytest
 import torch
+from payload import Payload
 
 from ofa import OFAConfig, OFAModel, load, pipeline
 from ofa.checkpoint import TaskSettings, load_model, load_weights, read_task
@@ -68,16 +68,6 @@ def test_weights_of_another_size_are_refused_by_the_first_that_differs(run):
     shallower = OFAModel(OFAConfig.from_name("micro", encoder_layers=1))
     with pytest.raises(UserError, match=r"another size: it has encoder.* 20 more, which"):
         load_weights(shallower, run)
-
-
-class Payload:
-    """What a malicious pickle would hold: loading it would make a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.path),))
 
 
 def test_a_file_that_would_execute_is_refused_and_does_not(model, tmp_path):

@@ -9,20 +9,10 @@ from pathlib import Path
 import published
 import pytest
 import torch
+from payload import Payload
 
 from ofa.checkpoint import load_model
 from ofa.errors import UserError
-from ofa.model import OFAModel
-
-
-class Payload:
-    """Loading it would make a folder."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return (os.mkdir, (self.path,))
 
 
 class BuiltNamespace:
@@ -43,11 +33,6 @@ class HoldingPath:
 
     def __reduce__(self):
         return (argparse.Namespace, (), {"data": Path(self.path)})
-
-
-@pytest.fixture(scope="module")
-def model():
-    return OFAModel(published.small_config())
 
 
 def test_a_file_that_may_not_be_read_is_not_called_incomplete(model, tmp_path, monkeypatch):

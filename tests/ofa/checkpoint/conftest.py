@@ -1,0 +1,11 @@
+"""The model whose weights the files of these tests hold, where they say of no other."""
+
+import published
+import pytest
+
+from ofa.model import OFAModel
+
+
+@pytest.fixture(scope="module")
+def model():
+    return OFAModel(published.small_config())

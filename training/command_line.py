@@ -32,9 +32,10 @@ from ofa.errors import UserError
 from ofa.whole_file import FULL
 from training.checkpoint_io import how_to_go_on
 from training.interruption import EXIT_STATUS, StoppedBySignal, interruptible, signals_of
-from training.launching import PARENT, together, words_of_others
+from training.launching import PARENT, devices_of, launched, together, words_of_others
 from training.processes import world_size
 from training.requeue import how_it_goes_on
+from training.run_apart import OUTCOME, Outcome, RunFailed, run_apart
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SCRIPTS = ("train", "evaluate", "predict")  # other commands are modules of this folder
@@ -63,16 +64,26 @@ def command(
         def with_one_line_errors(config: DictConfig) -> Any:  # what a launcher of Hydra calls elsewhere, too
             quieten_lightning()
             again = [sys.executable, *_program(config_name), *HydraConfig.get().overrides.task]
+            tells = os.environ.pop(OUTCOME, None)  # as a run of a sweep; not for the processes that it starts
             try:
                 if "trainer" not in config:  # a command of one process, that is simply ended by signals
                     return function(config)
-                with together(config.trainer, again), interruptible(signals_of(config.get("signals", ()))):
-                    return function(config)
+                signals = signals_of(config.get("signals", ()))
+                if _others_follow() and launched() is None and devices_of(config.trainer) > 1:
+                    return run_apart([*again, _quoted(f"hydra.run.dir={_run_folder()}")], signals)
+                with together(config.trainer, again), interruptible(signals):
+                    value = function(config)
+                if tells is not None:
+                    Outcome(value=value).tell(tells)
+                return value
+            except RunFailed:
+                failed.append(_run_folder())
+                return None
             except UserError as error:
                 if not _others_follow():
                     sys.exit(f"error: {error}")
                 print(f"error: {error}", file=sys.stderr)
-                failed.append(HydraConfig.get().runtime.output_dir)
+                failed.append(_run_folder())
                 return None  # which a search takes for a trial that failed
             except StoppedBySignal as stop:
                 where = str(stop)
@@ -82,6 +93,9 @@ def command(
                     raise
                 sys.exit(f"error: {sentence}, then {_how_to_go_on(config)}")
             # Behind the except clause: what the error refers to, such as reading processes, has ended now.
+            if tells is not None:  # the sweep says it
+                Outcome(stopped=where).tell(tells)
+                sys.exit(EXIT_STATUS)
             print(f"{where}; {how_it_goes_on(config)}", file=sys.stderr)
             sys.exit(EXIT_STATUS)
 
@@ -102,8 +116,12 @@ def command(
     return decorate
 
 
+def _run_folder() -> str:
+    return HydraConfig.get().runtime.output_dir
+
+
 def _others_follow() -> bool:
-    """Whether this is a run of a sweep that Hydra does one after the other, each by this process alone."""
+    """Whether this is a run of a sweep that Hydra does one after the other, and no launcher has started others."""
     hydra_config = HydraConfig.get()
     is_in_turn = hydra_config.launcher._target_ == "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
     return hydra_config.mode == RunMode.MULTIRUN and is_in_turn and world_size() == 1
@@ -120,9 +138,7 @@ def _about_file(error: OSError) -> str | None:
 
 def _how_to_go_on(config: DictConfig) -> str:
     """What to type when the remedy is done."""
-    return (
-        how_to_go_on(Path(HydraConfig.get().runtime.output_dir, LAST).parent) if "resume" in config else "start again"
-    )
+    return how_to_go_on(Path(_run_folder(), LAST).parent) if "resume" in config else "start again"
 
 
 def quoted(words: Sequence[str], verbatim: Sequence[str]) -> list[str]:

@@ -261,6 +261,7 @@ def _start(trainer: DictConfig, world: int, command: Sequence[str]) -> Run:
     for local in range(1, world):
         run.started.append(subprocess.Popen(command, env={**variables, "LOCAL_RANK": str(local)}))
     threading.Thread(target=_watch_started, args=[run], daemon=True).start()
+    _end_with_parent()
     _meet(store, 0, world, _backend(trainer))
     return run
 
@@ -280,8 +281,7 @@ def _join(place: Place, processes_of_machine: int, backend: str) -> Run:
     store = dist.TCPStore(host, port, is_master=is_master, timeout=PATIENCE, wait_for_workers=False)
     if "TORCHELASTIC_RESTART_COUNT" in variables:  # after a failure torchrun starts all again, with the same store
         store = dist.PrefixStore(variables["TORCHELASTIC_RESTART_COUNT"], store)
-    if PARENT in variables:
-        threading.Thread(target=_end_with_parent, args=[int(variables[PARENT])], daemon=True).start()
+    _end_with_parent()
     if number > 0:  # the first one speaks for all
         logging.disable()
         warnings.simplefilter("ignore")
@@ -312,8 +312,13 @@ def _watch_started(run: Run) -> None:
     os._exit(EXIT_STATUS if is_stopped else 1)
 
 
-def _end_with_parent(parent: int) -> None:
-    """Ends this process where the one that started it has ended."""
+def _end_with_parent() -> None:
+    """From now on, ends this process where the one of this project that has started it has ended."""
+    if PARENT in os.environ:
+        threading.Thread(target=_watch_parent, args=[int(os.environ[PARENT])], daemon=True).start()
+
+
+def _watch_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -27,7 +27,7 @@ def run(program, processes, words):
             sys.argv = [program, *words]
             if processes > 1:
                 os.environ |= {
-                    "GROUP_RANK": "0",
+                    "RANK": str(local),
                     "LOCAL_RANK": str(local),
                     "WORLD_SIZE": str(processes),
                     "MASTER_ADDR": "127.0.0.1",

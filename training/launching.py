@@ -41,9 +41,9 @@ PARENT = "OFA_PARENT"  # the environment variable by which a process knows which
 
 @dataclass(frozen=True)
 class Place:
-    """Where a launcher has put a process: on which machine of the run, as which one there, among how many in all."""
+    """Where a launcher has put a process: as which one of all, as which one of its machine, among how many in all."""
 
-    machine: int
+    rank: int
     local: int
     world: int
 
@@ -123,7 +123,7 @@ class Environment(LightningEnvironment):
 def words_of_others() -> list[str]:
     """What a process adds to its command line where it is not the first: its folder is not that of the run."""
     place = launched()
-    if place is None or place.machine == place.local == 0:
+    if place is None or place.rank == 0:
         return []
     folder = tempfile.TemporaryDirectory(prefix="ofa_")
     atexit.register(folder.cleanup)
@@ -159,6 +159,12 @@ def together(trainer: DictConfig, command: Sequence[str]) -> Iterator[None]:
             f"{place.world} processes were started, but trainer.devices={trainer.devices} on {machines} machines makes "
             f"{world}; set trainer=ddp, trainer.devices and trainer.num_nodes to what was started"
         )
+    if place is not None and place.rank % (world // machines) != place.local:
+        raise UserError(
+            f"process {place.rank} of the run is process {place.local} of its machine, but with "
+            f"trainer.devices={trainer.devices} it would be {place.rank % (world // machines)}; set trainer.devices to "
+            "the number that every machine has, and start them in the order of the machines"
+        )
     if world <= 1:
         yield
         return
@@ -167,7 +173,7 @@ def together(trainer: DictConfig, command: Sequence[str]) -> Iterator[None]:
             f"trainer.num_nodes={machines}: on several machines torchrun or srun has to start the processes; "
             "see docs/cluster.md"
         )
-    run = _start(trainer, world, command) if place is None else _join(place, world // machines, _backend(trainer))
+    run = _start(trainer, world, command) if place is None else _join(place, _backend(trainer))
     try:
         yield
         dist.barrier()
@@ -229,15 +235,18 @@ def launched() -> Place | None:
     """
     variables = os.environ
     if "LOCAL_RANK" in variables:  # torchrun, or `_start`
-        for name in ("GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             if name not in variables:
                 raise UserError(
                     f"the environment has LOCAL_RANK, as by torchrun, but no {name}; start the processes by "
                     "torchrun or srun, or unset LOCAL_RANK for a run without them"
                 )
-        return Place(*(int(variables[name]) for name in ("GROUP_RANK", "LOCAL_RANK", "WORLD_SIZE")))
+        return Place(*(int(variables[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
     if int(variables.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # srun
-        return Place(*(int(variables[name]) for name in ("SLURM_NODEID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")))
+        names = ("SLURM_NODEID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES")
+        machine, local, world, machines = (int(variables[name]) for name in names)
+        # Not SLURM_PROCID, by which tasks may go round the machines (srun --distribution=cyclic).
+        return Place(machine * (world // machines) + local, local, world)
     return None
 
 
@@ -252,14 +261,13 @@ def _start(trainer: DictConfig, world: int, command: Sequence[str]) -> Run:
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
-        "GROUP_RANK": "0",
         "WORLD_SIZE": str(world),
         "TQDM_DISABLE": "1",
         PARENT: str(os.getpid()),
     }
     run = Run(store)
     for local in range(1, world):
-        run.started.append(subprocess.Popen(command, env={**variables, "LOCAL_RANK": str(local)}))
+        run.started.append(subprocess.Popen(command, env={**variables, "RANK": str(local), "LOCAL_RANK": str(local)}))
     threading.Thread(target=_watch_started, args=[run], daemon=True).start()
     _end_with_parent()
     _meet(store, 0, world, _backend(trainer))
@@ -267,7 +275,7 @@ def _start(trainer: DictConfig, world: int, command: Sequence[str]) -> Run:
 
 
 @cache  # the jobs of a sweep share one group
-def _join(place: Place, processes_of_machine: int, backend: str) -> Run:
+def _join(place: Place, backend: str) -> Run:
     """The run of a process that a launcher, or the first process, has started."""
     variables = os.environ
     if "LOCAL_RANK" in variables:
@@ -276,18 +284,17 @@ def _join(place: Place, processes_of_machine: int, backend: str) -> Run:
         nodes = variables["SLURM_STEP_NODELIST"]  # not those of the job, of which the step may be a part
         host = variables.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
         port = int(variables.get("MASTER_PORT") or 15000 + int(variables["SLURM_JOB_ID"][-4:]))
-    number = place.machine * processes_of_machine + place.local
-    is_master = number == 0 and variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    is_master = place.rank == 0 and variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     store = dist.TCPStore(host, port, is_master=is_master, timeout=PATIENCE, wait_for_workers=False)
     if "TORCHELASTIC_RESTART_COUNT" in variables:  # after a failure torchrun starts all again, with the same store
         store = dist.PrefixStore(variables["TORCHELASTIC_RESTART_COUNT"], store)
     _end_with_parent()
-    if number > 0:  # the first one speaks for all
+    if place.rank > 0:  # the first one speaks for all
         logging.disable()
         warnings.simplefilter("ignore")
-    _meet(store, number, place.world, backend)
+    _meet(store, place.rank, place.world, backend)
     atexit.register(dist.destroy_process_group)
-    if number == 0:
+    if place.rank == 0:
         atexit.register(store.set, "first ended", "")  # torchrun's store stays
     return Run(store)
 

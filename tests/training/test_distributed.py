@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from runs import ROOT, run
+from scontrol import write_scontrol
 
 from ofa.config import OFAConfig
 from ofa.model import OFAModel
@@ -26,6 +27,7 @@ TRAIN += ["validate_every=20", "trainer.log_every_n_steps=1", "trainer.accumulat
 # With dropout, which is another one in each process, and a checkpoint between the batches of an update.
 RESUMED = [*TRAIN, "trainer=ddp", "trainer.devices=2", "data.batch_size=4", "model.dropout=0.2", "trainer.max_steps=6"]
 RESUMED += ["validate_every=4", "data.rows.train=52"]
+STOPPED = [*RESUMED, "resume=auto", "hydra.run.dir=stopped"]
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +43,32 @@ def folder(tmp_path_factory):
     Tokenizer.demo().save(folder / "start/tokenizer")
     several = "trainer=ddp"
     jobs = [
-        ["evaluate", 1, [*EVALUATE, "hydra.run.dir=evaluation1"]],
-        ["evaluate", 3, [*EVALUATE, several, "trainer.devices=3", "hydra.run.dir=evaluation3"]],
-        ["train", 1, [*TRAIN, "data.batch_size=8", "hydra.run.dir=train1"]],
-        ["train", 2, [*TRAIN, several, "trainer.devices=2", "data.batch_size=4", "hydra.run.dir=train2"]],
-        ["train", 2, [*RESUMED, "hydra.run.dir=whole"]],
+        ["evaluate", 1, [*EVALUATE, "hydra.run.dir=evaluation1"], 0],
+        ["evaluate", 3, [*EVALUATE, several, "trainer.devices=3", "hydra.run.dir=evaluation3"], 0],
+        ["train", 1, [*TRAIN, "data.batch_size=8", "hydra.run.dir=train1"], 0],
+        ["train", 2, [*TRAIN, several, "trainer.devices=2", "data.batch_size=4", "hydra.run.dir=train2"], 0],
+        ["train", 2, [*RESUMED, "hydra.run.dir=whole"], 0],
+        ["train_signalled", 2, STOPPED, 75],
+        ["train_spoilt", 2, [*RESUMED, "hydra.run.dir=spoilt"], 1],
+        ["train_spoilt", 2, [*RESUMED, "on_nonfinite=skip", "hydra.run.dir=skipped"], 0],
     ]
-    run_forked(folder, jobs)
+    write_scontrol(folder, "JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1")
+    process = run_forked(folder, jobs, PATH=f"{folder}:{os.environ['PATH']}", SLURM_JOB_ID="7")
+    (folder / "said.txt").write_text(process.stderr)
     return folder
 
 
-def run_forked(folder, jobs):
+def run_forked(folder, jobs, **more):
+    return start([sys.executable, ROOT / "tests/forked.py", json.dumps(jobs)], folder, **more)
+
+
+def start(words, folder, **more):
+    """A command that succeeds, in `folder`, with `more` in its environment."""
     environment = {**os.environ, "OFA_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, ROOT / "tests/forked.py", json.dumps(jobs)]
+    environment |= more
     process = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stdout + process.stderr
+    return process
 
 
 def contents(run_folder, names):
@@ -102,19 +115,55 @@ def test_two_processes_learn_as_one_with_a_batch_twice_as_large(folder):
     )
 
 
+def last(run_folder):
+    return torch.load(run_folder / "checkpoints/last.ckpt", weights_only=True)
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_two_processes_that_are_resumed_end_as_if_they_had_not_been_interrupted(folder):
     shutil.copytree(folder / "whole/checkpoints", folder / "cut/checkpoints")
     shutil.copyfile(folder / "whole/config.yaml", folder / "cut/config.yaml")
     (folder / "cut/checkpoints/last.ckpt").unlink()  # the one before it is that of the validation
     before = torch.load(folder / "cut/checkpoints/last.previous.ckpt", weights_only=True)
     assert before["global_step"] == 4 and all(process["gradients"] for process in before["processes"])
-    run_forked(folder, [["train", 2, [*RESUMED, "resume=auto", "hydra.run.dir=cut"]]])
+    run_forked(folder, [["train", 2, [*RESUMED, "resume=auto", "hydra.run.dir=cut"], 0]])
     assert "going on behind update 4 of" in (folder / "cut/train.log").read_text()
-    whole, cut = (torch.load(folder / name / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "cut"))
-    assert all(torch.equal(whole["state_dict"][name], cut["state_dict"][name]) for name in whole["state_dict"])
+    whole, cut = last(folder / "whole"), last(folder / "cut")
+    assert_equal(whole["state_dict"], cut["state_dict"])
     first, second = ([process["random"]["torch"] for process in state["processes"]] for state in (whole, cut))
     assert all(map(torch.equal, first, second))
     assert not torch.equal(*first)
+
+
+def test_a_job_of_two_processes_that_one_signal_stops_is_queued_again_once_and_goes_on_under_torchrun(folder):
+    assert last(folder / "stopped")["global_step"] == 3
+    (said,) = (line for line in (folder / "said.txt").read_text().splitlines() if "SIGUSR1" in line)
+    assert said.startswith("SIGUSR1: stopped behind update 3, which ")
+    assert said.endswith("; job 7 of SLURM is in the queue again and goes on with it")
+    assert (folder / "calls").read_text().splitlines().count("requeue 7") == 1
+    before = set(folder.iterdir())
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start([*torchrun, ROOT / "train.py", *STOPPED], folder)
+    assert "going on behind update 3 of" in process.stdout
+    assert process.stdout.count("Metrics, predictions and pictures are in") == 1
+    assert set(folder.iterdir()) == before and "Traceback" not in process.stderr
+    assert_equal(last(folder / "stopped")["state_dict"], last(folder / "whole")["state_dict"])
+    assert files_of(folder / "stopped") == files_of(folder / "whole")
+
+
+def test_a_loss_of_one_process_that_is_no_number_ends_all_with_one_sentence_or_is_left_out_by_all(folder):
+    errors = [line for line in (folder / "said.txt").read_text().splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith("error: the loss of update 2 is nan, learning from the samples ")
+    sample = errors[0].split("samples ")[1].split(",")[0]
+    assert not (folder / "spoilt/model").exists()
+    left_out = "left out, as loss or gradient was not finite: 8 samples, among them "
+    assert f"{left_out}{sample}, " in (folder / "skipped/train.log").read_text()
+    first, second = (torch.load(folder / f"weights{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert_equal(first, second)
+    assert all(weights.isfinite().all() for weights in first.values())
 
 
 def test_an_error_in_one_process_ends_all_with_its_one_sentence(folder, monkeypatch):

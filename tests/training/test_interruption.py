@@ -9,6 +9,7 @@ import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from runs import ROOT, run
+from scontrol import write_scontrol
 from torch.utils.data import DataLoader
 
 from data.workers import leave_signals_to_parent
@@ -112,15 +113,9 @@ def test_a_reading_process_ignores_all_signals_but_those_of_its_parent():
 def scontrol(tmp_path, monkeypatch):
     """Puts a command `scontrol` in place that shows the given fields of a job; returns what it was called with."""
 
-    def install(fields, requeue_status=0):
-        program = tmp_path / "scontrol"
-        program.write_text(
-            f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n[ $1 = requeue ] && echo no >&2 && exit {requeue_status}\n'
-            f'echo "{fields}"\n'
-        )
-        program.chmod(0o755)
+    def install(fields, requeue_status):
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        return tmp_path / "calls"
+        return write_scontrol(tmp_path, fields, requeue_status)
 
     return install
 

@@ -8,8 +8,12 @@ GPUs between these.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import fcntl
 import logging
 import os
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -17,7 +21,6 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -36,6 +39,7 @@ PATIENCE = timedelta(minutes=30)  # with a process that does something alone, su
 GRACE = 5.0  # seconds in which a process may end by itself, once another one has failed
 LAST_STEPS = 60.0  # seconds for the last steps of the first process: a batch that is under way, a slow scontrol
 STOPPED = "a signal"  # what has ended a run first, in place of the number of the process that failed
+SIOCGIFADDR = 0x8915  # of Linux: asks for the address of a network interface
 PARENT = "OFA_PARENT"  # the environment variable by which a process knows which one has started it
 
 
@@ -136,7 +140,7 @@ def words_of_others() -> list[str]:
     ]
 
 
-@contextmanager
+@contextlib.contextmanager
 def together(trainer: DictConfig, command: Sequence[str]) -> Iterator[None]:
     """What stands inside is done by as many processes as the trainer's settings say.
 
@@ -292,6 +296,9 @@ def _join(place: Place, backend: str) -> Run:
     if place.rank > 0:  # the first one speaks for all
         logging.disable()
         warnings.simplefilter("ignore")
+    interface = interface_to(host)
+    if interface is not None:
+        variables.setdefault("GLOO_SOCKET_IFNAME", interface)
     _meet(store, place.rank, place.world, backend)
     atexit.register(dist.destroy_process_group)
     if place.rank == 0:
@@ -299,10 +306,37 @@ def _join(place: Place, backend: str) -> Run:
     return Run(store)
 
 
+def interface_to(host: str) -> str | None:
+    """The network interface by which this machine reaches another one; None: it is this machine, or cannot be told.
+
+    Left to itself, gloo takes the address that the machine's own name stands for, which on many is 127.0.1.1.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        try:
+            sender.connect((host, 9))  # by which nothing is sent
+        except OSError:  # IPv6
+            return None
+        address = sender.getsockname()[0]
+        if address.startswith("127."):
+            return None
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # it has no address
+                asked = fcntl.ioctl(sender, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                if socket.inet_ntoa(asked[20:24]) == address:
+                    return name
+    return None
+
+
 def _meet(store: dist.Store, number: int, world: int, backend: str) -> None:
     rank_zero_only.rank = number
     group = dist.PrefixStore("group", store)
-    dist.init_process_group(backend, store=group, rank=number, world_size=world, timeout=PATIENCE)
+    try:
+        dist.init_process_group(backend, store=group, rank=number, world_size=world, timeout=PATIENCE)
+    except RuntimeError as error:
+        raise UserError(
+            f"process {number} of {world} does not reach the others ({str(error).splitlines()[0]}); set "
+            "GLOO_SOCKET_IFNAME to the network interface that connects their machines"
+        ) from error
 
 
 def _watch_started(run: Run) -> None:

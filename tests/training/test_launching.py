@@ -1,4 +1,5 @@
 import multiprocessing
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from ofa.errors import UserError
 from training import launching
 from training.interruption import StoppedBySignal
-from training.launching import Place, Run, devices_of, launched, together, words_of_others
+from training.launching import Place, Run, devices_of, interface_to, launched, together, words_of_others
 from training.processes import first_of_machine_before_others, gathered, of_first, rank, shares, world_size
 
 
@@ -69,6 +70,24 @@ def test_torchrun_and_srun_are_recognised_by_their_variables(monkeypatch):
     assert launched() == Place(rank=6, local=2, world=8)
     put_by_torchrun(monkeypatch, local=0, world=4)  # that is started by srun
     assert launched() == Place(rank=0, local=0, world=4) and words_of_others() == []
+
+
+def test_the_interface_towards_another_machine_is_found_and_none_towards_this_one():
+    assert interface_to("127.0.0.1") is None
+    interface = interface_to("192.0.2.1")  # of nobody
+    if interface is None:
+        pytest.skip("this machine has no network")
+    assert interface in (name for _, name in socket.if_nameindex()) and interface != "lo"
+
+
+def test_processes_that_do_not_reach_each_other_say_so(monkeypatch):
+    def fail(*args, **settings):
+        raise RuntimeError("Gloo connectFullMesh failed with refused\nthe stack of C++")
+
+    monkeypatch.setattr(dist, "init_process_group", fail)
+    message = r"process 0 of 2 does not reach the others \(Gloo .* refused\); set GLOO_SOCKET_IFNAME to"
+    with pytest.raises(UserError, match=message):
+        launching._meet(dist.HashStore(), 0, 2, "gloo")
 
 
 def test_machines_that_have_other_numbers_of_processes_than_configured_are_refused(monkeypatch):

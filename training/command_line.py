@@ -96,7 +96,10 @@ def command(
             if tells is not None:  # the sweep says it
                 Outcome(stopped=where).tell(tells)
                 sys.exit(EXIT_STATUS)
-            print(f"{where}; {how_it_goes_on(config)}", file=sys.stderr)
+            try:
+                print(f"{where}; {how_it_goes_on(config)}", file=sys.stderr)
+            except UserError as error:
+                sys.exit(f"error: {where}; {error}")
             sys.exit(EXIT_STATUS)
 
         def main() -> None:

@@ -190,6 +190,18 @@ def test_such_a_run_tells_the_sweep_where_it_was_stopped_and_leaves_the_rest_to_
     assert "SIGUSR1" not in capsys.readouterr().err
 
 
+def test_a_job_that_is_not_to_be_queued_again_ends_with_an_error(monkeypatch, tmp_path):
+    def stop(config):
+        raise StoppedBySignal("SIGUSR1: stopped behind update 3")
+
+    def refuse(config):
+        raise UserError("job 7 is not queued again")
+
+    monkeypatch.setattr(command_line, "how_it_goes_on", refuse)
+    said = "error: SIGUSR1: stopped behind update 3; job 7 is not queued again"
+    assert start(monkeypatch, stop, f"hydra.run.dir={tmp_path}") == said
+
+
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOSPC])
 def test_a_file_that_cannot_be_used_is_named_with_the_checkpoint_to_go_on_from(monkeypatch, tmp_path, number):
     def train(config):

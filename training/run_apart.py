@@ -76,5 +76,5 @@ def run_apart(command: Sequence[str], signals: Sequence[signal.Signals]) -> floa
     if status < 0:
         raise UserError(f"the run was ended by signal {-status}; signal 9 often says that memory is short")
     if status:
-        raise RunFailed
+        raise RunFailed("its own words stand above")
     return outcome.value

@@ -1,22 +1,66 @@
 """Runs of train.py and evaluate.py, one after the other, by processes that are forked from one: quick to start.
 
-    python forked.py '[["evaluate", 3, ["task=refcoco", ...]], ...]'    # program, number of processes, words
+    python forked.py '[["evaluate", 3, ["task=refcoco", ...], 0], ...]'    # program, processes, words, exit status
 
 They find each other as those of torchrun do, by variables of their environment.
 """
 
 import json
 import os
+import signal
 import socket
 import sys
+from dataclasses import replace
+
+import torch
 
 import evaluate
 import train
+from training.module import TrainingModule
+from training.processes import rank
 
-PROGRAMS = {"train": train.train, "evaluate": evaluate.evaluate}
+LAST_OF_TWO = 1  # the process to which something happens
 
 
-def run(program, processes, words):
+def train_signalled():
+    """Training in which one process alone gets a signal, in its third update."""
+
+    def loss(module, batch, original=TrainingModule.loss):
+        if rank() == LAST_OF_TWO and module.global_step == 2:
+            signal.raise_signal(signal.SIGUSR1)
+        return original(module, batch)
+
+    TrainingModule.loss = loss
+    train.train()
+
+
+def train_spoilt():
+    """Training in which one process alone has losses that are no number, in its second update.
+
+    Each leaves the weights that it ends with in `weights<rank>.pt`.
+    """
+
+    def loss(module, batch, original=TrainingModule.loss):
+        found = original(module, batch)
+        is_spoilt = rank() == LAST_OF_TWO and module.global_step == 1
+        return replace(found, sum=found.sum * float("nan")) if is_spoilt else found
+
+    def on_train_end(module):
+        torch.save(module.model.state_dict(), f"weights{rank()}.pt")
+
+    TrainingModule.loss, TrainingModule.on_train_end = loss, on_train_end
+    train.train()
+
+
+PROGRAMS = {
+    "train": train.train,
+    "train_signalled": train_signalled,
+    "train_spoilt": train_spoilt,
+    "evaluate": evaluate.evaluate,
+}
+
+
+def run(program, processes, words, status):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -27,7 +71,7 @@ def run(program, processes, words):
             sys.argv = [program, *words]
             if processes > 1:
                 os.environ |= {
-                    "GROUP_RANK": "0",
+                    "RANK": str(local),
                     "LOCAL_RANK": str(local),
                     "WORLD_SIZE": str(processes),
                     "MASTER_ADDR": "127.0.0.1",
@@ -36,8 +80,9 @@ def run(program, processes, words):
             PROGRAMS[program]()
             sys.exit()
         children.append(child)
-    if any(os.waitpid(child, 0)[1] for child in children):
-        sys.exit(f"{program} {words} failed")
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    if any(other != status for other in statuses):
+        sys.exit(f"{program} {words}: {statuses}")
 
 
 if __name__ == "__main__":

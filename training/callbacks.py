@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -55,9 +56,7 @@ class WriteAnswers(pl.Callback):
             self._write_results(module)
         if trainer.world_size > 1:
             if trainer.is_global_zero:
-                lines = (prediction_line(split, a) for split, answers in module.answers.items() for a in answers)
-                with (self.folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
-                    file.writelines(lines)
+                write_whole(self.folder / "predictions.jsonl", lambda part: _write_predictions(part, module.answers))
             trainer.strategy.barrier()  # only then are the parts of no more use
             self.predictions.close()
             Path(self.predictions.name).unlink()
@@ -93,6 +92,11 @@ def prediction_line(split: str, answer: Answer) -> str:
     """An answer as a line of predictions.jsonl."""
     record = {"split": split, "uniq_id": answer.id, **dataclasses.asdict(answer.prediction)}
     return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _write_predictions(file: Path, answers: Mapping[str, Sequence[Answer]]) -> None:
+    with file.open("w", encoding="utf-8") as opened:
+        opened.writelines(prediction_line(split, answer) for split, found in answers.items() for answer in found)
 
 
 class ReportNotes(pl.Callback):

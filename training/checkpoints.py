@@ -69,8 +69,8 @@ def _state_of_best(file: Path) -> dict[str, Any]:
 class LastCheckpoint(Checkpoint):
     """Saves the state before and behind each validation, and every so many updates between.
 
-    From the one before a validation, a run goes on with the validation. There is none where the validation ends an
-    epoch or training, for Lightning cannot start with such a one.
+    From the one before a validation, a run goes on with the validation. There is none before a validation behind the
+    last of `max_steps` updates, for Lightning cannot start with such a one.
 
     Lightning has such callbacks come last, so that all others have done their part of the batch. In a run of one
     process, an error that a user has to correct, such as a data file that was changed, also leaves a checkpoint.
@@ -85,15 +85,20 @@ class LastCheckpoint(Checkpoint):
         self.every = every
         self.step: int | None = None  # of the checkpoint; None: training has not begun
         self.validates_first = False  # whether the run that goes on from it starts with a validation
+        self.is_torn = False  # whether Lightning's loops disagree about the epoch, and none can be saved
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.step = trainer.global_step
         if self.validates_first:
+            loop = trainer.fit_loop.epoch_loop
             self.validates_first = False
+            # At its end the loop over epochs has begun a new one already, that over batches has not.
+            self.is_torn = loop.batch_progress.is_last_batch
             trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.restarting = False  # or it would go on behind its last batch
-            trainer.fit_loop.epoch_loop.val_loop.run()
+            loop.val_loop.restarting = False  # or it would go on behind its last batch
+            loop.val_loop.run()
             trainer.training = True
+            self.is_torn = False
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
         is_time = self.every is not None and trainer.global_step % self.every == 0
@@ -106,7 +111,7 @@ class LastCheckpoint(Checkpoint):
         if self.step == trainer.global_step or loop._should_accumulate():
             return
         self.validates_first = _is_validated(trainer)
-        if not (self.validates_first and (trainer.is_last_batch or loop.done)):
+        if not (self.validates_first and trainer.global_step == trainer.max_steps):
             self.save(trainer)
         self.validates_first = False
 
@@ -117,7 +122,7 @@ class LastCheckpoint(Checkpoint):
         self.validates_first = checkpoint.get("validates_first", False)  # none in one of an older version
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking and trainer.state.fn == "fit":
+        if not trainer.sanity_checking and trainer.state.fn == "fit" and not self.is_torn:
             self.save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:

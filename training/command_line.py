@@ -33,9 +33,10 @@ from ofa.errors import UserError
 from ofa.whole_file import FULL
 from training.checkpoint_io import how_to_go_on
 from training.interruption import EXIT_STATUS, StoppedBySignal, interruptible, signals_of
-from training.launching import PARENT, together, words_of_others
+from training.launching import PARENT, devices_of, launched, together, words_of_others
 from training.processes import world_size
 from training.requeue import how_it_goes_on
+from training.run_apart import OUTCOME, Outcome, RunFailed, run_apart
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SCRIPTS = ("train", "evaluate", "predict")  # other commands are modules of this folder
@@ -65,30 +66,24 @@ def command(
         def with_one_line_errors(config: DictConfig) -> Any:  # what a launcher of Hydra calls elsewhere, too
             quieten_lightning()
             again = [sys.executable, *_program(config_name), *HydraConfig.get().overrides.task]
+            tells = os.environ.pop(OUTCOME, None)  # as a run of a sweep; not for the processes that it starts
             try:
-                if "trainer" not in config:  # a command of one process, that is simply ended by signals
-                    return function(config)
-                with together(config.trainer, again), interruptible(signals_of(config.get("signals", ()))):
-                    return function(config)
+                return _done(function, config, again, tells)
             except StoppedBySignal as stop:
                 where = str(stop)
             except Exception as error:
-                sentence = _about_file(error) if isinstance(error, OSError) else None
-                if sentence is not None:  # what every run would meet
-                    sys.exit(f"error: {sentence}, then {_how_to_go_on(config)}")
-                if not _others_follow():
-                    if isinstance(error, UserError):
-                        sys.exit(f"error: {error}")
-                    raise
-                if isinstance(error, UserError):
-                    print(f"error: {error}", file=sys.stderr)
-                else:
-                    traceback.print_exc()
-                failed[HydraConfig.get().runtime.output_dir] = str(error) or type(error).__name__
+                _say_failure(error, config)
+                failed[_run_folder()] = str(error) or type(error).__name__
                 _check_search(failed)
                 return None  # which a search takes for a trial that failed
             # Behind the except clause: what the error refers to, such as reading processes, has ended now.
-            print(f"{where}; {how_it_goes_on(config)}", file=sys.stderr)
+            if tells is not None:  # the sweep says it
+                Outcome(stopped=where).tell(tells)
+                sys.exit(EXIT_STATUS)
+            try:
+                print(f"{where}; {how_it_goes_on(config)}", file=sys.stderr)
+            except UserError as error:
+                sys.exit(f"error: {where}; {error}")
             sys.exit(EXIT_STATUS)
 
         def main() -> None:
@@ -108,8 +103,46 @@ def command(
     return decorate
 
 
+def _done(function: Callable[[DictConfig], Any], config: DictConfig, again: Sequence[str], tells: str | None) -> Any:
+    """What the function returns.
+
+    Args:
+        again: starts this run once more, for another process of it or as a command of its own.
+        tells: the file in which that command tells the sweep what came of it.
+    """
+    if "trainer" not in config:  # a command of one process, that is simply ended by signals
+        return function(config)
+    signals = signals_of(config.get("signals", ()))
+    if _others_follow() and launched() is None and devices_of(config.trainer) > 1:
+        return run_apart([*again, _quoted(f"hydra.run.dir={_run_folder()}")], signals)
+    with together(config.trainer, again), interruptible(signals):
+        value = function(config)
+    if tells is not None:
+        Outcome(value=value).tell(tells)
+    return value
+
+
+def _say_failure(error: Exception, config: DictConfig) -> None:
+    """Returns where another run of a sweep follows; else this was the end."""
+    sentence = _about_file(error) if isinstance(error, OSError) else None
+    if sentence is not None:  # what every run would meet
+        sys.exit(f"error: {sentence}, then {_how_to_go_on(config)}")
+    if not _others_follow():
+        if isinstance(error, UserError):
+            sys.exit(f"error: {error}")
+        raise error
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    elif not isinstance(error, RunFailed):  # which has said so itself
+        traceback.print_exception(error)
+
+
+def _run_folder() -> str:
+    return HydraConfig.get().runtime.output_dir
+
+
 def _others_follow() -> bool:
-    """Whether this is a run of a sweep that Hydra does one after the other, each by this process alone."""
+    """Whether this is a run of a sweep that Hydra does one after the other, and no launcher has started others."""
     hydra_config = HydraConfig.get()
     is_in_turn = hydra_config.launcher._target_ == "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
     return hydra_config.mode == RunMode.MULTIRUN and is_in_turn and world_size() == 1
@@ -133,9 +166,7 @@ def _about_file(error: OSError) -> str | None:
 
 def _how_to_go_on(config: DictConfig) -> str:
     """What to type when the remedy is done."""
-    return (
-        how_to_go_on(Path(HydraConfig.get().runtime.output_dir, LAST).parent) if "resume" in config else "start again"
-    )
+    return how_to_go_on(Path(_run_folder(), LAST).parent) if "resume" in config else "start again"
 
 
 def quoted(words: Sequence[str], verbatim: Sequence[str]) -> list[str]:

@@ -73,8 +73,8 @@ def ignore(signals: Sequence[signal.Signals]) -> None:
 class StopOnSignal(pl.Callback):
     """Lets the step under way finish where a signal comes, and then leaves, by StoppedBySignal.
 
-    In training it waits for the end of the update, and saves it. In a validation, and in one at the end of an epoch or
-    of training, before which none is saved, it waits for the end of the batch, and the last checkpoint stays as it is.
+    In training it waits for the end of the update, and saves it. In a validation it waits for the end of the batch, and
+    the last checkpoint stays as it is.
 
     Several processes agree on the update. In an evaluation they do not wait for each other: each leaves by itself, and
     the first one ends the others. A second signal, some seconds later, ends the process at once.

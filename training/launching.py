@@ -8,8 +8,12 @@ GPUs between these.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import fcntl
 import logging
 import os
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -17,7 +21,6 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -36,14 +39,15 @@ PATIENCE = timedelta(minutes=30)  # with a process that does something alone, su
 GRACE = 5.0  # seconds in which a process may end by itself, once another one has failed
 LAST_STEPS = 60.0  # seconds for the last steps of the first process: a batch that is under way, a slow scontrol
 STOPPED = "a signal"  # what has ended a run first, in place of the number of the process that failed
+SIOCGIFADDR = 0x8915  # of Linux: asks for the address of a network interface
 PARENT = "OFA_PARENT"  # the environment variable by which a process knows which one has started it
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a launcher has put a process: on which machine of the run, as which one there, among how many in all."""
+    """Where a launcher has put a process: as which one of all, as which one of its machine, among how many in all."""
 
-    machine: int
+    rank: int
     local: int
     world: int
 
@@ -123,7 +127,7 @@ class Environment(LightningEnvironment):
 def words_of_others() -> list[str]:
     """What a process adds to its command line where it is not the first: its folder is not that of the run."""
     place = launched()
-    if place is None or place.machine == place.local == 0:
+    if place is None or place.rank == 0:
         return []
     folder = tempfile.TemporaryDirectory(prefix="ofa_")
     atexit.register(folder.cleanup)
@@ -136,7 +140,7 @@ def words_of_others() -> list[str]:
     ]
 
 
-@contextmanager
+@contextlib.contextmanager
 def together(trainer: DictConfig, command: Sequence[str]) -> Iterator[None]:
     """What stands inside is done by as many processes as the trainer's settings say.
 
@@ -159,6 +163,12 @@ def together(trainer: DictConfig, command: Sequence[str]) -> Iterator[None]:
             f"{place.world} processes were started, but trainer.devices={trainer.devices} on {machines} machines makes "
             f"{world}; set trainer=ddp, trainer.devices and trainer.num_nodes to what was started"
         )
+    if place is not None and place.rank % (world // machines) != place.local:
+        raise UserError(
+            f"process {place.rank} of the run is process {place.local} of its machine, but with "
+            f"trainer.devices={trainer.devices} it would be {place.rank % (world // machines)}; set trainer.devices to "
+            "the number that every machine has, and start them in the order of the machines"
+        )
     if world <= 1:
         yield
         return
@@ -167,7 +177,7 @@ def together(trainer: DictConfig, command: Sequence[str]) -> Iterator[None]:
             f"trainer.num_nodes={machines}: on several machines torchrun or srun has to start the processes; "
             "see docs/cluster.md"
         )
-    run = _start(trainer, world, command) if place is None else _join(place, world // machines, _backend(trainer))
+    run = _start(trainer, world, command) if place is None else _join(place, _backend(trainer))
     try:
         yield
         dist.barrier()
@@ -229,15 +239,18 @@ def launched() -> Place | None:
     """
     variables = os.environ
     if "LOCAL_RANK" in variables:  # torchrun, or `_start`
-        for name in ("GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             if name not in variables:
                 raise UserError(
                     f"the environment has LOCAL_RANK, as by torchrun, but no {name}; start the processes by "
                     "torchrun or srun, or unset LOCAL_RANK for a run without them"
                 )
-        return Place(*(int(variables[name]) for name in ("GROUP_RANK", "LOCAL_RANK", "WORLD_SIZE")))
+        return Place(*(int(variables[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
     if int(variables.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # srun
-        return Place(*(int(variables[name]) for name in ("SLURM_NODEID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")))
+        names = ("SLURM_NODEID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES")
+        machine, local, world, machines = (int(variables[name]) for name in names)
+        # Not SLURM_PROCID, by which tasks may go round the machines (srun --distribution=cyclic).
+        return Place(machine * (world // machines) + local, local, world)
     return None
 
 
@@ -252,21 +265,21 @@ def _start(trainer: DictConfig, world: int, command: Sequence[str]) -> Run:
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
-        "GROUP_RANK": "0",
         "WORLD_SIZE": str(world),
         "TQDM_DISABLE": "1",
         PARENT: str(os.getpid()),
     }
     run = Run(store)
     for local in range(1, world):
-        run.started.append(subprocess.Popen(command, env={**variables, "LOCAL_RANK": str(local)}))
+        run.started.append(subprocess.Popen(command, env={**variables, "RANK": str(local), "LOCAL_RANK": str(local)}))
     threading.Thread(target=_watch_started, args=[run], daemon=True).start()
+    _end_with_parent()
     _meet(store, 0, world, _backend(trainer))
     return run
 
 
 @cache  # the jobs of a sweep share one group
-def _join(place: Place, processes_of_machine: int, backend: str) -> Run:
+def _join(place: Place, backend: str) -> Run:
     """The run of a process that a launcher, or the first process, has started."""
     variables = os.environ
     if "LOCAL_RANK" in variables:
@@ -275,27 +288,55 @@ def _join(place: Place, processes_of_machine: int, backend: str) -> Run:
         nodes = variables["SLURM_STEP_NODELIST"]  # not those of the job, of which the step may be a part
         host = variables.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
         port = int(variables.get("MASTER_PORT") or 15000 + int(variables["SLURM_JOB_ID"][-4:]))
-    number = place.machine * processes_of_machine + place.local
-    is_master = number == 0 and variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    is_master = place.rank == 0 and variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     store = dist.TCPStore(host, port, is_master=is_master, timeout=PATIENCE, wait_for_workers=False)
     if "TORCHELASTIC_RESTART_COUNT" in variables:  # after a failure torchrun starts all again, with the same store
         store = dist.PrefixStore(variables["TORCHELASTIC_RESTART_COUNT"], store)
-    if PARENT in variables:
-        threading.Thread(target=_end_with_parent, args=[int(variables[PARENT])], daemon=True).start()
-    if number > 0:  # the first one speaks for all
+    _end_with_parent()
+    if place.rank > 0:  # the first one speaks for all
         logging.disable()
         warnings.simplefilter("ignore")
-    _meet(store, number, place.world, backend)
+    interface = interface_to(host)
+    if interface is not None:
+        variables.setdefault("GLOO_SOCKET_IFNAME", interface)
+    _meet(store, place.rank, place.world, backend)
     atexit.register(dist.destroy_process_group)
-    if number == 0:
+    if place.rank == 0:
         atexit.register(store.set, "first ended", "")  # torchrun's store stays
     return Run(store)
+
+
+def interface_to(host: str) -> str | None:
+    """The network interface by which this machine reaches another one; None: it is this machine, or cannot be told.
+
+    Left to itself, gloo takes the address that the machine's own name stands for, which on many is 127.0.1.1.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        try:
+            sender.connect((host, 9))  # by which nothing is sent
+        except OSError:  # IPv6
+            return None
+        address = sender.getsockname()[0]
+        if address.startswith("127."):
+            return None
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # it has no address
+                asked = fcntl.ioctl(sender, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                if socket.inet_ntoa(asked[20:24]) == address:
+                    return name
+    return None
 
 
 def _meet(store: dist.Store, number: int, world: int, backend: str) -> None:
     rank_zero_only.rank = number
     group = dist.PrefixStore("group", store)
-    dist.init_process_group(backend, store=group, rank=number, world_size=world, timeout=PATIENCE)
+    try:
+        dist.init_process_group(backend, store=group, rank=number, world_size=world, timeout=PATIENCE)
+    except RuntimeError as error:
+        raise UserError(
+            f"process {number} of {world} does not reach the others ({str(error).splitlines()[0]}); set "
+            "GLOO_SOCKET_IFNAME to the network interface that connects their machines"
+        ) from error
 
 
 def _watch_started(run: Run) -> None:
@@ -312,8 +353,13 @@ def _watch_started(run: Run) -> None:
     os._exit(EXIT_STATUS if is_stopped else 1)
 
 
-def _end_with_parent(parent: int) -> None:
-    """Ends this process where the one that started it has ended."""
+def _end_with_parent() -> None:
+    """From now on, ends this process where the one of this project that has started it has ended."""
+    if PARENT in os.environ:
+        threading.Thread(target=_watch_parent, args=[int(os.environ[PARENT])], daemon=True).start()
+
+
+def _watch_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

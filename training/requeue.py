@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from ofa.checkpoint import LAST
+from ofa.checkpoint.reading import read_file
+from ofa.errors import UserError
+from ofa.whole_file import write_whole
+
+STOPS = "stops.json"  # inside a run folder: the state in which signals have stopped the run, and how often
+SAME_STOPS = 3  # in the same state: a turn has come so far, and two have come no further, of which one may be bad luck
+
 
 def how_it_goes_on(config: DictConfig) -> str:
-    """The sentence for the user; a job of SLURM that can go on by itself is put into the queue again before."""
+    """The sentence for the user; a job of SLURM that can go on by itself is put into the queue again before.
+
+    Raises:
+        UserError: it is not, since its turns come no further.
+    """
     if "resume" not in config:
         return "to have all of it, start it again"
     by_hand = f"to go on, give the same words with resume=auto {_folder()}"
     job = job_of_slurm()
-    return by_hand if job is None or config.resume != "auto" else requeue(job, by_hand)
+    if job is None or config.resume != "auto":
+        return by_hand
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if stops_in_this_state(folder) >= SAME_STOPS:
+        (folder / STOPS).unlink()  # whoever has read the sentence begins anew
+        raise UserError(
+            f"job {job} of SLURM is not queued again, for {SAME_STOPS} turns in a row were stopped in the same state; "
+            f"give them more time (sbatch --time, cluster.timeout_min) or lower save_every, and {by_hand}"
+        )
+    return requeue(job, by_hand)
+
+
+def stops_in_this_state(folder: Path) -> int:
+    """How many times in a row, with this one, a run was stopped with nothing newer saved; its folder keeps count."""
+    state = _saved_state(folder / LAST)
+    before = json.loads((folder / STOPS).read_text()) if (folder / STOPS).is_file() else {"state": None, "count": 0}
+    count = before["count"] + 1 if before["state"] == state else 1
+    write_whole(folder / STOPS, lambda part: part.write_text(json.dumps({"state": state, "count": count})))
+    return count
+
+
+def _saved_state(last: Path) -> list[Any]:
+    """How far a last checkpoint has come: the one behind a validation is further than the one before."""
+    if not last.is_file():
+        return []
+    checkpoint = read_file(last)
+    return [checkpoint["global_step"], not checkpoint.get("validates_first")]  # none in one of an older version
 
 
 def _folder() -> str:

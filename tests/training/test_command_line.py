@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import sys
 
@@ -8,7 +9,10 @@ from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from ofa.errors import UserError
+from training import command_line
 from training.command_line import check_cluster, check_folder, check_overrides, command
+from training.interruption import StoppedBySignal
+from training.run_apart import OUTCOME, RunFailed
 
 
 def test_sound_overrides_pass():
@@ -181,6 +185,47 @@ def test_a_search_survives_trials_that_fail_but_not_when_all_do(monkeypatch, tmp
         f"error: all 3 trials of the search failed; the first, in {tmp_path}/none/0: optim.lr is no good in run 1"
     )
     assert "Traceback" not in capfd.readouterr().err
+
+
+OF_TWO = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+
+
+def test_a_run_of_a_sweep_of_several_processes_is_a_command_of_its_own(monkeypatch, tmp_path):
+    commands = []
+
+    def run_apart(command, signals):
+        commands.append(command)
+        if "optim.lr=-1" in command:
+            raise RunFailed
+
+    monkeypatch.setattr(command_line, "run_apart", run_apart)
+    words = ["-m", *OF_TWO, "optim.lr=-1,1", f"hydra.sweep.dir={tmp_path}"]
+    assert start(monkeypatch, pytest.fail, *words) == f"error: 1 runs of the sweep failed: {tmp_path}/0"
+    for number, (words, rate) in enumerate(zip(commands, (-1, 1), strict=True)):
+        assert words[2:] == [*OF_TWO, f"optim.lr={rate}", f"hydra.run.dir='{tmp_path}/{number}'"]
+
+
+def test_such_a_run_tells_the_sweep_where_it_was_stopped_and_leaves_the_rest_to_it(monkeypatch, tmp_path, capsys):
+    def train(config):
+        assert OUTCOME not in os.environ  # for the processes that it starts
+        raise StoppedBySignal("SIGUSR1: stopped behind update 3")
+
+    monkeypatch.setenv(OUTCOME, str(tmp_path / "outcome"))
+    assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == 75
+    assert json.loads((tmp_path / "outcome").read_text())["stopped"] == "SIGUSR1: stopped behind update 3"
+    assert "SIGUSR1" not in capsys.readouterr().err
+
+
+def test_a_job_that_is_not_to_be_queued_again_ends_with_an_error(monkeypatch, tmp_path):
+    def stop(config):
+        raise StoppedBySignal("SIGUSR1: stopped behind update 3")
+
+    def refuse(config):
+        raise UserError("job 7 is not queued again")
+
+    monkeypatch.setattr(command_line, "how_it_goes_on", refuse)
+    said = "error: SIGUSR1: stopped behind update 3; job 7 is not queued again"
+    assert start(monkeypatch, stop, f"hydra.run.dir={tmp_path}") == said
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOSPC])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from runs import ROOT, run
+from scontrol import write_scontrol
 
 from ofa.config import OFAConfig
 from ofa.model import OFAModel
@@ -27,6 +28,7 @@ TRAIN += ["validate_every=20", "trainer.log_every_n_steps=1", "trainer.accumulat
 RESUMED = [*TRAIN, "trainer=ddp", "trainer.devices=2", "data.batch_size=4", "model.dropout=0.2", "trainer.max_steps=6"]
 RESUMED += ["validate_every=4", "data.rows.train=52"]
 SHARDED = "trainer=fsdp"
+STOPPED = [*RESUMED, "resume=auto", "hydra.run.dir=stopped"]
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +44,33 @@ def folder(tmp_path_factory):
     Tokenizer.demo().save(folder / "start/tokenizer")
     several = "trainer=ddp"
     jobs = [
-        ["evaluate", 1, [*EVALUATE, "hydra.run.dir=evaluation1"]],
-        ["evaluate", 3, [*EVALUATE, several, "trainer.devices=3", "hydra.run.dir=evaluation3"]],
-        ["train", 1, [*TRAIN, "data.batch_size=8", "hydra.run.dir=train1"]],
-        ["train", 2, [*TRAIN, several, "trainer.devices=2", "data.batch_size=4", "hydra.run.dir=train2"]],
-        ["train", 2, [*RESUMED, "hydra.run.dir=whole"]],
-        ["train", 2, [*RESUMED, SHARDED, "hydra.run.dir=whole_sharded"]],
+        ["evaluate", 1, [*EVALUATE, "hydra.run.dir=evaluation1"], 0],
+        ["evaluate", 3, [*EVALUATE, several, "trainer.devices=3", "hydra.run.dir=evaluation3"], 0],
+        ["train", 1, [*TRAIN, "data.batch_size=8", "hydra.run.dir=train1"], 0],
+        ["train", 2, [*TRAIN, several, "trainer.devices=2", "data.batch_size=4", "hydra.run.dir=train2"], 0],
+        ["train", 2, [*RESUMED, "hydra.run.dir=whole"], 0],
+        ["train", 2, [*RESUMED, SHARDED, "hydra.run.dir=whole_sharded"], 0],
+        ["train_signalled", 2, STOPPED, 75],
+        ["train_spoilt", 2, [*RESUMED, "hydra.run.dir=spoilt"], 1],
+        ["train_spoilt", 2, [*RESUMED, "on_nonfinite=skip", "hydra.run.dir=skipped"], 0],
     ]
-    run_forked(folder, jobs)
+    write_scontrol(folder, "JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1")
+    process = run_forked(folder, jobs, PATH=f"{folder}:{os.environ['PATH']}", SLURM_JOB_ID="7")
+    (folder / "said.txt").write_text(process.stderr)
     return folder
 
 
-def run_forked(folder, jobs):
+def run_forked(folder, jobs, **more):
+    return start([sys.executable, ROOT / "tests/forked.py", json.dumps(jobs)], folder, **more)
+
+
+def start(words, folder, **more):
+    """A command that succeeds, in `folder`, with `more` in its environment."""
     environment = {**os.environ, "OFA_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, ROOT / "tests/forked.py", json.dumps(jobs)]
+    environment |= more
     process = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert process.returncode == 0, process.stdout + process.stderr
+    return process
 
 
 def contents(run_folder, names):
@@ -104,12 +117,20 @@ def test_two_processes_learn_as_one_with_a_batch_twice_as_large(folder):
     )
 
 
+def last(run_folder):
+    return torch.load(run_folder / "checkpoints/last.ckpt", weights_only=True)
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_sharded_weights_learn_as_whole_ones_and_leave_the_same_files(folder):
     runs = [folder / "whole", folder / "whole_sharded"]
     whole, sharded = map(losses, runs)
     assert len(whole) == 6 and sharded == pytest.approx(whole, abs=1e-4)
     assert files_of(runs[1]) == files_of(runs[0])
-    whole, sharded = (torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in runs)
+    whole, sharded = (last(run)["state_dict"] for run in runs)
     torch.testing.assert_close(sharded, whole, rtol=0, atol=1e-4)
     tied = [name for name in sharded if name.endswith(("embed_tokens.weight", "output_projection.weight"))]
     assert len(tied) == 3 and len({sharded[name].data_ptr() for name in tied}) == 1
@@ -125,10 +146,10 @@ def test_two_processes_that_are_resumed_end_as_if_they_had_not_been_interrupted(
     (of_cut / "checkpoints/last.ckpt").unlink()  # the one before it is that of the validation
     before = torch.load(of_cut / "checkpoints/last.previous.ckpt", weights_only=True)
     assert before["global_step"] == 4 and all(process["gradients"] for process in before["processes"])
-    run_forked(folder, [["train", 2, [*RESUMED, *words, "resume=auto", f"hydra.run.dir={of_cut.name}"]]])
+    run_forked(folder, [["train", 2, [*RESUMED, *words, "resume=auto", f"hydra.run.dir={of_cut.name}"], 0]])
     assert "going on behind update 4 of" in (of_cut / "train.log").read_text()
-    whole, cut = (torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (of_whole, of_cut))
-    assert all(torch.equal(whole["state_dict"][name], cut["state_dict"][name]) for name in whole["state_dict"])
+    whole, cut = last(of_whole), last(of_cut)
+    assert_equal(whole["state_dict"], cut["state_dict"])
     first, second = ([process["random"]["torch"] for process in state["processes"]] for state in (whole, cut))
     assert all(map(torch.equal, first, second))
     assert not torch.equal(*first)
@@ -145,6 +166,34 @@ def test_of_sharded_weights_each_process_has_its_part(folder):
     sizes = [sum(gradient.numel() for gradient in gradients.values()) for gradients in (whole[0], *sharded)]
     assert sizes[0] == sizes[1] + sizes[2]
     assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.01)
+
+
+def test_a_job_of_two_processes_that_one_signal_stops_is_queued_again_once_and_goes_on_under_torchrun(folder):
+    assert last(folder / "stopped")["global_step"] == 3
+    (said,) = (line for line in (folder / "said.txt").read_text().splitlines() if "SIGUSR1" in line)
+    assert said.startswith("SIGUSR1: stopped behind update 3, which ")
+    assert said.endswith("; job 7 of SLURM is in the queue again and goes on with it")
+    assert (folder / "calls").read_text().splitlines().count("requeue 7") == 1
+    before = set(folder.iterdir())
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start([*torchrun, ROOT / "train.py", *STOPPED], folder)
+    assert "going on behind update 3 of" in process.stdout
+    assert process.stdout.count("Metrics, predictions and pictures are in") == 1
+    assert set(folder.iterdir()) == before and "Traceback" not in process.stderr
+    assert_equal(last(folder / "stopped")["state_dict"], last(folder / "whole")["state_dict"])
+    assert set(files_of(folder / "stopped")) == {*files_of(folder / "whole"), "stops.json"}
+
+
+def test_a_loss_of_one_process_that_is_no_number_ends_all_with_one_sentence_or_is_left_out_by_all(folder):
+    errors = [line for line in (folder / "said.txt").read_text().splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith("error: the loss of update 2 is nan, learning from the samples ")
+    sample = errors[0].split("samples ")[1].split(",")[0]
+    assert not (folder / "spoilt/model").exists()
+    left_out = "left out, as loss or gradient was not finite: 8 samples, among them "
+    assert f"{left_out}{sample}, " in (folder / "skipped/train.log").read_text()
+    first, second = (torch.load(folder / f"weights{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert_equal(first, second)
+    assert all(weights.isfinite().all() for weights in first.values())
 
 
 def test_an_error_in_one_process_ends_all_with_its_one_sentence(folder, monkeypatch):

@@ -6,9 +6,11 @@ import sys
 import time
 
 import pytest
+import torch
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from runs import ROOT, run
+from scontrol import write_scontrol
 from torch.utils.data import DataLoader
 
 from data.workers import leave_signals_to_parent
@@ -112,15 +114,9 @@ def test_a_reading_process_ignores_all_signals_but_those_of_its_parent():
 def scontrol(tmp_path, monkeypatch):
     """Puts a command `scontrol` in place that shows the given fields of a job; returns what it was called with."""
 
-    def install(fields, requeue_status=0):
-        program = tmp_path / "scontrol"
-        program.write_text(
-            f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n[ $1 = requeue ] && echo no >&2 && exit {requeue_status}\n'
-            f'echo "{fields}"\n'
-        )
-        program.chmod(0o755)
+    def install(fields, requeue_status):
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        return tmp_path / "calls"
+        return write_scontrol(tmp_path, fields, requeue_status)
 
     return install
 
@@ -164,6 +160,42 @@ def test_the_folder_to_go_on_in_is_that_of_the_run_or_of_the_sweep(monkeypatch, 
     monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: OmegaConf.create(hydra))
     said = how_it_goes_on(OmegaConf.create({"resume": None}))
     assert said == f"to go on, give the same words with resume=auto {word}"
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch, scontrol):
+    """A function that stops a turn of a job of SLURM in a state of training, and returns what is said."""
+    calls = scontrol("JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1", 0)
+    calls.touch()
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    hydra = OmegaConf.create({"mode": RunMode.RUN, "runtime": {"output_dir": str(tmp_path)}})
+    monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: hydra)
+    (tmp_path / "checkpoints").mkdir()
+
+    def stop(update=None, validates_first=False):
+        if update is not None:
+            state = {"global_step": update, "validates_first": validates_first}
+            torch.save(state, tmp_path / "checkpoints/last.ckpt")
+        before = len(calls.read_text().splitlines())
+        try:
+            said = how_it_goes_on(OmegaConf.create({"resume": "auto"}))
+        except UserError as error:
+            said = str(error)
+        is_queued = "requeue 7" in calls.read_text().splitlines()[before:]
+        assert is_queued == (said == "job 7 of SLURM is in the queue again and goes on with it")
+        return is_queued or said
+
+    return stop
+
+
+def test_a_job_whose_turns_come_no_further_is_not_queued_for_ever(job, tmp_path):
+    assert [job(), job()] == [True, True]  # before the first checkpoint
+    assert [job(4, validates_first=True), job(4, validates_first=True), job(4), job(4)] == [True] * 4
+    said = job(4)
+    assert said.startswith("job 7 of SLURM is not queued again, for 3 turns in a row were stopped in the same state; ")
+    assert said.endswith(f"and to go on, give the same words with resume=auto hydra.run.dir={tmp_path}")
+    assert job(4) is True  # by hand, with more time
 
 
 def test_an_evaluation_is_started_again():

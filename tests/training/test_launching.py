@@ -1,4 +1,5 @@
 import multiprocessing
+import socket
 import subprocess
 import sys
 import threading
@@ -13,18 +14,18 @@ from omegaconf import OmegaConf
 from ofa.errors import UserError
 from training import launching
 from training.interruption import StoppedBySignal
-from training.launching import Place, Run, devices_of, launched, together, words_of_others
+from training.launching import Place, Run, devices_of, interface_to, launched, together, words_of_others
 from training.processes import first_of_machine_before_others, gathered, of_first, rank, shares, world_size
 
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
-    for name in ("LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_NODEID", "SLURM_LOCALID"):
+    for name in ("LOCAL_RANK", "WORLD_SIZE", "RANK", "SLURM_STEP_NUM_TASKS", "SLURM_NODEID", "SLURM_LOCALID"):
         monkeypatch.delenv(name, raising=False)
 
 
 def put_by_torchrun(monkeypatch, local, world):
-    for name, value in {"GROUP_RANK": 0, "LOCAL_RANK": local, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1",
+    for name, value in {"RANK": local, "LOCAL_RANK": local, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1",
                         "MASTER_PORT": 29500}.items():  # fmt: skip
         monkeypatch.setenv(name, str(value))
 
@@ -63,14 +64,42 @@ def test_several_devices_need_a_trainer_for_them():
 def test_torchrun_and_srun_are_recognised_by_their_variables(monkeypatch):
     assert launched() is None and words_of_others() == []
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
     monkeypatch.setenv("SLURM_NODEID", "1")
     monkeypatch.setenv("SLURM_LOCALID", "2")
-    assert launched() == Place(machine=1, local=2, world=8)
+    assert launched() == Place(rank=6, local=2, world=8)
     put_by_torchrun(monkeypatch, local=0, world=4)  # that is started by srun
-    assert launched() == Place(machine=0, local=0, world=4) and words_of_others() == []
+    assert launched() == Place(rank=0, local=0, world=4) and words_of_others() == []
 
 
-@pytest.mark.parametrize("name", ["GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR"])
+def test_the_interface_towards_another_machine_is_found_and_none_towards_this_one():
+    assert interface_to("127.0.0.1") is None
+    interface = interface_to("192.0.2.1")  # of nobody
+    if interface is None:
+        pytest.skip("this machine has no network")
+    assert interface in (name for _, name in socket.if_nameindex()) and interface != "lo"
+
+
+def test_processes_that_do_not_reach_each_other_say_so(monkeypatch):
+    def fail(*args, **settings):
+        raise RuntimeError("Gloo connectFullMesh failed with refused\nthe stack of C++")
+
+    monkeypatch.setattr(dist, "init_process_group", fail)
+    message = r"process 0 of 2 does not reach the others \(Gloo .* refused\); set GLOO_SOCKET_IFNAME to"
+    with pytest.raises(UserError, match=message):
+        launching._meet(dist.HashStore(), 0, 2, "gloo")
+
+
+def test_machines_that_have_other_numbers_of_processes_than_configured_are_refused(monkeypatch):
+    put_by_torchrun(monkeypatch, local=1, world=4)
+    with pytest.raises(
+        UserError, match="process 1 of the run is process 1 of its machine, but .*devices=1 it would be 0"
+    ):
+        with together(trainer(1, num_nodes=4), []):
+            pass
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "MASTER_ADDR"])
 def test_a_place_that_the_environment_says_in_part_is_refused(monkeypatch, name):
     put_by_torchrun(monkeypatch, local=0, world=2)
     monkeypatch.delenv(name)

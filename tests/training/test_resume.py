@@ -239,11 +239,26 @@ def test_a_run_that_a_signal_ends_in_a_validation_goes_on_with_it(tmp_path, whol
     assert logged(tmp_path / "second") == logged(whole)[3:]
 
 
-def test_before_a_validation_that_ends_an_epoch_nothing_is_saved(tmp_path):
+def test_before_a_validation_behind_the_last_update_nothing_is_saved(tmp_path):
     file = write_rows(tmp_path / "rows.tsv")
-    said = stop_in_validation(file, tmp_path / "first", 3, val_check_interval=5)
+    said = stop_in_validation(file, tmp_path / "first", 3, val_check_interval=5, max_steps=5)
     assert said == "SIGUSR1: stopped in a validation, before which nothing was saved"
     assert not (tmp_path / "first/checkpoints/last.ckpt").exists()
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_run_that_is_stopped_in_the_validation_at_the_end_of_an_epoch_goes_on_with_it_as_often_as_need_be(tmp_path):
+    file, options, run = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 5}, tmp_path / "run"
+    fit(file, tmp_path / "whole", **options)
+    said = stop_in_validation(file, run, 3, **options)
+    assert said == f"SIGUSR1: stopped in a validation behind update 5, which {run / 'checkpoints/last.ckpt'} holds"
+    with pytest.raises(InterruptedError):
+        go_on_in_place(file, run, interrupt=2, **options)
+    assert read(run)["global_step"] == 5 and read(run, "best")["global_step"] == 5
+    trainer = go_on_in_place(file, run, **options)
+    assert trainer.checkpoint_callback.best_model_score == -5
+    assert_equal(read(run), read(tmp_path / "whole"))
+    assert logged(run) == logged(tmp_path / "whole")
 
 
 def go_on_in_place(file, folder, **options):

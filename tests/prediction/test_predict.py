@@ -17,7 +17,7 @@ from prediction.answering import answer_each, check_texts
 from prediction.journal import Journal
 from prediction.pictures import draw, save_picture
 from prediction.questions import PictureQuestion, read_questions
-from training.command_line import CONFIGS, quoted
+from training.overrides import CONFIGS, quoted
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ from omegaconf import OmegaConf
 from ofa.errors import UserError
 from tasks.refcoco import RefCOCO
 from training.build import check, validation_settings
-from training.command_line import CONFIGS
 from training.composed import make
 from training.data_files import splits_to_test
+from training.overrides import CONFIGS
 
 
 def interval(batches, every=500, accumulate=1, max_steps=-1, max_epochs=None):

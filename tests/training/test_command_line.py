@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 
 from ofa.errors import UserError
 from training import command_line
-from training.command_line import check_cluster, check_folder, check_overrides, command
+from training.command_line import command
 from training.interruption import StoppedBySignal
+from training.overrides import check_cluster, check_folder, check_overrides
 from training.run_apart import OUTCOME, RunFailed
 
 
@@ -30,13 +31,13 @@ def test_the_published_distillations_compose_and_ask_for_their_teacher(task):
 
 
 def test_sweeps_are_left_to_hydra(monkeypatch):
-    monkeypatch.setattr("training.command_line.find_spec", lambda name: name)  # as if the search were installed
+    monkeypatch.setattr("training.overrides.find_spec", lambda name: name)  # as if the search were installed
     check_overrides("train", ["optim.lr=1e-5,3e-5", "task=refcoco"])
     check_overrides("train", ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "optim.lr=tag(log,interval(1,2))"])
 
 
 def test_a_search_without_its_packages_is_refused_in_one_line(monkeypatch):
-    monkeypatch.setattr("training.command_line.find_spec", lambda name: None)
+    monkeypatch.setattr("training.overrides.find_spec", lambda name: None)
     with pytest.raises(UserError, match="hydra/sweeper=search needs packages .*pip install"):
         check_overrides("train", ["hydra/sweeper=search"])
 

@@ -12,8 +12,8 @@ from criterions.self_critical import SelfCritical
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
 from training.build import build_distillation, build_task
-from training.command_line import CONFIGS, check_overrides
 from training.data_files import build_data
+from training.overrides import CONFIGS, check_overrides
 
 SMALL_DEMO = ["model=micro", "task=snli_ve", "data.rows.train=24", "data.rows.evaluation=6", "task.image_size=32",
               "data.scenes.grid=2", "data.batch_size=4"]  # fmt: skip

@@ -18,8 +18,8 @@ from ofa.processors.entailment import ANSWERS
 from ofa.tokenizer import Tokenizer
 from tasks.caption import SelfCriticalCaption
 from training.build import build_criterion, build_task, check, generation_options, reward_frequencies
-from training.command_line import CONFIGS
 from training.composed import make
+from training.overrides import CONFIGS
 
 SMALL = ["model=micro", "data.num_workers=0", "task.image_size=32", "data.eval_batch_size=3"]
 SHORT = ["trainer.max_epochs=1", "trainer.accumulate_grad_batches=1", "validate_every=2", "data.batch_size=2"]

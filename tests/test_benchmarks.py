@@ -65,7 +65,10 @@ class Linear:
 @pytest.fixture
 def quick_processes(monkeypatch, tmp_path):
     """Processes of `loading` are forked, as those of `runs` are: how long they take to start is not tested."""
-    start = lambda command, **_: run(*command[1:], folder=tmp_path)  # noqa: E731
+
+    def start(command, **_):
+        return run(*command[1:], folder=tmp_path)
+
     monkeypatch.setattr("benchmarks.checkpoints.subprocess.run", start)
 
 

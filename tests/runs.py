@@ -63,6 +63,8 @@ def _run_forked(command, environment, folder, out, err):
     atexit._clear()
     weakref.finalize._registry.clear()
     weakref.finalize._registered_with_atexit = False
+    # The run's own processes, which read data, start as those of any command do, not as this one was started.
+    multiprocessing.set_start_method(None, force=True)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

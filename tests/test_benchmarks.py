@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from runs import run
 from torch import nn
 
 from benchmarks.candidates import Candidates
@@ -61,8 +62,18 @@ class Linear:
         return Workload(lambda: layer(x).sum().backward(), items=2)
 
 
+@pytest.fixture
+def quick_processes(monkeypatch, tmp_path):
+    """Processes of `loading` are forked, as those of `runs` are: how long they take to start is not tested."""
+
+    def start(command, **_):
+        return run(*command[1:], folder=tmp_path)
+
+    monkeypatch.setattr("benchmarks.checkpoints.subprocess.run", start)
+
+
 @pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.name)
-def test_every_benchmark_runs_and_its_figures_are_json(case, tmp_path):
+def test_every_benchmark_runs_and_its_figures_are_json(case, tmp_path, quick_processes):
     measurement = measure(case, MACHINE, 2, tmp_path)
     assert len(measurement.seconds) == 2
     assert (measurement.operations > 0) == (measurement.unit == "samples")

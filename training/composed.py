@@ -20,9 +20,13 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def make(settings: DictConfig | dict[str, Any], **more: Any) -> Any:
-    """Hydra's `instantiate`, whose wrapping of errors is taken off again: values that do not fit are a UserError."""
+    """Hydra's `instantiate` with plain lists and dictionaries; its wrapping of errors is taken off again.
+
+    Raises:
+        UserError: the settings do not fit what is made of them.
+    """
     try:
-        return instantiate(settings, **more)
+        return instantiate(settings, _convert_="all", **more)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error

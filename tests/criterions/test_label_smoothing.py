@@ -31,13 +31,19 @@ def backward(model, criterion, batch, previous, target, **options):
     return loss
 
 
-@pytest.mark.parametrize("size", ["hf_small", "hf_tiny"])
-@pytest.mark.parametrize("case", HF_OPTIONS)
-def test_loss_and_gradient_norms_equal_the_published_ones(size, case):
-    recorded = load_json(f"{size}.json")
-    a = {k: torch.from_numpy(v) for k, v in load_arrays(f"{size}.npz").items()}
+@pytest.fixture(scope="module", params=["hf_small", "hf_tiny"])
+def published(request):
+    """What was recorded of a model, as JSON and as arrays, and the model."""
+    recorded = load_json(f"{request.param}.json")
+    arrays = {k: torch.from_numpy(v) for k, v in load_arrays(f"{request.param}.npz").items()}
     model = OFAModel(OFAConfig.from_dict(recorded["config"])).eval()
     fill_hf(model, recorded["seed"])
+    return recorded, arrays, model
+
+
+@pytest.mark.parametrize("case", HF_OPTIONS)
+def test_loss_and_gradient_norms_equal_the_published_ones(published, case):
+    recorded, a, model = published
     target, previous, options = HF_OPTIONS[case]
     batch = {k: a[f"in/{k}"] for k in ("input_ids", "patch_images", "patch_masks")}
     loss = backward(model, LabelSmoothedCrossEntropy(0.1, **options), batch, a[f"in/{previous}"], a[f"in/{target}"])

@@ -50,15 +50,19 @@ def test_a_beam_as_wide_as_the_toy_vocabulary_allows_finds_what_enumeration_find
         beam_size=5**max_len, max_len=max_len, constraint_range=RANGE, normalize_scores=normalize_scores
     )
     found = generate(model, batch, options)
-    ids = torch.tensor([0, 1, 2, 3, *words])
+    ids = [0, 1, 2, 3, *words]
+    longest = list(itertools.product(words, repeat=max_len))  # every shorter answer is the beginning of one of them
+    previous = torch.tensor([[0, *answer] for answer in longest])
     for i, hypotheses in enumerate(found):
+        copies = {name: tensor[[i] * len(longest)] for name, tensor in batch.items()}
+        with torch.no_grad():
+            log_p = model(**copies, decoder_input_ids=previous).logits[..., ids].log_softmax(-1).tolist()
         scores = {}
-        for length in range(max_len + 1):
-            for answer in itertools.product(words, repeat=length):
-                log_p = logits(model, one(batch, i), answer)[:, ids].log_softmax(-1)
-                columns = [int((ids == token).nonzero()) for token in (*answer, 2)]
-                total = log_p[range(length + 1), columns].sum().item()
-                scores[(*answer, 2)] = total / (length + 1) if normalize_scores else total
+        for answer, steps in zip(longest, log_p, strict=True):
+            for length in range(max_len + 1):
+                tokens = (*answer[:length], 2)
+                total = sum(steps[step][ids.index(token)] for step, token in enumerate(tokens))
+                scores[tokens] = total / len(tokens) if normalize_scores else total
         best = sorted(scores, key=scores.get, reverse=True)
         assert [tuple(h.tokens) for h in hypotheses[:10]] == best[:10]
         assert [h.score for h in hypotheses[:10]] == pytest.approx([scores[b] for b in best[:10]], abs=1e-4)

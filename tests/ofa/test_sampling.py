@@ -89,14 +89,16 @@ def test_every_token_drawn_is_among_those_left(limits, model, batch):
     n, temperature = 40, 0.7
     options = SamplingOptions(max_len=3, constraint_range=RANGE, temperature=temperature, **limits)
     ids = torch.tensor([2, *range(*RANGE)])
-    seen = set()
-    for hypothesis in sample(model, rows(batch, [0] * n), options, range(n)):
-        for step, token in enumerate(hypothesis.tokens[:3]):
-            allowed = logits(model, rows(batch, [0]), hypothesis.tokens[:step])[-1, ids] / temperature
-            left = truncate(allowed, limits.get("top_k"), limits.get("top_p"))
-            assert token in ids[left.isfinite()]
-            seen.add((step, token))
-    assert len(seen) > 3
+    drawn = {
+        (*h.tokens[:step], token)
+        for h in sample(model, rows(batch, [0] * n), options, range(n))
+        for step, token in enumerate(h.tokens[:3])
+    }
+    for *start, token in drawn:
+        allowed = logits(model, rows(batch, [0]), start)[-1, ids] / temperature
+        left = truncate(allowed, limits.get("top_k"), limits.get("top_p"))
+        assert token in ids[left.isfinite()]
+    assert len({(len(start), token) for *start, token in drawn}) > 3
 
 
 @pytest.mark.parametrize("limits", [{"temperature": 1e-5}, {"top_k": 1}, {"top_p": 1e-6}])

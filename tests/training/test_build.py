@@ -37,6 +37,11 @@ def test_a_limit_of_batches_that_validations_would_not_know_of_is_refused():
         validation_settings(OmegaConf.create({"validate_every": 5, "trainer": trainer}), 8)
 
 
+def test_what_is_made_holds_plain_lists_which_checkpoints_can_hold():
+    optim = make({"_target_": "training.optim.Optim", "lr": 1.0, "betas": [0.9, 0.98]})
+    assert type(optim.betas) is list  # not OmegaConf's: optimizers of older PyTorch put it in their state as it is
+
+
 def checked(**changes):
     config = OmegaConf.create({"trainer": {"precision": "32-true", "accelerator": "cpu", "devices": 1}})
     for key, value in changes.items():

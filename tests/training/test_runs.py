@@ -107,6 +107,7 @@ def test_debug_overfit_learns_one_batch_to_a_loss_near_zero(tmp_path):
         *SMALL_DEMO,
         "data.batch_size=4",
         "trainer.log_every_n_steps=1",
+        "trainer.max_steps=150",
         "hydra.run.dir=run",
         folder=tmp_path,
     )

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import shlex
+import shutil
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -73,11 +75,21 @@ def without_model(words):
     return [word for word in words if not word.startswith("model=")]
 
 
-def test_both_stages_of_captioning_train_and_report(published, data_root, tmp_path):
+def without_java(folder, monkeypatch):
+    """Runs leave out METEOR from now on, whose Java program takes seconds to start for each split of each."""
+    java = folder / "java"
+    java.write_text("#!/bin/sh\nexit 1\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_both_stages_of_captioning_train_and_report(published, data_root, tmp_path, monkeypatch):
     run("train.py", "task=caption", *published, *SHORT, "hydra.run.dir=run", folder=tmp_path)
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics.keys() == {"val", "test"}
     assert {"cider_d", "bleu_1", "bleu_4", "rouge_l", "cider"} <= metrics["test"].keys()
+    assert ("meteor" in metrics["test"]) == (shutil.which("java") is not None)
+    without_java(tmp_path, monkeypatch)
     results = json.loads((tmp_path / "run/results_test.json").read_text())
     assert [r["image_id"] for r in results] == [100, 101, 102, 103, 104, 105]
     answers = answers_of_pipeline(tmp_path / "run", "image-captioning", data_root / "caption_test.tsv", image=4)
@@ -187,7 +199,8 @@ def test_the_demo_of_each_task_ends_with_scores_beside_chance(task, tmp_path):
     assert Image.open(tmp_path / "run/pictures_test.png").width > 500
 
 
-def test_the_caption_demo_names_the_second_stage_and_that_one_runs(tmp_path):
+def test_the_caption_demo_names_the_second_stage_and_that_one_runs(tmp_path, monkeypatch):
+    without_java(tmp_path, monkeypatch)
     process = run("train.py", "task=caption", *SMALL_DEMO, "hydra.run.dir=run", folder=tmp_path)
     assert "caption of another picture" in process.stdout
     (command,) = (line for line in process.stdout.splitlines() if "task=caption_scst" in line)

@@ -1,16 +1,12 @@
 import json
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from payload import Payload
+from runs import run
 
 from data.prepare.__main__ import main
 from ofa.answers import read_answers
-
-ROOT = Path(__file__).parents[3]
 
 
 def write(tmp_path, content):
@@ -21,9 +17,8 @@ def write(tmp_path, content):
 
 def test_the_command_writes_the_answers_in_the_order_of_their_labels(tmp_path):
     source, target = write(tmp_path, {"no": 1, "yes": 0, "café": 2}), tmp_path / "answers.json"
-    command = [sys.executable, "-m", "data.prepare", "answers", str(source), str(target)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"3 answers written to {target}\n")
+    done = run("-m", "data.prepare", "answers", source, target, folder=tmp_path)
+    assert done.stdout == f"3 answers written to {target}\n"
     assert list(json.loads(target.read_text(encoding="utf-8")).items()) == [("yes", 0), ("no", 1), ("café", 2)]
     assert read_answers(target) == ["yes", "no", "café"]
 

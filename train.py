@@ -72,7 +72,7 @@ def train(config: DictConfig) -> float | None:
         tokenizer.save(folder / "tokenizer")
         write_whole(folder / CONFIG, lambda part: OmegaConf.save(config, part, resolve=True))
         if in_place:
-            continue_tables(loggers, interrupted.step)
+            continue_tables(loggers, interrupted.step, interrupted.validates_first)
     report.say_model(model)
     report.say_batch(config)
     checkpoint = None if interrupted is None else interrupted.checkpoint

@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable
+from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 
 from pytorch_lightning.loggers import CSVLogger, Logger
 
 
-def continue_tables(loggers: Iterable[Logger], step: int) -> None:
+def continue_tables(loggers: Iterable[Logger], step: int, validates_first: bool) -> None:
     """Has each table of a run go on behind its first `step` updates.
+
+    Where the run goes on with the validation behind these, scores of it that are known already are left out, too.
 
     Lightning's writer deletes a table that it finds. Until the rows are written again they stand beside it, so that
     none is lost where this is interrupted.
@@ -24,9 +28,15 @@ def continue_tables(loggers: Iterable[Logger], step: int) -> None:
         if file.is_file() and not aside.is_file():
             os.replace(file, aside)
         if aside.is_file():
-            logger.experiment.metrics = [row for row in _rows(aside) if int(row["step"]) < step]
+            comes_again = partial(_comes_again, step=step, validates_first=validates_first)
+            logger.experiment.metrics = list(filterfalse(comes_again, _rows(aside)))
             logger.save()
             aside.unlink()
+
+
+def _comes_again(row: dict[str, str], step: int, validates_first: bool) -> bool:
+    last = int(row["step"])  # counted from 0
+    return last >= step or (validates_first and last == step - 1 and any(name.startswith("val/") for name in row))
 
 
 def _rows(file: Path) -> Iterable[dict[str, str]]:

@@ -54,12 +54,14 @@ class Interrupted:
         run: its folder.
         checkpoint: the one to go on from.
         step: how many updates it had made.
+        validates_first: whether the validation behind these comes first, as LastCheckpoint keeps it.
         is_tested: whether nothing is left to do.
     """
 
     run: Path
     checkpoint: Path
     step: int
+    validates_first: bool
     is_tested: bool
 
 
@@ -102,7 +104,9 @@ def _open(config: DictConfig, run: Path) -> Interrupted:
     if config.resume == AUTO and checkpoint != run / LAST and (run / LAST).is_file():
         os.replace(run / LAST, run / DAMAGED)  # else the next checkpoint would put it in the place of the whole one
     read_config(checkpoint)  # whether it is one of a run
-    return Interrupted(run, checkpoint, read_file(checkpoint)["global_step"], (run / METRICS).is_file())
+    state = read_file(checkpoint)
+    validates_first = state.get("validates_first", False)  # none in one of an older version
+    return Interrupted(run, checkpoint, state["global_step"], validates_first, (run / METRICS).is_file())
 
 
 def _checkpoints(run: Path) -> list[Path]:

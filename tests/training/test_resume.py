@@ -52,6 +52,11 @@ def logged(folder):
     return [{k: v for k, v in row.items() if v and "val" not in k} for row in rows if row["train/loss"]]
 
 
+def validated(folder):
+    """Behind which update each validation was."""
+    return [row["step"] for row in csv.DictReader((folder / "metrics.csv").open()) if row["val/score"]]
+
+
 def learning_rates(folder):
     return [row["lr"] for row in csv.DictReader((folder / "metrics.csv").open()) if row["lr"]]
 
@@ -133,7 +138,7 @@ def fit(
         plugins=[CheckpointFiles()], **options,
     )  # fmt: skip
     if continues is not None:
-        continue_tables(trainer.loggers, continues)
+        continue_tables(trainer.loggers, *continues)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
@@ -259,12 +264,14 @@ def test_a_run_that_is_stopped_in_the_validation_at_the_end_of_an_epoch_goes_on_
     assert trainer.checkpoint_callback.best_model_score == -5
     assert_equal(read(run), read(tmp_path / "whole"))
     assert logged(run) == logged(tmp_path / "whole")
+    assert validated(run) == validated(tmp_path / "whole")
 
 
 def go_on_in_place(file, folder, **options):
     """A run that was interrupted, in the folder it has, as train.py goes on with it."""
     last = folder / "checkpoints/last.ckpt"
-    return fit(file, folder, last, seed=2, continues=read(folder)["global_step"], **options)
+    continues = (read(folder)["global_step"], read(folder)["validates_first"])
+    return fit(file, folder, last, seed=2, continues=continues, **options)
 
 
 @pytest.fixture(scope="module")
@@ -451,7 +458,9 @@ def test_in_place_a_run_goes_on_where_its_folder_holds_a_checkpoint(interrupted,
     config, folder = interrupted
     config.resume = "auto"
     found = find_interrupted(config, folder)
-    assert found == Interrupted(folder, folder / "checkpoints/last.ckpt", step=7, is_tested=False)
+    assert found == Interrupted(
+        folder, folder / "checkpoints/last.ckpt", step=7, validates_first=False, is_tested=False
+    )
     (folder / "metrics.json").write_text("{}")
     assert find_interrupted(config, folder).is_tested
     assert find_interrupted(config, tmp_path / "empty") is None

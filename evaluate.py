@@ -8,18 +8,20 @@ from omegaconf import DictConfig
 
 from ofa.checkpoint import check_vocabulary, find, load_model, tokenizer_folder
 from training import build, report
+from training.checks import check
 from training.command_line import command
 from training.data_files import build_data, splits_to_test
 from training.evaluation import EvaluationModule
 from training.interruption import StopOnSignal, signals_of
 from training.launching import devices_of
 from training.processes import first_of_machine_before_others, of_first
+from training.trainer import build_trainer, test_callbacks
 
 
 @command("evaluate")
 def evaluate(config: DictConfig) -> None:
     """Scores the chosen splits and writes metrics, predictions and pictures."""
-    build.check(config)
+    check(config)
     checkpoint = find(config.checkpoint)
     folder = of_first(Path(HydraConfig.get().runtime.output_dir))
     report.say_start(config, folder)
@@ -33,8 +35,8 @@ def evaluate(config: DictConfig) -> None:
         splits = splits_to_test(config, task)
         data = build_data(config, task, splits, test_splits=splits)
         data.prepare_data()
-    callbacks = [*build.test_callbacks(config, task, folder), StopOnSignal(signals_of(config.signals), last=None)]
-    trainer = build.build_trainer(config, callbacks, folder, logger=False)
+    callbacks = [*test_callbacks(config, task, folder), StopOnSignal(signals_of(config.signals), last=None)]
+    trainer = build_trainer(config, callbacks, folder, logger=False)
     model = load_model(checkpoint)
     build.check_image_size(config, model.config)
     trainer.test(EvaluationModule(model, task, generation), datamodule=data, verbose=False)

@@ -12,6 +12,7 @@ from ofa.processors.saved import saved
 from ofa.whole_file import write_whole
 from training import build, report
 from training.checkpoints import best_score
+from training.checks import check
 from training.command_line import command
 from training.composed import make
 from training.continued_logs import continue_tables
@@ -20,19 +21,20 @@ from training.evaluation import EvaluationModule
 from training.launching import devices_of
 from training.processes import first_of_machine_before_others, of_first, rank
 from training.resume import CONFIG, find_interrupted
+from training.trainer import build_loggers, build_trainer, learnt_files, training_callbacks, validation_settings
 
 
 @command("train")
 def train(config: DictConfig) -> float | None:
     """Trains, tests the best checkpoint on every split, and returns the best validation score (for sweeps)."""
-    build.check(config)
+    check(config)
     folder = of_first(Path(HydraConfig.get().runtime.output_dir))
     interrupted = of_first(find_interrupted(config, folder) if rank() == 0 else None)
     in_place = interrupted is not None and interrupted.run == folder
     if in_place and interrupted.is_tested:
         report.say_finished(folder)
         return best_score(folder / BEST) if (folder / BEST).is_file() else None
-    loggers = build.build_loggers(config, interrupted.step if in_place else None)
+    loggers = build_loggers(config, interrupted.step if in_place else None)
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
@@ -51,12 +53,12 @@ def train(config: DictConfig) -> float | None:
     cache = build.build_cache(config, data, tokenizer, task, distillation)
     if distillation is not None:
         report.say_distillation(distillation, cache)
-    trainer = build.build_trainer(
+    trainer = build_trainer(
         config,
-        build.training_callbacks(config, task, folder, build.learnt_files(data, distillation)),
+        training_callbacks(config, task, folder, learnt_files(data, distillation)),
         folder,
         logger=loggers,
-        **build.validation_settings(config, batches=len(data.train_dataloader())),
+        **validation_settings(config, batches=len(data.train_dataloader())),
     )
     model = build.build_model(config)
     if interrupted is None:  # else all weights are those of its checkpoint

@@ -3,3 +3,4 @@
 import training.build  # noqa: F401
 import training.command_line  # noqa: F401
 import training.report  # noqa: F401
+import training.trainer  # noqa: F401

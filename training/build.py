@@ -1,27 +1,19 @@
-"""From the composed configuration to the parts of a run; what cannot work is refused here, before any work starts."""
+"""From the composed configuration to the parts of a run; parts that do not fit are refused before any work starts."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as pl
-import torch
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, RichProgressBar
-from pytorch_lightning.loggers import Logger
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from criterions.self_critical import SelfCritical
 from data.module import OFADataModule
 from data.tsv import RowError
-from ofa.checkpoint import BEST, LAST
-from ofa.config import OFAConfig, typed
+from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
@@ -30,9 +22,6 @@ from ofa.tokenizer import Tokenizer
 from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
-from training.callbacks import ReportNotes, WriteAnswers
-from training.checkpoint_io import CheckpointFiles
-from training.checkpoints import BestCheckpoint, LastCheckpoint, SaveAtEnd
 from training.composed import make, plain
 from training.data_files import answer_list
 from training.distillation.cache import TeacherCache
@@ -42,65 +31,12 @@ from training.distillation.module import DistillationModule
 from training.distillation.plan import DistillationPlan, plan_distillation
 from training.distillation.teacher import Teacher
 from training.freezing import Freezing
-from training.interruption import StopOnSignal, signals_of
-from training.launching import Environment, devices_of
 from training.module import TrainingModule
 from training.optim import Optim
-from training.pictures import SampleAnswers
 from training.processes import rank
-from training.resume import RestOfState
 from training.self_critical import SelfCriticalModule
-from training.sharding import check_sharding
-from training.tracking import Tracking
 
 log = logging.getLogger(__name__)
-
-# The least value of settings that are numbers.
-AT_LEAST = {
-    "data.batch_size": 1,
-    "data.eval_batch_size": 1,
-    "data.num_workers": 0,
-    "data.worker_timeout": 0,
-    "data.train_limit": 1,
-    "trainer.accumulate_grad_batches": 1,
-    "trainer.num_nodes": 1,
-    "trainer.max_steps": -1,
-    "trainer.max_epochs": 1,
-    "validate_every": 1,
-    "save_every": 1,
-    "pictures": 0,
-    "distill.teacher_image_size": 16,
-}
-
-
-def check(config: DictConfig) -> None:
-    """What can be seen to be wrong without opening a file.
-
-    Raises:
-        UserError: the first thing that is.
-    """
-    for key, least in AT_LEAST.items():
-        value = OmegaConf.select(config, key)
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise UserError(f"{key}={value} is not a whole number of at least {least}")
-    decay = OmegaConf.select(config, "ema.decay")
-    if decay is not None and not (isinstance(decay, float) and 0 < decay < 1):
-        raise UserError(f"ema.decay={decay} is not a number between 0 and 1")
-    without_gpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
-    precision = str(config.trainer.precision)
-    if precision.startswith("16") and without_gpu:
-        raise UserError(f"trainer.precision={precision} needs a GPU; on a CPU use 32-true or bf16-mixed")
-    if OmegaConf.select(config, "task.name") == "caption_scst" and config.get("init", "") is None:
-        raise UserError("task=caption_scst goes on from a captioning model: set init=RUN, a run of task=caption")
-    if str(OmegaConf.select(config, "distill.teacher_precision")).startswith("16") and without_gpu:
-        raise UserError("distill.teacher_precision=16-true needs a GPU; on a CPU use 32-true or bf16-true")
-    if config.trainer.get("max_steps") == 0:
-        raise UserError("trainer.max_steps=0 is a run of no length; set at least 1, or -1 for no limit")
-    for key in ("sync_batchnorm", "strategy.gradient_compression"):
-        value = OmegaConf.select(config.trainer, key)
-        if value and without_gpu:
-            raise UserError(f"trainer.{key}={typed(value)} needs GPUs; leave it {'false' if value is True else 'null'}")
-    check_sharding(config)
 
 
 def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:
@@ -279,99 +215,3 @@ def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
         if isinstance(value, str):
             raise UserError(f"generation.{key}={value} is not a number")
     return replace(task.generation, **changes)
-
-
-def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Callback]:
-    callbacks = [RichProgressBar(), ReportNotes(), WriteAnswers(folder, task)]
-    return [*callbacks, SampleAnswers(folder, task, config.pictures)] if config.pictures else callbacks
-
-
-def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:
-    """What training learns from, for RestOfState."""
-    files = {"training file (data)": [data.files["train"]]}
-    if data.teacher_answers is not None:
-        files["file of answers (distill.predictions)"] = [data.teacher_answers.path]
-    if distillation is not None:
-        files["teacher (distill.teacher)"] = distillation.weight_files
-    return files
-
-
-def training_callbacks(
-    config: DictConfig, task: Task, folder: Path, files: Mapping[str, Sequence[Path]]
-) -> list[pl.Callback]:
-    """Those of a test, and what a training run keeps: its best and its last checkpoint, its learning rates.
-
-    Args:
-        folder: of the run.
-        files: what it learns from, as `learnt_files` returns it.
-    """
-    last = LastCheckpoint(folder / LAST, config.save_every)
-    callbacks = [
-        *test_callbacks(config, task, folder),
-        LearningRateMonitor("step"),
-        Tracking(plain(config)),
-        RestOfState(files),
-        BestCheckpoint(folder / BEST, f"val/{task.best}"),
-        last,
-        SaveAtEnd(last),
-    ]
-    if config.ema.decay is not None:
-        # Behind SaveAtEnd: at the end of training it replaces the weights by their average.
-        callbacks.append(EMAWeightAveraging(decay=config.ema.decay))
-    # Behind the average, too, which changes at the end of each update.
-    return [*callbacks, StopOnSignal(signals_of(config.signals), last)]
-
-
-def build_loggers(config: DictConfig, step: int | None = None) -> list[Logger]:
-    """The chosen loggers; none of them has written anything yet.
-
-    Args:
-        step: number of updates behind which they go on in the files of their run; None: there are none.
-    """
-    loggers = config.get("logger")  # Hydra leaves the group out where none is chosen
-    if not loggers:
-        raise UserError("logger=[] names no logger; choose one or several of csv, tensorboard, wandb, mlflow")
-    if "mlflow" in loggers and find_spec("mlflow") is None:
-        raise UserError('logger=mlflow needs a package that is not installed: pip install -e ".[mlflow]"')
-    more = {}
-    if step is not None:
-        more["tensorboard"] = {"purge_step": step}  # what older files show from there on is no longer shown
-    return [make(settings, **more.get(name, {})) for name, settings in loggers.items()]
-
-
-def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path, **settings: Any) -> pl.Trainer:
-    """Lightning's trainer with the configured arguments and `settings`."""
-    plugins = [CheckpointFiles(), Environment(devices_of(config.trainer))]  # not that which Lightning has for SLURM
-    return make(
-        plain(config.trainer),
-        callbacks=callbacks,
-        plugins=plugins,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-        **settings,
-    )
-
-
-def validation_settings(config: DictConfig, batches: int) -> dict[str, Any]:
-    """The trainer's arguments for a validation every `validate_every` updates, whatever the length of an epoch.
-
-    Args:
-        batches: training batches of an epoch. A run too short for a validation has one at its end, so that every run
-            has a best checkpoint.
-
-    Raises:
-        UserError: the length of the run is not set, or batches would be left out that are counted here.
-    """
-    if config.trainer.get("limit_train_batches") is not None:
-        raise UserError("trainer.limit_train_batches may leave out every validation; set data.train_limit, in rows")
-    steps, epochs = config.trainer.max_steps, config.trainer.max_epochs
-    accumulate = config.trainer.accumulate_grad_batches
-    if steps < 0 and epochs is None:
-        raise UserError("set trainer.max_steps or trainer.max_epochs, the length of the run")
-    intervals = [config.validate_every * accumulate]
-    if steps >= 0:
-        whole_epochs, rest = divmod(steps, -(-batches // accumulate))
-        intervals.append(whole_epochs * batches + rest * accumulate)
-    if epochs is not None:
-        intervals.append(epochs * batches)
-    return {"val_check_interval": min(intervals), "check_val_every_n_epoch": None}

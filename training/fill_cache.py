@@ -9,16 +9,18 @@ from tqdm import tqdm
 
 from ofa.errors import UserError
 from training import build, report
+from training.checks import check
 from training.command_line import command
 from training.data_files import build_data
 from training.launching import devices_of
 from training.processes import first_of_machine_before_others, rank, wait_for_all, world_size
+from training.trainer import build_trainer
 
 
 @command("fill_cache")
 def fill_cache(config: DictConfig) -> None:
     """Shows the teacher every view of every training row that is not in the cache yet; each process takes its share."""
-    build.check(config)
+    check(config)
     if OmegaConf.select(config, "distill.cache") is None:
         raise UserError("there is no cache to fill: set distill=logits distill.teacher=RUN distill.cache=FOLDER")
     tokenizer = build.build_tokenizer(config, config.tokenizer)
@@ -31,7 +33,7 @@ def fill_cache(config: DictConfig) -> None:
     report.say_distillation(distillation, cache)
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    device = build.build_trainer(config, [], folder, logger=False).strategy.root_device
+    device = build_trainer(config, [], folder, logger=False).strategy.root_device
     teacher = build.build_teacher(distillation, cache)
     teacher.to(device)
     rows, n_rows = np.arange(rank(), len(data.train_dataset()), world_size()), len(data.rows("train"))

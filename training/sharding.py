@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -19,8 +18,6 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ofa.checkpoint import model_of
-from ofa.config import typed
-from ofa.errors import UserError
 from ofa.model import OFAModel
 from training.processes import copy_from_first, rank
 
@@ -77,30 +74,6 @@ class FullySharded(DDPStrategy):
 def whole(tensor: Tensor) -> Tensor:
     """The tensor in one piece; where it is sharded, all processes have to call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def check_sharding(config: DictConfig) -> None:
-    """Refuse what needs whole weights while a model is trained in parts.
-
-    Raises:
-        UserError: for the first such setting.
-    """
-    if OmegaConf.select(config, "trainer.strategy._target_") != f"{__name__}.{FullySharded.__name__}":
-        return
-    refused = {
-        "ema.decay": "an average is of whole weights",
-        "model.compile": "a compiled graph does not gather weights",
-        "distill.on_policy.weight": "the student answers in each step, and each process would take steps of its own",
-    }
-    for key, reason in refused.items():
-        value = OmegaConf.select(config, key)
-        if value:
-            raise UserError(f"{key}={typed(value)} and trainer=fsdp do not go together: {reason}; set trainer=ddp")
-    if OmegaConf.select(config, "task.name") == "caption_scst":
-        raise UserError("task=caption_scst answers in each step, which trainer=fsdp does not do; set trainer=ddp")
-    precision = str(config.trainer.precision)
-    if precision.startswith("16"):
-        raise UserError(f"trainer.precision={precision} does not work with trainer=fsdp; set bf16-mixed or trainer=ddp")
 
 
 def own_part(tensor: Tensor) -> Tensor:

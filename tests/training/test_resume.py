@@ -26,7 +26,7 @@ from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
-from training.build import build_teacher, learnt_files, training_callbacks
+from training.build import build_teacher
 from training.checkpoint_io import CheckpointFiles
 from training.continued_logs import continue_tables
 from training.distillation.cache import TeacherCache
@@ -37,6 +37,7 @@ from training.interruption import StoppedBySignal
 from training.module import TrainingModule
 from training.optim import Optim
 from training.resume import Interrupted, find_interrupted
+from training.trainer import learnt_files, training_callbacks
 
 MICRO = OFAConfig.from_name("micro", dropout=0.2, init_std=0.1)
 TEACHER = OFAConfig.from_name("micro", d_model=96, encoder_attention_heads=6, decoder_attention_heads=6)

@@ -19,7 +19,8 @@ from ofa.errors import UserError
 from ofa.processors.entailment import ANSWERS
 from ofa.tokenizer import Tokenizer
 from tasks.caption import SelfCriticalCaption
-from training.build import build_criterion, build_task, check, generation_options, reward_frequencies
+from training.build import build_criterion, build_task, generation_options, reward_frequencies
+from training.checks import check
 from training.composed import make
 from training.overrides import CONFIGS
 

@@ -27,12 +27,12 @@ from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
-from training.build import build_loggers, training_callbacks
 from training.evaluation import Answer, Answers
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
 from training.provenance import git_state, provenance
+from training.trainer import build_loggers, training_callbacks
 from training.wandb_logger import Wandb
 
 MICRO = OFAConfig.from_name("micro")
@@ -256,7 +256,7 @@ def test_a_disabled_wandb_writes_nothing_but_its_id(tmp_path):
 def test_no_logger_and_one_that_is_not_installed_are_refused_by_name(monkeypatch):
     with pytest.raises(UserError, match="logger=\\[\\] names no logger"):
         build_loggers(OmegaConf.create({}))
-    monkeypatch.setattr("training.build.find_spec", lambda name: None)
+    monkeypatch.setattr("training.trainer.find_spec", lambda name: None)
     with pytest.raises(UserError, match="logger=mlflow needs a package .*pip install"):
         build_loggers(OmegaConf.create({"logger": {"mlflow": {}}}))
 

@@ -2,44 +2,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from ofa.errors import UserError
-from tasks.refcoco import RefCOCO
-from training.build import check, validation_settings
-from training.composed import make
-from training.data_files import splits_to_test
+from training.checks import check
 from training.overrides import CONFIGS
-
-
-def interval(batches, every=500, accumulate=1, max_steps=-1, max_epochs=None):
-    trainer = {"max_steps": max_steps, "max_epochs": max_epochs, "accumulate_grad_batches": accumulate}
-    config = OmegaConf.create({"validate_every": every, "trainer": trainer})
-    return validation_settings(config, batches)["val_check_interval"]
-
-
-def test_updates_between_validations_are_counted_in_batches():
-    assert interval(batches=10_000, every=500, accumulate=8, max_epochs=10) == 4000
-
-
-def test_a_run_too_short_for_a_validation_has_one_at_its_end():
-    assert interval(batches=2, accumulate=8, max_epochs=10) == 20
-    assert interval(batches=100, max_steps=30) == 30
-    # Two updates an epoch, of four batches and of one; the fifth update ends after the fourth batch of an epoch.
-    assert interval(batches=5, accumulate=4, max_steps=5) == 14
-
-
-def test_a_run_without_end_is_refused():
-    with pytest.raises(UserError, match=r"trainer.max_steps or trainer.max_epochs"):
-        interval(batches=5)
-
-
-def test_a_limit_of_batches_that_validations_would_not_know_of_is_refused():
-    trainer = {"max_steps": 10, "max_epochs": None, "accumulate_grad_batches": 1, "limit_train_batches": 4}
-    with pytest.raises(UserError, match="limit_train_batches may leave out every validation; set data.train_limit"):
-        validation_settings(OmegaConf.create({"validate_every": 5, "trainer": trainer}), 8)
-
-
-def test_what_is_made_holds_plain_lists_which_checkpoints_can_hold():
-    optim = make({"_target_": "training.optim.Optim", "lr": 1.0, "betas": [0.9, 0.98]})
-    assert type(optim.betas) is list  # not OmegaConf's: optimizers of older PyTorch put it in their state as it is
 
 
 def checked(**changes):
@@ -98,25 +62,3 @@ def test_what_needs_whole_weights_is_refused_where_they_are_sharded(changes, mes
 
 def test_sound_numbers_pass():
     checked(trainer__precision="bf16-mixed", trainer__devices="auto", data__batch_size=1, ema__decay=0.9)
-
-
-def splits(**changes):
-    return splits_to_test(OmegaConf.create({"split": None, "data": {"name": "tsv", "files": None}, **changes}), RefCOCO)
-
-
-def test_without_a_choice_all_splits_are_tested_that_have_a_file():
-    assert splits() == ["val", "testA", "testB"]
-    assert splits(data={"name": "tsv", "files": {"train": "a.tsv", "testB": "b.tsv"}}) == ["testB"]
-
-
-def test_an_unknown_split_is_answered_with_the_closest_one():
-    assert splits(split="testA") == ["testA"] and splits(split="train") == ["train"]
-    with pytest.raises(UserError, match="split=testa is not one of train, val, testA, testB; did you mean 'testA'"):
-        splits(split=["testa"])
-
-
-def test_what_hydra_wraps_is_unwrapped():
-    with pytest.raises(UserError, match=r"^optim.lr=-1"):
-        make({"_target_": "training.optim.Optim", "lr": -1})
-    with pytest.raises(UserError, match=r"training.optim.Optim cannot be made with these settings: .*learning_rate"):
-        make({"_target_": "training.optim.Optim", "learning_rate": 1})

@@ -1,0 +1,124 @@
+"""Lightning's trainer for a configuration: its callbacks, its loggers, when it validates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, RichProgressBar
+from pytorch_lightning.loggers import Logger
+
+from data.module import OFADataModule
+from ofa.checkpoint import BEST, LAST
+from ofa.errors import UserError
+from tasks.base import Task
+from training.callbacks import ReportNotes, WriteAnswers
+from training.checkpoint_io import CheckpointFiles
+from training.checkpoints import BestCheckpoint, LastCheckpoint, SaveAtEnd
+from training.composed import make, plain
+from training.distillation.plan import DistillationPlan
+from training.interruption import StopOnSignal, signals_of
+from training.launching import Environment, devices_of
+from training.pictures import SampleAnswers
+from training.resume import RestOfState
+from training.tracking import Tracking
+
+
+def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Callback]:
+    callbacks = [RichProgressBar(), ReportNotes(), WriteAnswers(folder, task)]
+    return [*callbacks, SampleAnswers(folder, task, config.pictures)] if config.pictures else callbacks
+
+
+def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:
+    """What training learns from, for RestOfState."""
+    files = {"training file (data)": [data.files["train"]]}
+    if data.teacher_answers is not None:
+        files["file of answers (distill.predictions)"] = [data.teacher_answers.path]
+    if distillation is not None:
+        files["teacher (distill.teacher)"] = distillation.weight_files
+    return files
+
+
+def training_callbacks(
+    config: DictConfig, task: Task, folder: Path, files: Mapping[str, Sequence[Path]]
+) -> list[pl.Callback]:
+    """Those of a test, and what a training run keeps: its best and its last checkpoint, its learning rates.
+
+    Args:
+        folder: of the run.
+        files: what it learns from, as `learnt_files` returns it.
+    """
+    last = LastCheckpoint(folder / LAST, config.save_every)
+    callbacks = [
+        *test_callbacks(config, task, folder),
+        LearningRateMonitor("step"),
+        Tracking(plain(config)),
+        RestOfState(files),
+        BestCheckpoint(folder / BEST, f"val/{task.best}"),
+        last,
+        SaveAtEnd(last),
+    ]
+    if config.ema.decay is not None:
+        # Behind SaveAtEnd: at the end of training it replaces the weights by their average.
+        callbacks.append(EMAWeightAveraging(decay=config.ema.decay))
+    # Behind the average, too, which changes at the end of each update.
+    return [*callbacks, StopOnSignal(signals_of(config.signals), last)]
+
+
+def build_loggers(config: DictConfig, step: int | None = None) -> list[Logger]:
+    """The chosen loggers; none of them has written anything yet.
+
+    Args:
+        step: number of updates behind which they go on in the files of their run; None: there are none.
+    """
+    loggers = config.get("logger")  # Hydra leaves the group out where none is chosen
+    if not loggers:
+        raise UserError("logger=[] names no logger; choose one or several of csv, tensorboard, wandb, mlflow")
+    if "mlflow" in loggers and find_spec("mlflow") is None:
+        raise UserError('logger=mlflow needs a package that is not installed: pip install -e ".[mlflow]"')
+    more = {}
+    if step is not None:
+        more["tensorboard"] = {"purge_step": step}  # what older files show from there on is no longer shown
+    return [make(settings, **more.get(name, {})) for name, settings in loggers.items()]
+
+
+def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path, **settings: Any) -> pl.Trainer:
+    """Lightning's trainer with the configured arguments and `settings`."""
+    plugins = [CheckpointFiles(), Environment(devices_of(config.trainer))]  # not that which Lightning has for SLURM
+    return make(
+        plain(config.trainer),
+        callbacks=callbacks,
+        plugins=plugins,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        **settings,
+    )
+
+
+def validation_settings(config: DictConfig, batches: int) -> dict[str, Any]:
+    """The trainer's arguments for a validation every `validate_every` updates, whatever the length of an epoch.
+
+    Args:
+        batches: training batches of an epoch. A run too short for a validation has one at its end, so that every run
+            has a best checkpoint.
+
+    Raises:
+        UserError: the length of the run is not set, or batches would be left out that are counted here.
+    """
+    if config.trainer.get("limit_train_batches") is not None:
+        raise UserError("trainer.limit_train_batches may leave out every validation; set data.train_limit, in rows")
+    steps, epochs = config.trainer.max_steps, config.trainer.max_epochs
+    accumulate = config.trainer.accumulate_grad_batches
+    if steps < 0 and epochs is None:
+        raise UserError("set trainer.max_steps or trainer.max_epochs, the length of the run")
+    intervals = [config.validate_every * accumulate]
+    if steps >= 0:
+        whole_epochs, rest = divmod(steps, -(-batches // accumulate))
+        intervals.append(whole_epochs * batches + rest * accumulate)
+    if epochs is not None:
+        intervals.append(epochs * batches)
+    return {"val_check_interval": min(intervals), "check_val_every_n_epoch": None}

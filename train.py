@@ -21,6 +21,7 @@ from training.evaluation import EvaluationModule
 from training.launching import devices_of
 from training.processes import first_of_machine_before_others, of_first, rank
 from training.resume import CONFIG, find_interrupted
+from training.sharding import whole_model
 from training.trainer import build_loggers, build_trainer, learnt_files, training_callbacks, validation_settings
 
 
@@ -80,7 +81,7 @@ def train(config: DictConfig) -> float | None:
     checkpoint = None if interrupted is None else interrupted.checkpoint
     # The loss of a batch: training/module.py, TrainingModule.loss.
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    best, model = trainer.checkpoint_callback.best_model_path, module.model
+    best, model = trainer.checkpoint_callback.best_model_path, whole_model(module.model)
     if rank() == 0:  # whose disk it is on; the others are given the weights when the test starts
         if best:
             load_weights(model, best)

@@ -54,7 +54,8 @@ def check(config: DictConfig) -> None:
         value = OmegaConf.select(config.trainer, key)
         if value and without_gpu:
             raise UserError(f"trainer.{key}={typed(value)} needs GPUs; leave it {'false' if value is True else 'null'}")
-    _check_sharding(config)
+    if "optim" in config:  # it is training, in which weights are sharded
+        _check_sharding(config)
 
 
 def _check_sharding(config: DictConfig) -> None:

@@ -7,14 +7,9 @@ from typing import Any
 
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from ofa.checkpoint import model_of
@@ -44,24 +39,24 @@ class FullySharded(DDPStrategy):
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         for layer in (*module.model.encoder.layers, *module.model.decoder.layers):
             fully_shard(layer, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
-        fully_shard(module, mesh=mesh)
+        fully_shard(module, mesh=mesh)  # what is not in a layer is read all through a step, and is kept for that long
         register_fsdp_forward_method(module, "training_step")
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        return whole_state(self.lightning_module, "cpu" if rank() == 0 else "meta")  # the first one writes it
+        return whole_state(self.lightning_module, _of_writer())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return get_optimizer_state_dict(self.lightning_module, optimizer, options=options)
+        state, device = optimizer.state_dict(), _of_writer()
+        values = {i: {k: whole(v).to(device) for k, v in of_one.items()} for i, of_one in state["state"].items()}
+        return {**state, "state": values}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        options = StateDictOptions(full_state_dict=True)
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            set_optimizer_state_dict(self.lightning_module, optimizer, state, options=options)
-
-    def on_train_end(self) -> None:
-        """Leaves a whole model behind, to be tested and exported."""
-        self.lightning_module.model = whole_model(self.lightning_module.model)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            values = {
+                i: {k: sharded_as(parameters[i], v) for k, v in of_one.items()} for i, of_one in state["state"].items()
+            }
+            optimizer.load_state_dict({**state, "state": values})
 
     def teardown(self) -> None:
         """As in the base class, but that no weights are moved: after an error, some are in parts and some are not."""
@@ -71,9 +66,21 @@ class FullySharded(DDPStrategy):
         self.checkpoint_io.teardown()
 
 
+def _of_writer() -> str:
+    """The device of what goes into a checkpoint: the first process writes it, and the others have no use for it."""
+    return "cpu" if rank() == 0 else "meta"
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The tensor in one piece; where it is sharded, all processes have to call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_as(like: Tensor, tensor: Tensor) -> Tensor:
+    """The opposite of `whole`, for a tensor of the shape of `like`; others, such as counts, stay as they are."""
+    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
 def own_part(tensor: Tensor) -> Tensor:
@@ -98,8 +105,8 @@ def whole_state(module: nn.Module, device: str | None = None) -> dict[str, Tenso
 
 
 def whole_model(model: OFAModel) -> OFAModel:
-    """A model with the weights of a sharded one, in evaluation mode."""
-    return model_of(model.config, whole_state(model))
+    """The model itself or, where it is sharded, another one with its weights, in evaluation mode."""
+    return model_of(model.config, whole_state(model)) if is_sharded(model) else model
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from training.overrides import CONFIGS
 
 
 def checked(**changes):
-    config = OmegaConf.create({"trainer": {"precision": "32-true", "accelerator": "cpu", "devices": 1}})
+    config = OmegaConf.create({"optim": {}, "trainer": {"precision": "32-true", "accelerator": "cpu", "devices": 1}})
     for key, value in changes.items():
         OmegaConf.update(config, key.replace("__", "."), value)
     check(config)

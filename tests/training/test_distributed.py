@@ -155,6 +155,14 @@ def test_two_processes_that_are_resumed_end_as_if_they_had_not_been_interrupted(
     assert not torch.equal(*first)
 
 
+def test_a_run_with_sharded_weights_that_is_trained_and_not_tested_goes_on_with_the_test(folder):
+    metrics = folder / "whole_sharded/metrics.json"
+    before = metrics.read_bytes()
+    metrics.unlink()
+    run_forked(folder, [["train", 2, [*RESUMED, SHARDED, "resume=auto", "hydra.run.dir=whole_sharded"], 0]])
+    assert metrics.read_bytes() == before
+
+
 def test_of_sharded_weights_each_process_has_its_part(folder):
     """As the gradients show that wait for their update."""
     checkpoints = [

@@ -76,7 +76,7 @@ def train(config: DictConfig) -> float | None:
         write_whole(folder / CONFIG, lambda part: OmegaConf.save(config, part, resolve=True))
         if in_place:
             continue_tables(loggers, interrupted.step, interrupted.validates_first)
-    report.say_model(model)
+    report.say_model(model, trainer.strategy.root_device)
     report.say_batch(config)
     checkpoint = None if interrupted is None else interrupted.checkpoint
     # The loss of a batch: training/module.py, TrainingModule.loss.

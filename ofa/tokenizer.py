@@ -20,6 +20,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from ofa.errors import UserError
+from ofa.hub import is_hub_id
 from ofa.vocabulary import BIN_OFFSET, BOS, CODE_OFFSET, EOS, MASK, PAD, UNK
 
 VOCABULARY_FILE = "vocab.json"
@@ -63,6 +64,11 @@ class Tokenizer:
             )
         if folder.is_dir():
             vocabulary, merges = folder / VOCABULARY_FILE, folder / MERGES_FILE
+        elif not is_hub_id(str(source)):
+            raise UserError(
+                f"there is no folder {source}; give one with {VOCABULARY_FILE} and {MERGES_FILE}, or a Hugging Face id "
+                "(OWNER/NAME)"
+            )
         else:
             vocabulary, merges = _from_hub(str(source), VOCABULARY_FILE), _from_hub(str(source), MERGES_FILE)
         return cls(_read(vocabulary), _read(merges), name=str(source))

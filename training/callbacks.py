@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import RichProgressBar
 
 from data.batch import Batch
 from ofa.whole_file import write_whole
@@ -21,6 +22,13 @@ from training.processes import gathered
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.json"  # inside a run folder
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's, which calls the last epoch -2 where the length of a run is a number of updates."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return super()._get_train_description(current_epoch).replace("/-2", "")
 
 
 class WriteAnswers(pl.Callback):

@@ -23,6 +23,7 @@ from ofa.checkpoint import LAST
 from ofa.errors import UserError
 from ofa.whole_file import FULL
 from training.checkpoint_io import how_to_go_on
+from training.folders import alone_in
 from training.interruption import EXIT_STATUS, StoppedBySignal, interruptible, signals_of
 from training.launching import devices_of, launched, together, words_of_others
 from training.overrides import CONFIGS, SCRIPTS, check_cluster, check_folder, check_overrides, quoted, quoted_word
@@ -102,7 +103,7 @@ def _done(function: Callable[[DictConfig], Any], config: DictConfig, again: Sequ
     signals = signals_of(config.get("signals", ()))
     if _others_follow() and launched() is None and devices_of(config.trainer) > 1:
         return run_apart([*again, quoted_word(f"hydra.run.dir={_run_folder()}")], signals)
-    with together(config.trainer, again), interruptible(signals):
+    with together(config.trainer, again), interruptible(signals), alone_in(Path(_run_folder())):
         value = function(config)
     if tells is not None:
         Outcome(value=value).tell(tells)

@@ -101,6 +101,4 @@ def tsv_files(config: DictConfig, task: Task) -> dict[str, Path]:
             "data=tsv needs data.root=FOLDER, the folder of the TSV files (or data.files, the file of each split)"
         )
     root = Path(config.data.root)
-    if not root.is_dir():
-        raise UserError(f"data.root={root} is not a folder")
     return {split: root / task.files.get(split, f"{config.task.name}_{split}.tsv") for split in splits}

@@ -22,8 +22,8 @@ EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: to be tried again later
 ONE_REQUEST = 5.0  # seconds in which further signals mean the first: srun passes on what SLURM tells a process itself
 
 
-class StoppedBySignal(Exception):
-    """A signal has ended the run, in order; the text says where it stopped."""
+class StoppedBySignal(BaseException):
+    """A signal has ended the run, in order; the text says where it stopped. Not an error, that a library may catch."""
 
 
 def signals_of(names: Sequence[str]) -> list[signal.Signals]:

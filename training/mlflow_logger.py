@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mlflow.entities import RunStatus
@@ -15,6 +17,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from ofa.errors import UserError
 from training.logged_runs import keep_run, kept_run
+
+SQLITE = "sqlite:///"
+
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own 7 take minutes to say that nobody answers
 
 
 class MLflow(MLFlowLogger):
@@ -39,6 +45,7 @@ class MLflow(MLFlowLogger):
         run_id = kept_run("mlflow", folder, resume).get("id")
         self.folder, self.goes_on = folder, run_id is not None
         self.last_steps: dict[str, int] = {}  # by name, of a run that goes on
+        _check_database(tracking_uri)
         with _refused_in_a_sentence(tracking_uri, run_id):
             super().__init__(experiment, run_name=name, tracking_uri=tracking_uri, run_id=run_id)
 
@@ -72,6 +79,17 @@ class MLflow(MLFlowLogger):
             history = self.experiment.get_metric_history(self.run_id, name) if self.goes_on else []
             self.last_steps[name] = max((value.step for value in history), default=-1)
         return self.last_steps[name]
+
+
+def _check_database(tracking_uri: str) -> None:
+    """Whether a database file can be written, which MLflow would try for minutes."""
+    if not tracking_uri.startswith(SQLITE):
+        return
+    folder = Path(tracking_uri.removeprefix(SQLITE)).absolute().parent
+    if not os.access(folder, os.W_OK):
+        raise UserError(
+            f"logger.mlflow.tracking_uri={tracking_uri}: {folder} is no folder that can be written; give another"
+        )
 
 
 @contextmanager

@@ -39,7 +39,10 @@ class Optim:
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or not 0 <= self.end_lr <= self.lr:
-            raise UserError(f"optim.lr={self.lr} and optim.end_lr={self.end_lr}: 0 <= end_lr <= lr and 0 < lr")
+            raise UserError(
+                f"optim.lr={self.lr} and optim.end_lr={self.end_lr} do not fit: lr has to be above 0, and end_lr "
+                "between 0 and lr"
+            )
         if self.decay not in ("polynomial", "cosine"):
             raise UserError(f"optim.decay={self.decay!r} is neither 'polynomial' nor 'cosine'")
         if not 0 <= self.warmup_ratio < 1 or self.warmup_steps < 0:

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
@@ -44,11 +45,12 @@ def say_finished(folder: Path) -> None:
     log.info("the run in %s is finished: its scores are in %s; give another folder for another run", folder, METRICS)
 
 
-def say_model(model: OFAModel) -> None:
-    """How much there is to train."""
+def say_model(model: OFAModel, device: torch.device) -> None:
+    """How much there is to train, and where."""
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    log.info("%.1f M parameters, %.1f M of them trained", total / 1e6, trained / 1e6)
+    where = "the CPU" if device.type == "cpu" else device
+    log.info("%.1f M parameters, %.1f M of them trained, on %s", total / 1e6, trained / 1e6, where)
 
 
 def say_batch(config: DictConfig) -> None:

@@ -93,7 +93,7 @@ def find_interrupted(config: DictConfig, folder: Path) -> Interrupted | None:
     if _checkpoints(run):
         return _open(config, run)
     if not (run / CONFIG).is_file():
-        raise UserError(f"resume={run} is not the folder of a run: there is no {run / CONFIG}")
+        raise UserError(f"resume={run} is not the folder of a run: there is no {run / CONFIG}; give one, or auto")
     raise UserError(f"resume={run}: there is no {run / LAST}, which the first validation writes; start the run anew")
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor, RichProgressBar
+from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor
 from pytorch_lightning.loggers import Logger
 
 from data.module import OFADataModule
 from ofa.checkpoint import BEST, LAST
 from ofa.errors import UserError
 from tasks.base import Task
-from training.callbacks import ReportNotes, WriteAnswers
+from training.callbacks import ProgressBar, ReportNotes, WriteAnswers
 from training.checkpoint_io import CheckpointFiles
 from training.checkpoints import BestCheckpoint, LastCheckpoint, SaveAtEnd
 from training.composed import make, plain
@@ -29,7 +29,7 @@ from training.tracking import Tracking
 
 
 def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Callback]:
-    callbacks = [RichProgressBar(), ReportNotes(), WriteAnswers(folder, task)]
+    callbacks = [ProgressBar(), ReportNotes(), WriteAnswers(folder, task)]
     return [*callbacks, SampleAnswers(folder, task, config.pictures)] if config.pictures else callbacks
 
 

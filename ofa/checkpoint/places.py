@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -10,6 +9,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, R
 
 from ofa.checkpoint.json_files import read_json
 from ofa.errors import UserError
+from ofa.hub import is_hub_id
 from ofa.tokenizer import VOCABULARY_FILE, WORDPIECE_FILE
 
 BEST, LAST = Path("checkpoints", "best.ckpt"), Path("checkpoints", "last.ckpt")  # inside a run folder
@@ -20,7 +20,6 @@ CONFIG = "config.json"  # makes a folder a model folder
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 WEIGHTS = (SAFETENSORS, f"{SAFETENSORS}.index.json", BIN, f"{BIN}.index.json")  # the first that is there is read
 WANTED_OF_HUB = ["*.json", "merges.txt", "vocab.txt", "*.safetensors", "pytorch_model*.bin"]
-SUFFIXES = (".pt", ".pth", ".pkl", ".bin", ".ckpt", ".safetensors")  # of weights in a single file
 
 
 def find(path: str | Path) -> Path:
@@ -49,7 +48,7 @@ def find(path: str | Path) -> Path:
             f"{path} holds no {BEST} and no {CONFIG}: give the folder of a run that has validated once, a model folder "
             "or a checkpoint file"
         )
-    if _is_hub_id(given):
+    if is_hub_id(given):
         return _fetch(given)
     raise UserError(f"checkpoint {path} does not exist")
 
@@ -104,12 +103,6 @@ def _parts(index: Path) -> list[Path]:
         if Path(str(name)).name != name or not (index.parent / name).is_file():
             raise UserError(f"{index} names {name}, which is not in its folder; copy all parts of the weights into it")
     return [index.parent / name for name in names]
-
-
-def _is_hub_id(given: str) -> bool:
-    """Whether it can only be meant for Hugging Face: two words, the first of which is no folder here."""
-    is_pair = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", given) is not None
-    return is_pair and not given.endswith(SUFFIXES) and not Path(given).parent.is_dir()
 
 
 def _fetch(name: str) -> Path:

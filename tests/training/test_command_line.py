@@ -9,11 +9,13 @@ from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from ofa.errors import UserError
+from ofa.whole_file import part_of
 from training import command_line
+from training.checkpoint_io import CheckpointFiles
 from training.command_line import command
 from training.interruption import StoppedBySignal
 from training.overrides import check_cluster, check_folder, check_overrides
-from training.run_apart import OUTCOME, RunFailed
+from training.run_apart import FILE_STATUS, OUTCOME, RunFailed
 
 
 def test_sound_overrides_pass():
@@ -230,16 +232,32 @@ def test_a_job_that_is_not_to_be_queued_again_ends_with_an_error(monkeypatch, tm
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOSPC])
-def test_a_file_that_cannot_be_used_is_named_with_the_checkpoint_to_go_on_from(monkeypatch, tmp_path, number):
+def test_a_file_that_cannot_be_used_is_named_with_the_checkpoint_to_go_on_from(monkeypatch, tmp_path, capsys, number):
     def train(config):
         raise OSError(number, os.strerror(number), "metrics.csv")
 
-    assert "; there was no checkpoint yet" in start(monkeypatch, train, f"hydra.run.dir={tmp_path}")
+    assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == FILE_STATUS
+    assert "; there was no checkpoint yet" in capsys.readouterr().err
     last = tmp_path / "checkpoints/last.ckpt"
     last.parent.mkdir()
     last.touch()
-    sentence = start(monkeypatch, train, f"hydra.run.dir={tmp_path}")
+    assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == FILE_STATUS
+    sentence = capsys.readouterr().err
     assert sentence.startswith("error: metrics.csv") and f"then go on from {last}, " in sentence
+
+
+def test_a_full_disk_ends_a_sweep_whatever_file_has_met_it(monkeypatch, tmp_path, capsys):
+    def log(config):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
+
+    def save(config):
+        part_of(tmp_path / "last.ckpt").symlink_to("/dev/full")  # where every write finds the disk full
+        CheckpointFiles().save_checkpoint({"global_step": 1}, tmp_path / "last.ckpt")
+
+    words = ["-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}"]
+    for train, said in ((log, "metrics.csv was not written: the disk"), (save, "last.ckpt was not written: the disk")):
+        assert start(monkeypatch, train, *words) == FILE_STATUS
+        assert capsys.readouterr().err.count(said) == 1  # by the first of two runs
 
 
 def test_an_error_of_the_system_that_is_about_no_file_stays_as_it_is(monkeypatch, tmp_path, capsys):

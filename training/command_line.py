@@ -25,7 +25,16 @@ from ofa.whole_file import FULL
 from training.checkpoint_io import how_to_go_on
 from training.interruption import EXIT_STATUS, StoppedBySignal, interruptible, signals_of
 from training.launching import devices_of, launched, together, words_of_others
-from training.overrides import CONFIGS, SCRIPTS, check_cluster, check_folder, check_overrides, quoted, quoted_word
+from training.overrides import (
+    CONFIGS,
+    SCRIPTS,
+    check_cluster,
+    check_folder,
+    check_overrides,
+    of_each_run,
+    quoted,
+    quoted_word,
+)
 from training.processes import world_size
 from training.requeue import how_it_goes_on
 from training.run_apart import FILE_STATUS, OUTCOME, Outcome, RunFailed, run_apart
@@ -101,7 +110,8 @@ def _done(function: Callable[[DictConfig], Any], config: DictConfig, again: Sequ
         return function(config)
     signals = signals_of(config.get("signals", ()))
     if _others_follow() and launched() is None and devices_of(config.trainer) > 1:
-        return run_apart([*again, quoted_word(f"hydra.run.dir={_run_folder()}")], signals)
+        of_hydra = of_each_run(HydraConfig.get().overrides.hydra)
+        return run_apart([*again, *of_hydra, quoted_word(f"hydra.run.dir={_run_folder()}")], signals)
     with together(config.trainer, again), interruptible(signals):
         value = function(config)
     if tells is not None:

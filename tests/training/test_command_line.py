@@ -142,10 +142,12 @@ def test_a_launcher_that_is_not_installed_is_named_with_the_command_that_install
         check_overrides("train", ["cluster=slurm"])
 
 
+QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # "disabled" would outlast the test
+
+
 def start(monkeypatch, function, *words):
     """What `python train.py WORDS` does, where training is `function`; the exit status or the last sentence."""
-    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # "disabled" would outlast the test
-    monkeypatch.setattr(sys, "argv", ["train.py", *words, *quiet])
+    monkeypatch.setattr(sys, "argv", ["train.py", *words, *QUIET])
     with pytest.raises(SystemExit) as end:
         command("train")(function)()
     return end.value.code
@@ -202,10 +204,12 @@ def test_a_run_of_a_sweep_of_several_processes_is_a_command_of_its_own(monkeypat
             raise RunFailed
 
     monkeypatch.setattr(command_line, "run_apart", run_apart)
-    words = ["-m", *OF_TWO, "optim.lr=-1,1", f"hydra.sweep.dir={tmp_path}"]
+    of_hydra = ["hydra.verbose=[data]", "+hydra.job.env_set.A=b"]
+    of_sweep = ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=1", "hydra/launcher=basic"]
+    words = ["-m", *OF_TWO, *of_sweep, *of_hydra, "optim.lr=-1,1", f"hydra.sweep.dir={tmp_path}"]
     assert start(monkeypatch, pytest.fail, *words) == f"error: 1 runs of the sweep failed: {tmp_path}/0"
     for number, (words, rate) in enumerate(zip(commands, (-1, 1), strict=True)):
-        assert words[2:] == [*OF_TWO, f"optim.lr={rate}", f"hydra.run.dir='{tmp_path}/{number}'"]
+        assert words[2:] == [*OF_TWO, f"optim.lr={rate}", *of_hydra, *QUIET, f"hydra.run.dir='{tmp_path}/{number}'"]
 
 
 def test_such_a_run_tells_the_sweep_where_it_was_stopped_and_leaves_the_rest_to_it(monkeypatch, tmp_path, capsys):

@@ -35,7 +35,7 @@ def train(config: DictConfig) -> float | None:
     if in_place and interrupted.is_tested:
         report.say_finished(folder)
         return best_score(folder / BEST) if (folder / BEST).is_file() else None
-    loggers = build_loggers(config, interrupted.step if in_place else None)
+    loggers = build_loggers(config, interrupted)
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 

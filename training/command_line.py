@@ -26,10 +26,19 @@ from training.checkpoint_io import how_to_go_on
 from training.folders import alone_in
 from training.interruption import EXIT_STATUS, StoppedBySignal, interruptible, signals_of
 from training.launching import devices_of, launched, together, words_of_others
-from training.overrides import CONFIGS, SCRIPTS, check_cluster, check_folder, check_overrides, quoted, quoted_word
+from training.overrides import (
+    CONFIGS,
+    SCRIPTS,
+    check_cluster,
+    check_folder,
+    check_overrides,
+    of_each_run,
+    quoted,
+    quoted_word,
+)
 from training.processes import world_size
 from training.requeue import how_it_goes_on
-from training.run_apart import OUTCOME, Outcome, RunFailed, run_apart
+from training.run_apart import FILE_STATUS, OUTCOME, Outcome, RunFailed, run_apart
 
 UNUSABLE = (errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)  # files that a user has to see to, not this project
 
@@ -39,8 +48,8 @@ def command(
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of a configuration the main function of a script; a UserError is printed as one line.
 
-    In a sweep of runs one after the other the next run starts then, whatever the error; the exit status tells of it at
-    the end.
+    In a sweep of runs one after the other the next run starts then, whatever the error but one that it would meet, too,
+    such as a full disk; the exit status tells of it at the end.
 
     Args:
         config_name: of the configuration.
@@ -102,7 +111,8 @@ def _done(function: Callable[[DictConfig], Any], config: DictConfig, again: Sequ
         return function(config)
     signals = signals_of(config.get("signals", ()))
     if _others_follow() and launched() is None and devices_of(config.trainer) > 1:
-        return run_apart([*again, quoted_word(f"hydra.run.dir={_run_folder()}")], signals)
+        of_hydra = of_each_run(HydraConfig.get().overrides.hydra)
+        return run_apart([*again, *of_hydra, quoted_word(f"hydra.run.dir={_run_folder()}")], signals)
     with together(config.trainer, again), interruptible(signals), alone_in(Path(_run_folder())):
         value = function(config)
     if tells is not None:
@@ -112,9 +122,10 @@ def _done(function: Callable[[DictConfig], Any], config: DictConfig, again: Sequ
 
 def _say_failure(error: Exception, config: DictConfig) -> None:
     """Returns where another run of a sweep follows; else this was the end."""
-    sentence = _about_file(error) if isinstance(error, OSError) else None
-    if sentence is not None:  # what every run would meet
-        sys.exit(f"error: {sentence}, then {_how_to_go_on(config)}")
+    sentence = _about_file(error, config)
+    if sentence is not None:
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(FILE_STATUS)
     if not _others_follow():
         if isinstance(error, UserError):
             sys.exit(f"error: {error}")
@@ -143,13 +154,19 @@ def _check_search(failed: dict[str, str]) -> None:
         sys.exit(f"error: all {len(failed)} trials of the search failed; the first, in {folder}: {reason}")
 
 
-def _about_file(error: OSError) -> str | None:
-    """What is wrong with a file, and the remedy; None: the error is no such."""
+def _about_file(error: Exception, config: DictConfig) -> str | None:
+    """What is wrong with a file, so that every run would meet it, and the remedy; None: the error is no such."""
+    if isinstance(error, UserError) and isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+        return str(error)  # of a checkpoint, which names the remedy itself
+    if not isinstance(error, OSError):
+        return None
     if error.errno in FULL:
-        return f"{error.filename or 'a file'} was not written: {FULL[error.errno]}; make space on it"
-    if error.errno in UNUSABLE and error.filename is not None:
-        return f"{error.filename}: {os.strerror(error.errno)}; make it a file that can be used"
-    return None
+        reason = f"{error.filename or 'a file'} was not written: {FULL[error.errno]}; make space on it"
+    elif error.errno in UNUSABLE and error.filename is not None:
+        reason = f"{error.filename}: {os.strerror(error.errno)}; make it a file that can be used"
+    else:
+        return None
+    return f"{reason}, then {_how_to_go_on(config)}"
 
 
 def _how_to_go_on(config: DictConfig) -> str:

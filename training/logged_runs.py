@@ -7,20 +7,17 @@ import os
 from pathlib import Path
 from typing import Any
 
-from training.resume import AUTO
 
-
-def kept_run(logger: str, folder: str, resume: str | None) -> dict[str, Any]:
+def kept_run(logger: str, interrupted: str | None) -> dict[str, Any]:
     """What `keep_run` was given in the run that is resumed; nothing where there is none, or it had no such logger.
 
     Args:
         logger: its name.
-        folder: of the new run.
-        resume: folder of the run that is resumed, if any; auto: it is this one.
+        interrupted: folder of the run that is resumed, if any.
     """
-    if resume is None:
+    if interrupted is None:
         return {}
-    file = _file(logger, folder if resume == AUTO else resume)
+    file = _file(logger, interrupted)
     return json.loads(file.read_text()) if file.is_file() else {}
 
 

@@ -31,18 +31,20 @@ class MLflow(MLFlowLogger):
 
     Args:
         folder: of the run.
-        resume: folder of the run that is resumed, if any; auto: it is this one.
         tracking_uri: of a server or a database.
         experiment: name of the experiment, which is made where there is none.
         name: of the run.
+        interrupted: folder of the run that is resumed, if any; it may be `folder`.
 
     Raises:
         UserError: at construction, for an address that MLflow does not take; at its first use, where it does not answer
             or does not have the run that goes on.
     """
 
-    def __init__(self, folder: str, resume: str | None, tracking_uri: str, experiment: str, name: str) -> None:
-        run_id = kept_run("mlflow", folder, resume).get("id")
+    def __init__(
+        self, folder: str, tracking_uri: str, experiment: str, name: str, interrupted: str | None = None
+    ) -> None:
+        run_id = kept_run("mlflow", interrupted).get("id")
         self.folder, self.goes_on = folder, run_id is not None
         self.last_steps: dict[str, int] = {}  # by name, of a run that goes on
         _check_database(tracking_uri)

@@ -22,6 +22,7 @@ from training.launching import PARENT
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SCRIPTS = ("train", "evaluate", "predict")  # other commands are modules of this folder
+OF_SWEEP = ("mode", "run", "sweep", "sweeper", "launcher")  # of Hydra's own groups: how it comes to runs, and where
 
 OmegaConf.register_new_resolver("stem", lambda path: Path(path).resolve().stem, replace=True)
 
@@ -37,6 +38,12 @@ def quoted_word(word: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\'", text)  # backslashes count in front of a quotation mark alone
     escaped = re.sub(r"(\\*)$", r"\1\1", escaped).replace("${", r"\${")
     return f"{name}='{escaped}'"
+
+
+def of_each_run(words: Sequence[str]) -> list[str]:
+    """Of Hydra's own settings in a sweep, `hydra.name=value` or `hydra/group=choice`, those that its runs have, too."""
+    overrides = _parse(list(words))
+    return [str(o.input_line) for o in overrides if re.split("[./]", o.key_or_group)[1] not in OF_SWEEP]
 
 
 def check_overrides(config_name: str, words: list[str]) -> DictConfig:

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from training.interruption import EXIT_STATUS, StoppedBySignal
 from training.launching import PARENT
 
 OUTCOME = "OFA_OUTCOME"  # the environment variable that names the file in which such a run tells what came of it
+FILE_STATUS = 74  # EX_IOERR of sysexits.h: a file has ended the run, as where the disk is full, and would end the next
 
 
 class RunFailed(Exception):
@@ -51,6 +53,7 @@ def run_apart(command: Sequence[str], signals: Sequence[signal.Signals]) -> floa
         RunFailed: it has failed by a mistake.
         UserError: it was ended from outside, and could not say why.
         StoppedBySignal: it has ended in order, or would have.
+        SystemExit: it has said what the next run would meet, too.
     """
     came: list[int] = []
     with tempfile.TemporaryDirectory(prefix="ofa_") as folder:
@@ -73,6 +76,8 @@ def run_apart(command: Sequence[str], signals: Sequence[signal.Signals]) -> floa
         outcome = Outcome(**json.loads(file.read_text())) if file.is_file() else Outcome()
     if came or status == EXIT_STATUS:
         raise StoppedBySignal(outcome.stopped or "a signal stopped this run")
+    if status == FILE_STATUS:
+        sys.exit(status)
     if status < 0:
         raise UserError(f"the run was ended by signal {-status}; signal 9 often says that memory is short")
     if status:

@@ -24,7 +24,7 @@ from training.distillation.plan import DistillationPlan
 from training.interruption import StopOnSignal, signals_of
 from training.launching import Environment, devices_of
 from training.pictures import SampleAnswers
-from training.resume import RestOfState
+from training.resume import Interrupted, RestOfState
 from training.tracking import Tracking
 
 
@@ -69,20 +69,21 @@ def training_callbacks(
     return [*callbacks, StopOnSignal(signals_of(config.signals), last)]
 
 
-def build_loggers(config: DictConfig, step: int | None = None) -> list[Logger]:
+def build_loggers(config: DictConfig, interrupted: Interrupted | None = None) -> list[Logger]:
     """The chosen loggers; none of them has written anything yet.
 
     Args:
-        step: number of updates behind which they go on in the files of their run; None: there are none.
+        interrupted: the run that training goes on with; without it, none of them does with what it finds in the folder.
     """
     loggers = config.get("logger")  # Hydra leaves the group out where none is chosen
     if not loggers:
         raise UserError("logger=[] names no logger; choose one or several of csv, tensorboard, wandb, mlflow")
     if "mlflow" in loggers and find_spec("mlflow") is None:
         raise UserError('logger=mlflow needs a package that is not installed: pip install -e ".[mlflow]"')
-    more = {}
-    if step is not None:
-        more["tensorboard"] = {"purge_step": step}  # what older files show from there on is no longer shown
+    # From this step on, what older files in the folder show is no longer shown.
+    more: dict[str, dict[str, Any]] = {"tensorboard": {"purge_step": 0 if interrupted is None else interrupted.step}}
+    if interrupted is not None:
+        more |= dict.fromkeys(("wandb", "mlflow"), {"interrupted": str(interrupted.run)})
     return [make(settings, **more.get(name, {})) for name, settings in loggers.items()]
 
 

@@ -29,9 +29,9 @@ class Wandb(WandbLogger):
 
     Args:
         folder: of the run; wandb's own files go to its subfolder `wandb`.
-        resume: folder of the run that is resumed, if any; auto: it is this one.
         mode: online, offline or disabled.
         project, entity, name, group: as in wandb.init.
+        interrupted: folder of the run that is resumed, if any; it may be `folder`.
 
     Raises:
         UserError: at construction, for online without a login; later, where the server cannot be reached.
@@ -40,17 +40,17 @@ class Wandb(WandbLogger):
     def __init__(
         self,
         folder: str,
-        resume: str | None,
         mode: str,
         project: str,
         entity: str | None,
         name: str | None,
         group: str | None,
+        interrupted: str | None = None,
     ) -> None:
         check_choice(mode, "logger.wandb.mode", MODES)
         if mode == "online":
             _check_login()
-        before = kept_run("wandb", folder, resume)
+        before = kept_run("wandb", interrupted)
         run_id = before.get("id", secrets.token_hex(4))
         super().__init__(name=name, project=project, save_dir=folder, id=run_id)
         self.mode, self.entity, self.group = mode, entity, group

@@ -9,11 +9,13 @@ from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from ofa.errors import UserError
+from ofa.whole_file import part_of
 from training import command_line
+from training.checkpoint_io import CheckpointFiles
 from training.command_line import command
 from training.interruption import StoppedBySignal
 from training.overrides import check_cluster, check_folder, check_overrides
-from training.run_apart import OUTCOME, RunFailed
+from training.run_apart import FILE_STATUS, OUTCOME, RunFailed
 
 
 def test_sound_overrides_pass():
@@ -140,10 +142,12 @@ def test_a_launcher_that_is_not_installed_is_named_with_the_command_that_install
         check_overrides("train", ["cluster=slurm"])
 
 
+QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # "disabled" would outlast the test
+
+
 def start(monkeypatch, function, *words):
     """What `python train.py WORDS` does, where training is `function`; the exit status or the last sentence."""
-    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # "disabled" would outlast the test
-    monkeypatch.setattr(sys, "argv", ["train.py", *words, *quiet])
+    monkeypatch.setattr(sys, "argv", ["train.py", *words, *QUIET])
     with pytest.raises(SystemExit) as end:
         command("train")(function)()
     return end.value.code
@@ -200,10 +204,12 @@ def test_a_run_of_a_sweep_of_several_processes_is_a_command_of_its_own(monkeypat
             raise RunFailed
 
     monkeypatch.setattr(command_line, "run_apart", run_apart)
-    words = ["-m", *OF_TWO, "optim.lr=-1,1", f"hydra.sweep.dir={tmp_path}"]
+    of_hydra = ["hydra.verbose=[data]", "+hydra.job.env_set.A=b"]
+    of_sweep = ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=1", "hydra/launcher=basic"]
+    words = ["-m", *OF_TWO, *of_sweep, *of_hydra, "optim.lr=-1,1", f"hydra.sweep.dir={tmp_path}"]
     assert start(monkeypatch, pytest.fail, *words) == f"error: 1 runs of the sweep failed: {tmp_path}/0"
     for number, (words, rate) in enumerate(zip(commands, (-1, 1), strict=True)):
-        assert words[2:] == [*OF_TWO, f"optim.lr={rate}", f"hydra.run.dir='{tmp_path}/{number}'"]
+        assert words[2:] == [*OF_TWO, f"optim.lr={rate}", *of_hydra, *QUIET, f"hydra.run.dir='{tmp_path}/{number}'"]
 
 
 def test_such_a_run_tells_the_sweep_where_it_was_stopped_and_leaves_the_rest_to_it(monkeypatch, tmp_path, capsys):
@@ -230,16 +236,32 @@ def test_a_job_that_is_not_to_be_queued_again_ends_with_an_error(monkeypatch, tm
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOSPC])
-def test_a_file_that_cannot_be_used_is_named_with_the_checkpoint_to_go_on_from(monkeypatch, tmp_path, number):
+def test_a_file_that_cannot_be_used_is_named_with_the_checkpoint_to_go_on_from(monkeypatch, tmp_path, capsys, number):
     def train(config):
         raise OSError(number, os.strerror(number), "metrics.csv")
 
-    assert "; there was no checkpoint yet" in start(monkeypatch, train, f"hydra.run.dir={tmp_path}")
+    assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == FILE_STATUS
+    assert "; there was no checkpoint yet" in capsys.readouterr().err
     last = tmp_path / "checkpoints/last.ckpt"
     last.parent.mkdir()
     last.touch()
-    sentence = start(monkeypatch, train, f"hydra.run.dir={tmp_path}")
+    assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == FILE_STATUS
+    sentence = capsys.readouterr().err
     assert sentence.startswith("error: metrics.csv") and f"then go on from {last}, " in sentence
+
+
+def test_a_full_disk_ends_a_sweep_whatever_file_has_met_it(monkeypatch, tmp_path, capsys):
+    def log(config):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
+
+    def save(config):
+        part_of(tmp_path / "last.ckpt").symlink_to("/dev/full")  # where every write finds the disk full
+        CheckpointFiles().save_checkpoint({"global_step": 1}, tmp_path / "last.ckpt")
+
+    words = ["-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}"]
+    for train, said in ((log, "metrics.csv was not written: the disk"), (save, "last.ckpt was not written: the disk")):
+        assert start(monkeypatch, train, *words) == FILE_STATUS
+        assert capsys.readouterr().err.count(said) == 1  # by the first of two runs
 
 
 def test_an_error_of_the_system_that_is_about_no_file_stays_as_it_is(monkeypatch, tmp_path, capsys):

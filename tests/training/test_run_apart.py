@@ -7,7 +7,7 @@ import pytest
 
 from ofa.errors import UserError
 from training.interruption import StoppedBySignal
-from training.run_apart import OUTCOME, Outcome, RunFailed, run_apart
+from training.run_apart import FILE_STATUS, OUTCOME, Outcome, RunFailed, run_apart
 
 
 def start(program, signals=()):
@@ -31,6 +31,12 @@ def test_a_run_that_fails_or_is_killed_leaves_this_process_alone():
         start("sys.exit(1)")
     with pytest.raises(UserError, match="the run was ended by signal 9; .* memory"):
         start("os.kill(os.getpid(), signal.SIGKILL)")
+
+
+def test_a_run_that_ends_by_what_the_next_one_would_meet_ends_the_sweep():
+    with pytest.raises(SystemExit) as end:
+        start(f"sys.exit({FILE_STATUS})")
+    assert end.value.code == FILE_STATUS
 
 
 def test_a_signal_is_passed_on_and_the_run_says_where_it_stopped():

@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from runs import ROOT
 from small_fits import make_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 from wandb.errors import CommError
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
@@ -32,6 +33,7 @@ from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
 from training.provenance import git_state, provenance
+from training.resume import Interrupted, find_interrupted
 from training.trainer import build_loggers, training_callbacks
 from training.wandb_logger import Wandb
 
@@ -85,8 +87,8 @@ def fit(folder, *loggers, checkpoint=None, interrupt=None):
     return trainer
 
 
-def make_wandb(folder, resume=None, mode="offline"):
-    return Wandb(str(folder), resume, mode, project="ofa", entity=None, name="a run", group=None)
+def make_wandb(folder, interrupted=None, mode="offline"):
+    return Wandb(str(folder), mode, project="ofa", entity=None, name="a run", group=None, interrupted=interrupted)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def make_mlflow(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mlflow")
     address = f"sqlite:///{folder}/mlflow.db"
     mlflow.MlflowClient(address).create_experiment("ofa", artifact_location=str(folder / "artifacts"))
-    return lambda folder, resume=None: MLflow(str(folder), resume, address, experiment="ofa", name="a run")
+    return lambda folder, interrupted=None: MLflow(str(folder), address, "ofa", "a run", interrupted)
 
 
 TRAINING = {
@@ -112,7 +114,7 @@ def test_wandb_offline_holds_every_kind_of_value_and_a_resumed_run_goes_on_with_
     first, second = tmp_path / "first", tmp_path / "second"
     with pytest.raises(InterruptedError):
         fit(first, make_wandb(first), interrupt=5)
-    logger = make_wandb(second, resume=str(first))
+    logger = make_wandb(second, interrupted=str(first))
     fit(second, logger, checkpoint=first / "checkpoints/last.ckpt")
     logger.experiment.finish()
     for folder in (first, second):
@@ -143,7 +145,7 @@ def test_a_resumed_run_goes_on_with_its_run_of_mlflow_and_no_step_comes_twice(tm
     with pytest.raises(InterruptedError):
         fit(first, make_mlflow(first), interrupt=5)
     second.mkdir()
-    logger = make_mlflow(second, resume=str(first))
+    logger = make_mlflow(second, interrupted=str(first))
     assert logger.experiment.get_run(logger.run_id).info.status == "RUNNING"
     fit(second, logger, checkpoint=first / "checkpoints/last.ckpt")
 
@@ -159,7 +161,7 @@ def test_a_resumed_run_goes_on_with_its_run_of_mlflow_and_no_step_comes_twice(tm
     assert run.info.status == "FINISHED" and run.data.params["optim/lr"] == "0.001"
     (first / "mlflow.json").write_text('{"id": "abc"}')
     with pytest.raises(UserError, match=r"tracking_uri=sqlite:.* \(.*abc.*\); .* has the run abc, with which this one"):
-        make_mlflow(second, resume=str(first)).log_metrics({"lr": 1.0}, 0)
+        make_mlflow(second, interrupted=str(first)).log_metrics({"lr": 1.0}, 0)
 
 
 def test_offline_the_last_row_of_a_run_that_ended_in_its_test_is_given_the_scores(tmp_path):
@@ -169,7 +171,7 @@ def test_offline_the_last_row_of_a_run_that_ended_in_its_test_is_given_the_score
     first.finalize("failed")
     wandb_files.wait_for_end(tmp_path)
     (tmp_path / "wandb").rename(tmp_path / "before")
-    second = make_wandb(tmp_path, resume="auto")
+    second = make_wandb(tmp_path, interrupted=str(tmp_path))
     for name, step in (("lr", 5), ("best/val/score", 6), ("test/score", 6)):
         second.log_metrics({name: 0.5}, step)
     second.experiment.finish()
@@ -178,14 +180,39 @@ def test_offline_the_last_row_of_a_run_that_ended_in_its_test_is_given_the_score
     assert (row["_step"], row["test/score"]) == (6, 0.5) and not {"lr", "best/val/score"} & row.keys()
 
 
-def test_the_configured_logger_of_a_resumed_run_takes_the_id_of_the_run(tmp_path, monkeypatch):
+@pytest.fixture
+def found(tmp_path, monkeypatch):
+    """The configuration of a run that has its folder's files, the loggers' among them, and may go on with them."""
     (tmp_path / "wandb.json").write_text('{"id": "a1b2c3d4", "step": 7}')
-    words = ["logger=[csv,wandb]", "logger.wandb.mode=offline", f"resume={tmp_path}"]
+    words = ["logger=[csv,tensorboard,wandb]", "logger.wandb.mode=offline", "resume=auto"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose("train", [*words, f"+hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
-    files, wandb = build_loggers(config)
+    before = SummaryWriter(tmp_path / "tensorboard")
+    for step in range(10):
+        before.add_scalar("lr", 0.1, step)
+    before.close()
+    return config
+
+
+def steps_of_tensorboard(logger):
+    logger.log_metrics({"loss": 1.0}, 8)
+    logger.finalize("success")
+    events = EventAccumulator(logger.log_dir).Reload()
+    return [event.step for name in events.Tags()["scalars"] for event in events.Scalars(name) if name == "lr"]
+
+
+def test_the_configured_loggers_of_a_resumed_run_go_on_with_what_they_have_of_it(found, tmp_path):
+    interrupted = Interrupted(tmp_path, tmp_path / "last.ckpt", step=8, validates_first=False, is_tested=False)
+    files, tensorboard, wandb = build_loggers(found, interrupted)
     assert isinstance(files, CSVLogger) and (wandb.version, wandb.last_step) == ("a1b2c3d4", 7)
+    assert steps_of_tensorboard(tensorboard) == list(range(8))
+
+
+def test_the_loggers_of_a_run_that_left_no_checkpoint_begin_anew_as_training_does(found, tmp_path):
+    _, tensorboard, wandb = build_loggers(found, find_interrupted(found, tmp_path))
+    assert wandb.version != "a1b2c3d4" and wandb.last_step == -1
+    assert steps_of_tensorboard(tensorboard) == []
 
 
 def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path, make_mlflow):

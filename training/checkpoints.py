@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.loops.evaluation_loop import RestartStage
 
 from ofa.checkpoint.reading import read_file
 from ofa.errors import UserError
@@ -69,8 +70,8 @@ def _state_of_best(file: Path) -> dict[str, Any]:
 class LastCheckpoint(Checkpoint):
     """Saves the state before and behind each validation, and every so many updates between.
 
-    From the one before a validation, a run goes on with the validation. There is none before a validation behind the
-    last of `max_steps` updates, for Lightning cannot start with such a one.
+    From the one before a validation, a run goes on with the validation. There is none where that falls between the
+    batches of one update.
 
     Lightning has such callbacks come last, so that all others have done their part of the batch. In a run of one
     process, an error that a user has to correct, such as a data file that was changed, also leaves a checkpoint.
@@ -85,20 +86,23 @@ class LastCheckpoint(Checkpoint):
         self.every = every
         self.step: int | None = None  # of the checkpoint; None: training has not begun
         self.validates_first = False  # whether the run that goes on from it starts with a validation
-        self.is_torn = False  # whether Lightning's loops disagree about the epoch, and none can be saved
+        self.is_over = False  # whether this run goes on with a validation that no update follows on
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.step = trainer.global_step
+        fit_loop = trainer.fit_loop
+        if fit_loop.epoch_progress.current.processed == fit_loop.epoch_progress.current.ready:
+            fit_loop.reset_restart_stage()  # or Lightning forgets to count the epoch that begins
         if self.validates_first:
-            loop = trainer.fit_loop.epoch_loop
-            self.validates_first = False
-            # At its end the loop over epochs has begun a new one already, that over batches has not.
-            self.is_torn = loop.batch_progress.is_last_batch
-            trainer.validating = True
-            loop.val_loop.restarting = False  # or it would go on behind its last batch
-            loop.val_loop.run()
-            trainer.training = True
-            self.is_torn = False
+            val_loop = fit_loop.epoch_loop.val_loop
+            val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION  # so it is what Lightning does next
+            val_loop.restarting = False  # from its first batch on
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.validates_first = False
+        if self.is_over:
+            trainer.fit_loop.epoch_loop.max_steps -= 1
+            self.is_over = False
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: Any) -> None:
         is_time = self.every is not None and trainer.global_step % self.every == 0
@@ -111,8 +115,7 @@ class LastCheckpoint(Checkpoint):
         if self.step == trainer.global_step or loop._should_accumulate():
             return
         self.validates_first = _is_validated(trainer)
-        if not (self.validates_first and trainer.global_step == trainer.max_steps):
-            self.save(trainer)
+        self.save(trainer)
         self.validates_first = False
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -120,9 +123,17 @@ class LastCheckpoint(Checkpoint):
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         self.validates_first = checkpoint.get("validates_first", False)  # none in one of an older version
+        if self.validates_first:
+            # It was saved in the last hook of a batch, and Lightning counts the batch behind that.
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            for counts in (progress["total"], progress["current"]):
+                counts["completed"] = counts["processed"]
+            self.is_over = checkpoint["global_step"] == trainer.max_steps
+            if self.is_over:
+                trainer.fit_loop.epoch_loop.max_steps += 1  # until the validation starts, or Lightning would do nothing
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking and trainer.state.fn == "fit" and not self.is_torn:
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
             self.save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
@@ -141,7 +152,7 @@ class LastCheckpoint(Checkpoint):
 
 def _is_validated(trainer: pl.Trainer) -> bool:
     """Whether a validation follows on the batch that ends."""
-    return (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
+    return trainer.enable_validation and (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
 
 
 class SaveAtEnd(pl.Callback):

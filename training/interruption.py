@@ -132,9 +132,12 @@ class StopOnSignal(pl.Callback):
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         if self.number:
-            is_saved = self.last.step == trainer.global_step and self.last.file.is_file()
-            behind = f" behind update {self.last.step}, which {self.last.file} holds"
-            self._leave(f"stopped in a validation{behind if is_saved else ', before which nothing was saved'}")
+            step, file, update = self.last.step, self.last.file, trainer.global_step
+            if not file.is_file():
+                self._leave("stopped in a validation, before anything was saved")
+            if step == update:
+                self._leave(f"stopped in a validation behind update {update}, which {file} holds")
+            self._leave(f"stopped in a validation behind update {update}; {file} holds update {step}")
 
     def on_test_batch_end(self, *args: Any) -> None:
         if self.number:

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ofa.checkpoint import LAST
-from ofa.checkpoint.reading import read_file
+from ofa.checkpoint.reading import read_outline
 from ofa.errors import UserError
 from ofa.whole_file import write_whole
 
@@ -34,18 +34,27 @@ def how_it_goes_on(config: DictConfig) -> str:
     job = job_of_slurm()
     if job is None or config.resume != "auto":
         return by_hand
+    reason = why_not_by_itself(job)
+    if reason is not None:
+        return f"{reason}; {by_hand}"
     folder = Path(HydraConfig.get().runtime.output_dir)
     if stops_in_this_state(folder) >= SAME_STOPS:
         (folder / STOPS).unlink()  # whoever has read the sentence begins anew
         raise UserError(
             f"job {job} of SLURM is not queued again, for {SAME_STOPS} turns in a row were stopped in the same state; "
-            f"give them more time (sbatch --time, cluster.timeout_min) or lower save_every, and {by_hand}"
+            f"give them more time (sbatch --time, cluster.timeout_min) or, in training, lower save_every, and {by_hand}"
         )
-    return requeue(job, by_hand)
+    asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+    if asked.returncode:
+        return f"job {job} of SLURM is not queued again ({asked.stderr.strip()}); {by_hand}"
+    return f"job {job} of SLURM is in the queue again and goes on with it"
 
 
 def stops_in_this_state(folder: Path) -> int:
-    """How many times in a row, with this one, a run was stopped with nothing newer saved; its folder keeps count."""
+    """How many times in a row, with this one, a run was stopped with nothing newer saved; its folder keeps count.
+
+    Stops behind which SLURM queues the job itself are not counted: it may pre-empt it as often as it likes.
+    """
     state = _saved_state(folder / LAST)
     before = json.loads((folder / STOPS).read_text()) if (folder / STOPS).is_file() else {"state": None, "count": 0}
     count = before["count"] + 1 if before["state"] == state else 1
@@ -57,7 +66,7 @@ def _saved_state(last: Path) -> list[Any]:
     """How far a last checkpoint has come: the one behind a validation is further than the one before."""
     if not last.is_file():
         return []
-    checkpoint = read_file(last)
+    checkpoint = read_outline(last)
     return [checkpoint["global_step"], not checkpoint.get("validates_first")]  # none in one of an older version
 
 
@@ -77,26 +86,19 @@ def job_of_slurm() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def requeue(job: str, by_hand: str) -> str:
-    """Puts a job into the queue again, where that is right, and says what came of it.
+def why_not_by_itself(job: str) -> str | None:
+    """Why a process is not to put its own job into the queue again; None: it is.
 
     It is not where the job was cancelled or SLURM queues it again itself: then it is not called running any more.
-
-    Args:
-        job: its number.
-        by_hand: the sentence that says how to go on otherwise.
     """
     if shutil.which("scontrol") is None:
-        return f"job {job} of SLURM is not queued again, since there is no command scontrol here; {by_hand}"
+        return f"job {job} of SLURM is not queued again, since there is no command scontrol here"
     shown = subprocess.run(["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True)
     if shown.returncode:
-        return f"job {job} of SLURM is not queued again ({shown.stderr.strip()}); {by_hand}"
+        return f"job {job} of SLURM is not queued again ({shown.stderr.strip()})"
     fields = dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
     if fields["JobState"] != "RUNNING":
-        return f"SLURM is ending job {job}, and queues it again or, where it was cancelled, does not; {by_hand}"
+        return f"SLURM is ending job {job}, and queues it again or, where it was cancelled, does not"
     if fields["Requeue"] != "1" or fields["BatchFlag"] != "1":
-        return f"job {job} of SLURM is not one that may be queued again (sbatch --requeue); {by_hand}"
-    asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-    if asked.returncode:
-        return f"job {job} of SLURM is not queued again ({asked.stderr.strip()}); {by_hand}"
-    return f"job {job} of SLURM is in the queue again and goes on with it"
+        return f"job {job} of SLURM is not one that may be queued again (sbatch --requeue)"
+    return None

@@ -17,7 +17,7 @@ from data.workers import leave_signals_to_parent
 from ofa.errors import UserError
 from training import interruption
 from training.interruption import StopOnSignal, StoppedBySignal, interruptible, signals_of
-from training.requeue import how_it_goes_on, job_of_slurm, requeue
+from training.requeue import how_it_goes_on, job_of_slurm
 
 SMALL_DEMO = ["model=micro", "data.rows.train=64", "data.rows.evaluation=10", "task.image_size=32",
               "data.batch_size=16", "data.scenes.grid=2", "data.num_workers=1", "trainer.accelerator=cpu",
@@ -110,34 +110,6 @@ def test_a_reading_process_ignores_all_signals_but_those_of_its_parent():
     assert worker.exitcode == 0
 
 
-@pytest.fixture
-def scontrol(tmp_path, monkeypatch):
-    """Puts a command `scontrol` in place that shows the given fields of a job; returns what it was called with."""
-
-    def install(fields, requeue_status):
-        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        return write_scontrol(tmp_path, fields, requeue_status)
-
-    return install
-
-
-@pytest.mark.parametrize(
-    ("fields", "status", "sentence", "is_asked"),
-    [
-        ("JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1", 0, "job 7 of SLURM is in the queue again", True),
-        ("JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1", 1, r"not queued again \(no\); BY HAND", True),
-        ("JobId=7 JobState=COMPLETING Requeue=1 BatchFlag=1", 0, "SLURM is ending job 7.*; BY HAND", False),
-        ("JobId=7 JobState=RUNNING Requeue=0 BatchFlag=1", 0, "not one that may be queued again.*; BY HAND", False),
-        ("JobId=7 JobState=RUNNING Requeue=1 BatchFlag=0", 0, "not one that may be queued again.*; BY HAND", False),
-    ],
-)
-def test_a_job_is_queued_again_only_where_slurm_lets_it(scontrol, fields, status, sentence, is_asked):
-    calls = scontrol(fields, status)
-    said = requeue("7", "BY HAND")
-    assert re.search(sentence, said), said
-    assert ("requeue 7" in calls.read_text().splitlines()) == is_asked
-
-
 def test_a_task_of_an_array_is_named_within_it(monkeypatch):
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name, raising=False)
@@ -162,31 +134,48 @@ def test_the_folder_to_go_on_in_is_that_of_the_run_or_of_the_sweep(monkeypatch, 
     assert said == f"to go on, give the same words with resume=auto {word}"
 
 
+RUNNING = "JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1"
+
+
 @pytest.fixture
-def job(tmp_path, monkeypatch, scontrol):
-    """A function that stops a turn of a job of SLURM in a state of training, and returns what is said."""
-    calls = scontrol("JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1", 0)
-    calls.touch()
+def job(tmp_path, monkeypatch):
+    """A function that stops a turn of a job of SLURM in a state of training; returns True, or why it is not queued."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     hydra = OmegaConf.create({"mode": RunMode.RUN, "runtime": {"output_dir": str(tmp_path)}})
     monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: hydra)
     (tmp_path / "checkpoints").mkdir()
 
-    def stop(update=None, validates_first=False):
+    def stop(update=None, validates_first=False, fields=RUNNING, requeue_status=0):
         if update is not None:
             state = {"global_step": update, "validates_first": validates_first}
             torch.save(state, tmp_path / "checkpoints/last.ckpt")
-        before = len(calls.read_text().splitlines())
+        calls = write_scontrol(tmp_path, fields, requeue_status)
+        calls.write_text("")
         try:
             said = how_it_goes_on(OmegaConf.create({"resume": "auto"}))
         except UserError as error:
             said = str(error)
-        is_queued = "requeue 7" in calls.read_text().splitlines()[before:]
+        is_queued = "requeue 7" in calls.read_text().splitlines() and requeue_status == 0
         assert is_queued == (said == "job 7 of SLURM is in the queue again and goes on with it")
         return is_queued or said
 
     return stop
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "sentence"),
+    [
+        (RUNNING, 1, r"not queued again \(no\)"),
+        ("JobId=7 JobState=COMPLETING Requeue=1 BatchFlag=1", 0, "SLURM is ending job 7, and queues it again or"),
+        ("JobId=7 JobState=RUNNING Requeue=0 BatchFlag=1", 0, "not one that may be queued again"),
+        ("JobId=7 JobState=RUNNING Requeue=1 BatchFlag=0", 0, "not one that may be queued again"),
+    ],
+)
+def test_a_job_is_queued_again_only_where_slurm_lets_it(job, fields, status, sentence):
+    assert re.search(f"{sentence}.*; to go on, give the same words", job(fields=fields, requeue_status=status))
+    assert job() is True
 
 
 def test_a_job_whose_turns_come_no_further_is_not_queued_for_ever(job, tmp_path):
@@ -196,6 +185,12 @@ def test_a_job_whose_turns_come_no_further_is_not_queued_for_ever(job, tmp_path)
     assert said.startswith("job 7 of SLURM is not queued again, for 3 turns in a row were stopped in the same state; ")
     assert said.endswith(f"and to go on, give the same words with resume=auto hydra.run.dir={tmp_path}")
     assert job(4) is True  # by hand, with more time
+
+
+def test_turns_that_slurm_ends_itself_do_not_count(job):
+    for _ in range(4):
+        assert job(4, fields="JobId=7 JobState=PREEMPTED Requeue=1 BatchFlag=1").startswith("SLURM is ending job 7, ")
+    assert [job(4), job(4)] == [True, True]
 
 
 def test_an_evaluation_is_started_again():

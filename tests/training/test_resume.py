@@ -67,8 +67,10 @@ def assert_equal(first, second):
     assert first.keys() == second.keys()
     for key in first.keys() - {"callbacks", "loops"}:
         assert same(first[key], second[key]), key
-    loops = [checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"] for checkpoint in (first, second)]
-    assert loops[0] == loops[1]
+    loops = [checkpoint["loops"]["fit_loop"] for checkpoint in (first, second)]
+    assert loops[0].keys() == loops[1].keys()
+    for key in loops[0]:
+        assert same(loops[0][key], loops[1][key]), key
 
 
 def same(first, second):
@@ -219,13 +221,16 @@ def test_a_run_that_a_signal_ends_goes_on_from_the_very_update(tmp_path, every, 
     assert first + second == whole
 
 
-def stop_in_validation(file, folder, batch, **options):
-    """Sends a signal in a batch of the validations; there are two in each, and a validation of trial at the start."""
+def stop_in_validation(file, folder, batch, start=None, **options):
+    """Sends a signal in a batch of the validations; there are two in each, and a validation of trial at the start.
+
+    A run that goes on, where `start` is go_on_in_place, has none of trial.
+    """
     send, before = SendSignal(batch), signal.getsignal(signal.SIGUSR1)
     send.on_validation_batch_start, send.on_train_batch_start = send.on_train_batch_start, lambda *_: None
     try:
         with pytest.raises(StoppedBySignal) as stop:
-            fit(file, folder, more=[send], **options)
+            (start or fit)(file, folder, more=[send], **options)
     finally:
         signal.signal(signal.SIGUSR1, before)
     return str(stop.value)
@@ -245,22 +250,47 @@ def test_a_run_that_a_signal_ends_in_a_validation_goes_on_with_it(tmp_path, whol
     assert logged(tmp_path / "second") == logged(whole)[3:]
 
 
-def test_before_a_validation_behind_the_last_update_nothing_is_saved(tmp_path):
-    file = write_rows(tmp_path / "rows.tsv")
-    said = stop_in_validation(file, tmp_path / "first", 3, val_check_interval=5, max_steps=5)
-    assert said == "SIGUSR1: stopped in a validation, before which nothing was saved"
-    assert not (tmp_path / "first/checkpoints/last.ckpt").exists()
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("updates", [3, 5])  # in the middle and at the end of an epoch
+def test_a_run_that_is_stopped_in_its_last_validation_goes_on_with_it(tmp_path, updates):
+    file, run = write_rows(tmp_path / "rows.tsv"), tmp_path / "run"
+    options = {"val_check_interval": updates, "max_steps": updates}
+    fit(file, tmp_path / "whole", **options)
+    said = stop_in_validation(file, run, 3, **options)
+    assert said.startswith(f"SIGUSR1: stopped in a validation behind update {updates}, which")
+    trainer = go_on_in_place(file, run, **options)
+    assert trainer.max_steps == updates
+    for name in ("last", "best"):
+        assert_equal(read(tmp_path / "whole", name), read(run, name))
+    assert logged(run) == logged(tmp_path / "whole")
+    assert validated(run) == validated(tmp_path / "whole")
+
+
+def test_a_run_that_is_stopped_in_a_validation_says_which_update_was_saved(tmp_path):
+    file, run = write_rows(tmp_path / "rows.tsv"), tmp_path / "run"
+    options = {"val_check_interval": 3, "accumulate_grad_batches": 2}  # between the two batches of an update
+    said = stop_in_validation(file, run, 3, **options)
+    assert said == "SIGUSR1: stopped in a validation, before anything was saved"
+    said = stop_in_validation(file, run, 5, **options)
+    last = run / "checkpoints/last.ckpt"
+    assert said == f"SIGUSR1: stopped in a validation behind update 3; {last} holds update {read(run)['global_step']}"
+    assert read(run)["global_step"] == 1
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_run_that_is_stopped_in_the_validation_at_the_end_of_an_epoch_goes_on_with_it_as_often_as_need_be(tmp_path):
     file, options, run = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 5}, tmp_path / "run"
     fit(file, tmp_path / "whole", **options)
+    held = f"which {run / 'checkpoints/last.ckpt'} holds"
     said = stop_in_validation(file, run, 3, **options)
-    assert said == f"SIGUSR1: stopped in a validation behind update 5, which {run / 'checkpoints/last.ckpt'} holds"
+    assert said == f"SIGUSR1: stopped in a validation behind update 5, {held}"
+    said = stop_in_validation(file, run, 2, go_on_in_place, **options)
+    assert said == f"SIGUSR1: stopped in a validation behind update 5, {held}"
     with pytest.raises(InterruptedError):
         go_on_in_place(file, run, interrupt=2, **options)
     assert read(run)["global_step"] == 5 and read(run, "best")["global_step"] == 5
+    said = stop_in_validation(file, run, 2, go_on_in_place, **options)
+    assert said == f"SIGUSR1: stopped in a validation behind update 10, {held}"
     trainer = go_on_in_place(file, run, **options)
     assert trainer.checkpoint_callback.best_model_score == -5
     assert_equal(read(run), read(tmp_path / "whole"))

@@ -56,19 +56,25 @@ def run_apart(command: Sequence[str], signals: Sequence[signal.Signals]) -> floa
         SystemExit: it has said what the next run would meet, too.
     """
     came: list[int] = []
-    with tempfile.TemporaryDirectory(prefix="ofa_") as folder:
-        file = Path(folder, "outcome.json")
-        process = subprocess.Popen(command, env={**os.environ, OUTCOME: str(file), PARENT: str(os.getpid())})
+    processes: list[subprocess.Popen] = []  # that one, once it is there
 
-        def pass_on(number: int, frame: FrameType | None) -> None:
-            came.append(number)
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        for process in processes:
             process.send_signal(number)
 
+    with tempfile.TemporaryDirectory(prefix="ofa_") as folder:
+        file = Path(folder, "outcome.json")
         before = {number: signal.signal(number, pass_on) for number in signals}
         try:
+            process = subprocess.Popen(command, env={**os.environ, OUTCOME: str(file), PARENT: str(os.getpid())})
+            processes.append(process)
+            for number in came:
+                process.send_signal(number)
             status = process.wait()
         except BaseException:  # Ctrl-C, which the processes of the run have got, too
-            process.kill()
+            for process in processes:
+                process.kill()
             raise
         finally:
             for number, handler in before.items():

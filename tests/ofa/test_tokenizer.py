@@ -114,7 +114,7 @@ def test_a_chinese_vocabulary_is_refused_by_its_name(tmp_path):
 
 
 def test_a_path_that_is_no_folder_is_refused():
-    with pytest.raises(UserError, match="neither a folder nor a Hugging Face model"):
+    with pytest.raises(UserError, match="there is no folder /no/such/folder; give one with"):
         Tokenizer.from_pretrained("/no/such/folder")
 
 

@@ -1,6 +1,8 @@
 """A loss or a gradient that is infinite or not a number stops a run by name, or leaves no trace but a count."""
 
+import os
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import pytorch_lightning as pl
@@ -148,7 +150,8 @@ def test_a_run_that_only_skips_stops(tmp_path):
 @pytest.fixture
 def sharded():
     """The settings of a run of one process whose weights are sharded, as those of several are."""
-    yield {"strategy": FullySharded(reshard_after_forward=True), "devices": 1}
+    with mock.patch.dict(os.environ):  # in which Lightning's launcher leaves words
+        yield {"strategy": FullySharded(reshard_after_forward=True), "devices": 1}
     dist.destroy_process_group()
 
 

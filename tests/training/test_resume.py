@@ -69,7 +69,7 @@ def assert_equal(first, second):
         assert same(first[key], second[key]), key
     loops = [checkpoint["loops"]["fit_loop"] for checkpoint in (first, second)]
     assert loops[0].keys() == loops[1].keys()
-    for key in loops[0]:
+    for key in loops[0].keys() - {"epoch_loop.val_loop.batch_progress"}:  # of runs that validate at other times
         assert same(loops[0][key], loops[1][key]), key
 
 

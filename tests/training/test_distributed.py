@@ -26,7 +26,7 @@ TRAIN += ["validate_every=20", "trainer.log_every_n_steps=1", "trainer.accumulat
 
 # With dropout, which is another one in each process, and a checkpoint between the batches of an update.
 RESUMED = [*TRAIN, "trainer=ddp", "trainer.devices=2", "data.batch_size=4", "model.dropout=0.2", "trainer.max_steps=6"]
-RESUMED += ["validate_every=4", "data.rows.train=52"]
+RESUMED += ["validate_every=4", "data.rows.train=52", "freezing.backbone=true"]
 SHARDED = "trainer=fsdp"
 STOPPED = [*RESUMED, "resume=auto", "hydra.run.dir=stopped"]
 

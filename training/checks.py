@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ofa.config import typed
 from ofa.errors import UserError
-from training.sharding import FullySharded
+from training.sharding import WORKS_ON_CPUS, FullySharded
 
 # The least value of settings that are numbers.
 AT_LEAST = {
@@ -60,13 +60,15 @@ def check(config: DictConfig) -> None:
         if value and without_gpu:
             raise UserError(f"trainer.{key}={typed(value)} needs GPUs; leave it {'false' if value is True else 'null'}")
     if "optim" in config:  # it is training, in which weights are sharded
-        _check_sharding(config)
+        _check_sharding(config, without_gpu)
 
 
-def _check_sharding(config: DictConfig) -> None:
+def _check_sharding(config: DictConfig, without_gpu: bool) -> None:
     """Refuse what needs whole weights while a model is trained in parts."""
     if OmegaConf.select(config, "trainer.strategy._target_") != f"{FullySharded.__module__}.{FullySharded.__name__}":
         return
+    if without_gpu and not WORKS_ON_CPUS:
+        raise UserError(f"trainer=fsdp needs GPUs with PyTorch {torch.__version__}; upgrade it, or set trainer=ddp")
     refused = {
         "ema.decay": "an average is of whole weights",
         "model.compile": "a compiled graph does not gather weights",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -15,6 +16,8 @@ from torch.optim import Optimizer
 from ofa.checkpoint import model_of
 from ofa.model import OFAModel
 from training.processes import copy_from_first, rank
+
+WORKS_ON_CPUS = hasattr(torch.cpu.Stream, "record_event")  # which FSDP2 calls, and PyTorch 2.6 does not have
 
 
 class FullySharded(DDPStrategy):

@@ -42,6 +42,12 @@ def test_half_precision_is_refused_without_a_gpu_whatever_the_accelerator_is_cal
         checked(trainer__accelerator="auto", **{key: "16-true"})
 
 
+def test_sharding_on_a_cpu_is_refused_where_the_library_cannot(monkeypatch):
+    monkeypatch.setattr("training.checks.WORKS_ON_CPUS", False)
+    with pytest.raises(UserError, match="trainer=fsdp needs GPUs with PyTorch .*; upgrade it, or set trainer=ddp"):
+        checked(trainer__strategy=OmegaConf.load(CONFIGS / "trainer/fsdp.yaml").strategy)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

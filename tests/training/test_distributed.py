@@ -16,6 +16,7 @@ from scontrol import write_scontrol
 from ofa.config import OFAConfig
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
+from training.sharding import WORKS_ON_CPUS
 
 DEMO = ["task=vqa", "task.image_size=32", "data.rows.train=64", "data.scenes.grid=2"]
 CPU = "trainer.accelerator=cpu"
@@ -49,7 +50,7 @@ def folder(tmp_path_factory):
         ["train", 1, [*TRAIN, "data.batch_size=8", "hydra.run.dir=train1"], 0],
         ["train", 2, [*TRAIN, several, "trainer.devices=2", "data.batch_size=4", "hydra.run.dir=train2"], 0],
         ["train", 2, [*RESUMED, "hydra.run.dir=whole"], 0],
-        ["train", 2, [*RESUMED, SHARDED, "hydra.run.dir=whole_sharded"], 0],
+        *([["train", 2, [*RESUMED, SHARDED, "hydra.run.dir=whole_sharded"], 0]] if WORKS_ON_CPUS else []),
         ["train_signalled", 2, STOPPED, 75],
         ["train_spoilt", 2, [*RESUMED, "hydra.run.dir=spoilt"], 1],
         ["train_spoilt", 2, [*RESUMED, "on_nonfinite=skip", "hydra.run.dir=skipped"], 0],
@@ -125,6 +126,10 @@ def assert_equal(first, second):
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+on_cpus = pytest.mark.skipif(not WORKS_ON_CPUS, reason="this PyTorch shards weights on GPUs alone")
+
+
+@on_cpus
 def test_sharded_weights_learn_as_whole_ones_and_leave_the_same_files(folder):
     runs = [folder / "whole", folder / "whole_sharded"]
     whole, sharded = map(losses, runs)
@@ -137,7 +142,7 @@ def test_sharded_weights_learn_as_whole_ones_and_leave_the_same_files(folder):
     assert contents(runs[1], ["metrics.json"]) == contents(runs[0], ["metrics.json"])
 
 
-@pytest.mark.parametrize("words", [[], [SHARDED]], ids=["whole", "sharded"])
+@pytest.mark.parametrize("words", [[], pytest.param([SHARDED], marks=on_cpus)], ids=["whole", "sharded"])
 def test_two_processes_that_are_resumed_end_as_if_they_had_not_been_interrupted(folder, words):
     of_whole = folder / ("whole_sharded" if words else "whole")
     of_cut = folder / of_whole.name.replace("whole", "cut")
@@ -155,6 +160,7 @@ def test_two_processes_that_are_resumed_end_as_if_they_had_not_been_interrupted(
     assert not torch.equal(*first)
 
 
+@on_cpus
 def test_a_run_with_sharded_weights_that_is_trained_and_not_tested_goes_on_with_the_test(folder):
     metrics = folder / "whole_sharded/metrics.json"
     before = metrics.read_bytes()
@@ -163,6 +169,7 @@ def test_a_run_with_sharded_weights_that_is_trained_and_not_tested_goes_on_with_
     assert metrics.read_bytes() == before
 
 
+@on_cpus
 def test_of_sharded_weights_each_process_has_its_part(folder):
     """As the gradients show that wait for their update."""
     checkpoints = [

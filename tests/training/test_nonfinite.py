@@ -21,7 +21,7 @@ from training.freezing import Freezing
 from training.module import TrainingModule
 from training.nonfinite import MAX_IN_A_ROW
 from training.optim import Optim
-from training.sharding import FullySharded, whole
+from training.sharding import WORKS_ON_CPUS, FullySharded, whole
 
 MICRO = OFAConfig.from_name("micro", dropout=0.0)
 
@@ -150,6 +150,8 @@ def test_a_run_that_only_skips_stops(tmp_path):
 @pytest.fixture
 def sharded():
     """The settings of a run of one process whose weights are sharded, as those of several are."""
+    if not WORKS_ON_CPUS:
+        pytest.skip("this PyTorch shards weights on GPUs alone")
     with mock.patch.dict(os.environ):  # in which Lightning's launcher leaves words
         yield {"strategy": FullySharded(reshard_after_forward=True), "devices": 1}
     dist.destroy_process_group()

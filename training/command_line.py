@@ -17,7 +17,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ofa.checkpoint import LAST
 from ofa.errors import UserError
@@ -87,10 +87,15 @@ def command(
             try:
                 sys.argv = [*quoted(sys.argv, verbatim), *words_of_others()]
                 arguments = get_args_parser().parse_args()
-                check_cluster(check_overrides(config_name, arguments.overrides), is_sweep=arguments.multirun)
+                config = check_overrides(config_name, arguments.overrides)
+                check_cluster(config, is_sweep=arguments.multirun)
                 check_folder(config_name, arguments.overrides, is_sweep=arguments.multirun)
             except UserError as error:
                 sys.exit(f"error: {error}")
+            if arguments.multirun and OmegaConf.select(config, "cluster.name") == "slurm":
+                from training.slurm_launcher import launch_by_slurm  # of a package that is an extra
+
+                launch_by_slurm(failed)
             hydra.main(str(CONFIGS), config_name, version_base="1.3")(with_one_line_errors)()
             if failed:
                 sys.exit(f"error: {len(failed)} runs of the sweep failed: {', '.join(failed)}")

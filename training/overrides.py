@@ -101,8 +101,11 @@ def check_cluster(config: DictConfig, is_sweep: bool) -> None:
         return
     if not is_sweep:
         raise UserError("cluster=slurm starts jobs by -m, even a single one: python train.py -m cluster=slurm ...")
-    if shutil.which("sbatch") is None:
-        raise UserError("cluster=slurm: there is no command sbatch here; start it where SLURM's jobs are submitted")
+    for program in ("sbatch", "srun", "squeue"):
+        if shutil.which(program) is None:
+            raise UserError(
+                f"cluster=slurm: there is no command {program} here; start it where SLURM's jobs are submitted"
+            )
 
 
 def check_folder(config_name: str, words: list[str], is_sweep: bool) -> None:

@@ -39,3 +39,18 @@ def test_a_line_of_an_array_reaches_the_run_as_it_is_written(tmp_path):
     command = ["bash", ROOT / "run_scripts/slurm/sweep_array.sbatch", "lines.txt", "task=caption"]
     process = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
     assert process.stdout.splitlines()[-3:] == ["task=caption", "logger=[csv,wandb]", "optim.lr=1e-4"]
+
+
+def test_a_batch_script_without_its_file_or_its_interpreter_says_so(tmp_path):
+    def start(name, *words, **variables):
+        both = {"PATH": os.environ["PATH"], "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2", "SLURM_JOB_ID": "7"}
+        command = ["bash", ROOT / "run_scripts/slurm" / name, *words]
+        process = subprocess.run(command, cwd=tmp_path, env={**both, **variables}, capture_output=True, text=True)
+        assert process.returncode == 1
+        return process.stderr
+
+    assert start("sweep_array.sbatch", "none.txt", PYTHON="sh") == (
+        "error: there is no file 'none.txt' of lines; give one behind the script's name\n"
+    )
+    for script in (ROOT / "run_scripts/slurm").glob("*.sbatch"):
+        assert start(script.name, PYTHON="nosuch -u").startswith("error: there is no command nosuch on ")

@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,9 @@ def _done(function: Callable[[DictConfig], Any], config: DictConfig, again: Sequ
     if _others_follow() and launched() is None and devices_of(config.trainer) > 1:
         of_hydra = of_each_run(HydraConfig.get().overrides.hydra)
         return run_apart([*again, *of_hydra, quoted_word(f"hydra.run.dir={_run_folder()}")], signals)
-    with together(config.trainer, again), interruptible(signals), alone_in(Path(_run_folder())):
+    has_folder = HydraConfig.get().output_subdir is not None  # a cache is filled, and other processes run, without
+    alone = alone_in(Path(_run_folder())) if has_folder else nullcontext()
+    with together(config.trainer, again), interruptible(signals), alone:
         value = function(config)
     if tells is not None:
         Outcome(value=value).tell(tells)

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ofa.checkpoint import LAST, read_config
-from ofa.checkpoint.reading import read_file
+from ofa.checkpoint.reading import read_outline
 from ofa.config import typed
 from ofa.errors import UserError
 from training.callbacks import METRICS
@@ -104,7 +104,7 @@ def _open(config: DictConfig, run: Path) -> Interrupted:
     if config.resume == AUTO and checkpoint != run / LAST and (run / LAST).is_file():
         os.replace(run / LAST, run / DAMAGED)  # else the next checkpoint would put it in the place of the whole one
     read_config(checkpoint)  # whether it is one of a run
-    state = read_file(checkpoint)
+    state = read_outline(checkpoint)  # all of it was read above, for its checksums
     validates_first = state.get("validates_first", False)  # none in one of an older version
     return Interrupted(run, checkpoint, state["global_step"], validates_first, (run / METRICS).is_file())
 

@@ -7,14 +7,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ofa.checkpoint import check_vocabulary, find, load_model, tokenizer_folder
-from training import build, report
-from training.checks import check
-from training.command_line import command
+from runtime.checks import check
+from runtime.collectives import broadcast_object, local_rank_zero_first
+from runtime.command_line import command
+from runtime.launching import devices_of
+from runtime.preemption import StopOnSignal, signals_of
+from tracking import report
+from training import build
 from training.data_files import build_data, splits_to_test
 from training.evaluation import EvaluationModule
-from training.interruption import StopOnSignal, signals_of
-from training.launching import devices_of
-from training.processes import first_of_machine_before_others, of_first
 from training.trainer import build_trainer, test_callbacks
 
 
@@ -23,13 +24,13 @@ def evaluate(config: DictConfig) -> None:
     """Scores the chosen splits and writes metrics, predictions and pictures."""
     check(config)
     checkpoint = find(config.checkpoint)
-    folder = of_first(Path(HydraConfig.get().runtime.output_dir))
+    folder = broadcast_object(Path(HydraConfig.get().runtime.output_dir))
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer or tokenizer_folder(checkpoint))
     check_vocabulary(checkpoint, tokenizer)
-    with first_of_machine_before_others(devices_of(config.trainer)):  # demo files and indexes are written once
+    with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once
         task = build.build_task(config, tokenizer)
         generation = build.generation_options(config, task)
         splits = splits_to_test(config, task)

@@ -15,12 +15,12 @@ from ofa.checkpoint import read_task, weight_files
 from ofa.config import check_choice
 from ofa.errors import UserError
 from ofa.pipeline import Pipeline, pipeline
-from ofa.processors.saved import saved
+from ofa.processors.settings import to_task_settings
 from prediction.answering import answer_each, check_texts
 from prediction.journal import Journal
 from prediction.pictures import save_picture
 from prediction.questions import read_questions
-from training.command_line import command
+from runtime.command_line import command
 
 PRECISIONS = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 TEXTS = ("text", "caption", "objects")
@@ -75,7 +75,7 @@ def _settings(config: DictConfig, pipe: Pipeline) -> dict[str, Any]:
     """What the answers depend on beside the questions."""
     stats = [(str(file.resolve()), file.stat()) for file in weight_files(config.checkpoint)]
     return {
-        "asked": saved(pipe.processor, pipe.options).to_json(),
+        "asked": to_task_settings(pipe.processor, pipe.options).to_json(),
         "weights": [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats],
         "vocabulary": pipe.processor.tokenizer.digest(),
         "precision": config.precision,

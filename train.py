@@ -7,21 +7,22 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from ofa.atomic_write import atomic_write
 from ofa.checkpoint import BEST, EXPORT, check_vocabulary, export, load_weights
-from ofa.processors.saved import saved
-from ofa.whole_file import write_whole
-from training import build, report
-from training.checkpoints import best_score
-from training.checks import check
-from training.command_line import command
-from training.composed import make
-from training.continued_logs import continue_tables
+from ofa.processors.settings import to_task_settings
+from runtime.checkpoints import best_score
+from runtime.checks import check
+from runtime.collectives import broadcast_object, local_rank_zero_first, rank
+from runtime.command_line import command
+from runtime.configuration import instantiate
+from runtime.launching import devices_of
+from runtime.resume import CONFIG, find_resume_point
+from runtime.sharding import full_model
+from runtime.truncate_logs import truncate_csv_logs
+from tracking import report
+from training import build
 from training.data_files import build_data, splits_with_files
 from training.evaluation import EvaluationModule
-from training.launching import devices_of
-from training.processes import first_of_machine_before_others, of_first, rank
-from training.resume import CONFIG, find_interrupted
-from training.sharding import whole_model
 from training.trainer import build_loggers, build_trainer, learnt_files, training_callbacks, validation_settings
 
 
@@ -29,8 +30,8 @@ from training.trainer import build_loggers, build_trainer, learnt_files, trainin
 def train(config: DictConfig) -> float | None:
     """Trains, tests the best checkpoint on every split, and returns the best validation score (for sweeps)."""
     check(config)
-    folder = of_first(Path(HydraConfig.get().runtime.output_dir))
-    interrupted = of_first(find_interrupted(config, folder) if rank() == 0 else None)
+    folder = broadcast_object(Path(HydraConfig.get().runtime.output_dir))
+    interrupted = broadcast_object(find_resume_point(config, folder) if rank() == 0 else None)
     in_place = interrupted is not None and interrupted.run == folder
     if in_place and interrupted.is_tested:
         report.say_finished(folder)
@@ -42,11 +43,11 @@ def train(config: DictConfig) -> float | None:
     tokenizer = build.build_tokenizer(config, config.tokenizer)
     if config.init is not None:
         check_vocabulary(config.init, tokenizer)
-    with first_of_machine_before_others(devices_of(config.trainer)):  # demo files and indexes are written once
+    with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once
         task = build.build_task(config, tokenizer)
         generation = build.generation_options(config, task)
         criterion = build.build_criterion(config, task)
-        optim, freezing = make(config.optim), make(config.freezing)
+        optim, freezing = instantiate(config.optim), instantiate(config.freezing)
         distillation = build.build_distillation(config, tokenizer, task, criterion)
         splits = dict.fromkeys(["train", "val", *splits_with_files(config, task)])
         data = build_data(config, task, list(splits))
@@ -69,19 +70,19 @@ def train(config: DictConfig) -> float | None:
             distillation.start(model)
     module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
 
-    kept = saved(task, generation)
+    kept = to_task_settings(task, generation)
     module.save_hyperparameters({"task": asdict(kept)}, logger=False)  # in checkpoints, which can be asked by it
     if rank() == 0:
         tokenizer.save(folder / "tokenizer")
-        write_whole(folder / CONFIG, lambda part: OmegaConf.save(config, part, resolve=True))
+        atomic_write(folder / CONFIG, lambda part: OmegaConf.save(config, part, resolve=True))
         if in_place:
-            continue_tables(loggers, interrupted.step, interrupted.validates_first)
+            truncate_csv_logs(loggers, interrupted.step, interrupted.validates_first)
     report.say_model(model, trainer.strategy.root_device)
     report.say_batch(config)
     checkpoint = None if interrupted is None else interrupted.checkpoint
     # The loss of a batch: training/module.py, TrainingModule.loss.
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    best, model = trainer.checkpoint_callback.best_model_path, whole_model(module.model)
+    best, model = trainer.checkpoint_callback.best_model_path, full_model(module.model)
     if rank() == 0:  # whose disk it is on; the others are given the weights when the test starts
         if best:
             load_weights(model, best)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.memory import peak_resident_bytes
+from tracking.memory import peak_resident_bytes
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 

@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from data.batch import Batch, Sample, collate
-from data.reading import WorkerRows
 from data.tsv import Row, RowError
+from data.worker_watchdog import WorkerWatchdog
 from ofa.errors import UserError
 
 # A task's view of a row, for training (True) or evaluation. The generator is seeded by (seed, epoch or view, row), so
@@ -58,7 +58,7 @@ class TaskDataset(Dataset[Sample]):
         seed: int = 0,
         limit: int | None = None,
         views: int | None = None,
-        reading: WorkerRows | None = None,
+        reading: WorkerWatchdog | None = None,
     ) -> None:
         if on_error not in ("stop", "skip"):
             raise UserError(f"data.on_error={on_error} is neither stop nor skip")

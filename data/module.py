@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from data.batch import Batch, collate
 from data.dataset import Encode, OnError, TaskDataset
-from data.reading import WorkerRows
 from data.sampling import ExactShardSampler, ShuffleSampler
 from data.teacher_answers import AnsweredRows, TeacherAnswers
 from data.tsv import TSVFile, check_file
+from data.worker_watchdog import WorkerWatchdog
 from data.workers import leave_signals_to_parent
 from ofa.errors import UserError
 
@@ -177,8 +177,8 @@ class OFADataModule(pl.LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
         }
 
-    def _reading(self, split: str) -> WorkerRows:
-        return WorkerRows(self.files[split], self.num_workers, self.worker_timeout)
+    def _reading(self, split: str) -> WorkerWatchdog:
+        return WorkerWatchdog(self.files[split], self.num_workers, self.worker_timeout)
 
 
 class TrainLoader(DataLoader[Batch]):
@@ -240,7 +240,7 @@ class EvalLoader(DataLoader[Batch]):
         yield collate([]) if held is None else held
 
 
-def _raise_errors(batches: Iterable[Batch | UserError], reading: WorkerRows | None) -> Iterator[Batch]:
+def _raise_errors(batches: Iterable[Batch | UserError], reading: WorkerWatchdog | None) -> Iterator[Batch]:
     """The batches; an error that a worker met, or was, is raised here, in the main process, by its row."""
     for batch in batches if reading is None else reading.name_errors(batches):
         if isinstance(batch, UserError):

@@ -12,12 +12,12 @@ from torch.utils.checkpoint import checkpoint
 from ofa.attention import Attention, blocking_bias, position_scores, relative_scores
 from ofa.config import OFAConfig
 from ofa.errors import UserError
-from ofa.evaluation_cache import EvaluationCache
 from ofa.features import Feature, Recorder
 from ofa.layers import TransformerLayer, drop_path_rates, relative_tables
 from ofa.positions import patch_offset_buckets, patch_position_ids, token_offset_buckets
 from ofa.vision import PATCH_WIDTH, build_backbone, fold_batch_norms
 from ofa.vocabulary import PAD
+from ofa.weight_derived_cache import WeightDerivedCache
 
 
 @dataclass
@@ -88,8 +88,8 @@ class Encoder(nn.Module):
         rates = drop_path_rates(config.encoder_drop_path_rate, config.encoder_layers)
         self.layers = nn.ModuleList([EncoderLayer(config, rate) for rate in rates])
         self.layer_norm = nn.LayerNorm(width)
-        self._kept_biases: EvaluationCache[list[Tensor]] = EvaluationCache()
-        self._kept_backbone: EvaluationCache[nn.Module] = EvaluationCache()
+        self._kept_biases: WeightDerivedCache[list[Tensor]] = WeightDerivedCache()
+        self._kept_backbone: WeightDerivedCache[nn.Module] = WeightDerivedCache()
 
     def train(self, mode: bool = True) -> Encoder:
         self._kept_biases.clear()

@@ -25,12 +25,12 @@ from ofa.processors import (
     EntailmentProcessor,
     GroundingProcessor,
     ImageProcessor,
-    Question,
-    QuestionError,
+    Prompt,
+    PromptError,
     QuestionProcessor,
 )
 from ofa.processors.entailment import LABELS
-from ofa.processors.saved import restored
+from ofa.processors.settings import from_task_settings
 from ofa.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def pipeline(
         settings = settings.with_answers(answers)
     if settings.lacks_answers:
         log.warning("%s has no list of answers with it and is asked openly; answers=FILE gives one", model)
-    processor, options = restored(settings, words, model)
+    processor, options = from_task_settings(settings, words, model)
     network = load_model(checkpoint)
     if processor.image_size > network.config.max_image_size:
         raise UserError(
@@ -124,7 +124,7 @@ class Pipeline(ABC, Generic[P]):
         self.model, self.processor, self.options, self.batch_size = model, processor, options, batch_size
 
     @abstractmethod
-    def ask(self, *texts: Any) -> Question:
+    def ask(self, *texts: Any) -> Prompt:
         """The question that the texts of a call make.
 
         Raises:
@@ -175,10 +175,10 @@ class Pipeline(ABC, Generic[P]):
         found = self.processor.search(self.model, inputs, prefix_tokens, self.options)
         return [self.read(hypotheses, image) for hypotheses, image in zip(found, images, strict=True)]
 
-    def _read_item(self, place: str, image: ImageInput, *texts: Any) -> tuple[Image.Image, Question]:
+    def _read_item(self, place: str, image: ImageInput, *texts: Any) -> tuple[Image.Image, Prompt]:
         try:
             return read_image(image), self.ask(*texts)
-        except (InputError, QuestionError) as error:
+        except (InputError, PromptError) as error:
             raise InputError(f"{place}{error}") from error
 
 
@@ -188,7 +188,7 @@ class ImageCaptioning(Pipeline[CaptionProcessor]):
     def __call__(self, image: ImageInput | Sequence[ImageInput]) -> Any:
         return self._answer(image)
 
-    def ask(self) -> Question:
+    def ask(self) -> Prompt:
         return self.processor.ask()
 
     def read(self, hypotheses: Sequence[Hypothesis], image: Image.Image) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class VisualGrounding(Pipeline[GroundingProcessor]):
     def __call__(self, image: ImageInput | Sequence[ImageInput], text: str | Sequence[str]) -> Any:
         return self._answer(image, text)
 
-    def ask(self, text: str) -> Question:
+    def ask(self, text: str) -> Prompt:
         question = self.processor.ask(_as_text(text))
         if not question.texts[0]:
             raise InputError("the text is empty: name the object to be found")
@@ -224,7 +224,7 @@ class VisualEntailment(Pipeline[EntailmentProcessor]):
     ) -> Any:
         return self._answer(image, text, caption)
 
-    def ask(self, text: str, caption: str | None) -> Question:
+    def ask(self, text: str, caption: str | None) -> Prompt:
         if caption is None and self.processor.use_caption:
             raise InputError("this model is asked about an image with its caption: give caption=...")
         if caption is not None and not self.processor.use_caption:
@@ -251,7 +251,7 @@ class VisualQuestionAnswering(Pipeline[QuestionProcessor]):
     ) -> Any:
         return self._answer(image, text, objects)
 
-    def ask(self, text: str, objects: str | None) -> Question:
+    def ask(self, text: str, objects: str | None) -> Prompt:
         if objects and not self.processor.use_objects:
             raise InputError("this model is asked without the names of objects: leave objects out")
         names = () if objects is None else [name.strip() for name in _as_text(objects).split(",")]

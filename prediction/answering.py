@@ -9,7 +9,7 @@ from PIL import Image
 
 from ofa.inputs import InputError, read_image
 from ofa.pipeline import Pipeline
-from ofa.processors import QuestionError
+from ofa.processors import PromptError
 from prediction.questions import PictureQuestion
 
 
@@ -40,7 +40,7 @@ def check_texts(pipe: Pipeline, questions: Sequence[PictureQuestion]) -> None:
         texts = [first.get(name) for name in pipe.processor.texts]
         try:
             pipe.ask(*texts)
-        except QuestionError as error:
+        except PromptError as error:
             raise InputError(str(error)) from error
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ofa.atomic_write import atomic_write
 from ofa.errors import UserError
-from ofa.whole_file import write_whole
 from prediction.questions import PictureQuestion
 
 Record = dict[str, Any]
@@ -81,7 +81,7 @@ class Journal:
         keys = {_key(record) for record in asked}
         others = [record for key, record in self._records.items() if key not in keys]
         text = "".join(map(_line, [*asked, *others]))
-        write_whole(self.file, lambda part: part.write_text(text, encoding="ascii"))
+        atomic_write(self.file, lambda part: part.write_text(text, encoding="ascii"))
 
     def _read(self) -> Iterable[Record]:
         """The records written before; a half line at the end is cut off."""

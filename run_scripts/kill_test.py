@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch  # noqa: E402
 
 import train  # noqa: E402
+from ofa.atomic_write import part_of  # noqa: E402
 from ofa.checkpoint import BEST, EXPORT, LAST  # noqa: E402
-from ofa.whole_file import part_of  # noqa: E402
-from training.checkpoint_io import PREVIOUS, damage  # noqa: E402
+from runtime.checkpoint_io import PREVIOUS, verify_checkpoint  # noqa: E402
 
 WORDS = ["model=micro", "data.rows.train=64", "data.rows.evaluation=10", "task.image_size=32", "data.batch_size=8",
          "data.scenes.grid=2", "model.dropout=0.2", "ema.decay=0.9", "trainer.max_steps=20", "validate_every=7",
@@ -72,7 +72,7 @@ def live(folder, until):
 def moment_of_death(folder, parts_before):
     """What a killed process was doing, as its files show; a run that cannot go on ends this script."""
     files = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
-    if files and damage(files[0]) is not None:
+    if files and verify_checkpoint(files[0]) is not None:
         sys.exit(f"a kill has left {files[0]} damaged")
     if is_writing(folder, parts_before):
         return "writing a checkpoint"

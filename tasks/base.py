@@ -67,7 +67,7 @@ class Task(Processor, Generic[Truth, Prediction]):
         """Turns the best hypothesis for a sample into an answer."""
 
     @abstractmethod
-    def answer_cell(self, answer: Any) -> str:
+    def format_answer(self, answer: Any) -> str:
         """A predicted answer, as predictions.jsonl holds it in `answer_field`, in the format of `answer_column`.
 
         Raises:

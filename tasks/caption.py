@@ -113,7 +113,7 @@ class Caption(CaptionProcessor, ImageTask[References, Captioned]):
     def decode(self, hypothesis: Hypothesis, truth: References) -> Captioned:
         return Captioned(self.caption(hypothesis), hypothesis.score)
 
-    def answer_cell(self, answer: Any) -> str:
+    def format_answer(self, answer: Any) -> str:
         if not isinstance(answer, str):
             raise ValueError(f"the caption {answer} is not text")
         if not without_punctuation(answer):

@@ -7,7 +7,7 @@ from typing import Any
 
 from data.tsv import Row
 from ofa.generation import Hypothesis
-from ofa.processors.base import Question, QuestionError
+from ofa.processors.base import Prompt, PromptError
 from ofa.processors.closed import ClosedAnswerProcessor
 from tasks.base import Truth
 from tasks.image_task import ImageTask
@@ -27,7 +27,7 @@ class ClosedAnswerTask(ClosedAnswerProcessor, ImageTask[Truth, Answer]):
 
     answer_field = "answer"
 
-    def ask_in_row(self, row: Row, *texts: Any) -> Question:
+    def ask_in_row(self, row: Row, *texts: Any) -> Prompt:
         """The question that texts of a row make.
 
         Raises:
@@ -35,7 +35,7 @@ class ClosedAnswerTask(ClosedAnswerProcessor, ImageTask[Truth, Answer]):
         """
         try:
             return self.ask(*texts)
-        except QuestionError as error:
+        except PromptError as error:
             raise row.error(str(error)) from error
 
     def encode_answer(self, answer: str, row: Row) -> list[int]:

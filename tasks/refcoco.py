@@ -73,7 +73,7 @@ class RefCOCO(GroundingProcessor, ImageTask[Region, BoxPrediction]):
     def decode(self, hypothesis: Hypothesis, truth: Region) -> BoxPrediction:
         return BoxPrediction(self.box(hypothesis, truth.width, truth.height), hypothesis.score)
 
-    def answer_cell(self, answer: Any) -> str:
+    def format_answer(self, answer: Any) -> str:
         if not isinstance(answer, list) or len(answer) != 4 or not all(map(_is_number, answer)):
             raise ValueError(f"the box {answer} is not four numbers")
         if not has_area(answer):

@@ -63,7 +63,7 @@ class SNLIVE(EntailmentProcessor, ClosedAnswerTask[Entailment]):
     def unread_columns(self) -> tuple[str, ...]:
         return () if self.use_caption else ("caption",)
 
-    def answer_cell(self, answer: Any) -> str:
+    def format_answer(self, answer: Any) -> str:
         if answer not in self.answers:
             raise ValueError(f"the answer {answer!r} is not one of {', '.join(self.answers)}")
         return LABELS[answer]

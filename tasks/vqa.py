@@ -70,7 +70,7 @@ class VQA(QuestionProcessor, ClosedAnswerTask[Asked]):
     def unread_columns(self) -> tuple[str, ...]:
         return () if self.use_objects else ("objects",)
 
-    def answer_cell(self, answer: Any) -> str:
+    def format_answer(self, answer: Any) -> str:
         if not isinstance(answer, str):
             raise ValueError(f"the answer {answer} is not text")
         return f"1.0|!+{answer}"

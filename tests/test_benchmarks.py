@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runs import run
+from helpers.runs import run
 from torch import nn
 
 from benchmarks.candidates import Candidates

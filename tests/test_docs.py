@@ -12,8 +12,8 @@ import data.prepare.__main__
 from ofa import OFAConfig, OFAModel
 from ofa.checkpoint import TaskSettings, export
 from ofa.tokenizer import Tokenizer
-from training.overrides import check_overrides
-from training.resume import FREE
+from runtime.overrides import check_overrides
+from runtime.resume import FREE
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
@@ -35,7 +35,7 @@ DATA_COMMANDS = [
 
 @pytest.mark.parametrize(("page", "script", "line"), COMMANDS)
 def test_a_command_of_the_documentation_composes(page, script, line, monkeypatch):
-    monkeypatch.setattr("training.overrides.find_spec", lambda name: name)  # as if all extras were installed
+    monkeypatch.setattr("runtime.overrides.find_spec", lambda name: name)  # as if all extras were installed
     words = [word for word in shlex.split(line, comments=True) if not word.startswith("-") and word != "job"]
     check_overrides(script, words)
 

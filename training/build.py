@@ -19,10 +19,11 @@ from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from ofa.processors import SettingError
 from ofa.tokenizer import Tokenizer
+from runtime.collectives import rank
+from runtime.configuration import instantiate, to_container
 from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
-from training.composed import make, plain
 from training.data_files import answer_list
 from training.distillation.cache import TeacherCache
 from training.distillation.cache_fingerprint import fingerprint
@@ -33,7 +34,6 @@ from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
-from training.processes import rank
 from training.self_critical import SelfCriticalModule
 
 log = logging.getLogger(__name__)
@@ -51,11 +51,11 @@ def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:
 
 
 def build_task(config: DictConfig, tokenizer: Tokenizer) -> Task:
-    settings = {key: value for key, value in plain(config.task).items() if key != "name"}
+    settings = {key: value for key, value in to_container(config.task).items() if key != "name"}
     if settings.get("constrained") and settings["answer_list"] is None:
         settings["answer_list"] = answer_list(config)
     try:
-        return make(settings, tokenizer=tokenizer)
+        return instantiate(settings, tokenizer=tokenizer)
     except SettingError as error:
         raise error.within("task.") from error
 
@@ -97,7 +97,7 @@ def build_criterion(config: DictConfig, task: Task) -> LabelSmoothedCrossEntropy
     settings = [key for key in config.criterion if key != "_target_"]
     if target == "SelfCritical" and settings:
         raise UserError(f"criterion.{settings[0]} has no meaning for criterion=self_critical; remove it")
-    criterion = make(config.criterion)
+    criterion = instantiate(config.criterion)
     if task.tree is not None and criterion.constraint_range is not None:
         raise UserError(
             f"criterion.constraint_range={criterion.constraint_range}: task={config.task.name} allows its listed "
@@ -110,7 +110,7 @@ def build_distillation(
     config: DictConfig, tokenizer: Tokenizer, task: Task, criterion: LabelSmoothedCrossEntropy | SelfCritical
 ) -> DistillationPlan | None:
     """What the student is to learn from a teacher, if anything; no weights are read yet."""
-    settings = plain(config.distill)
+    settings = to_container(config.distill)
     if not settings:
         return None
     if isinstance(criterion, SelfCritical):
@@ -136,7 +136,7 @@ def build_cache(
     """What the teacher said so far, where that is kept; one of another teacher or other data is refused."""
     if distillation is None or distillation.cache is None:
         return None
-    parts = fingerprint(distillation, data, plain(config.task), task.tree, tokenizer)
+    parts = fingerprint(distillation, data, to_container(config.task), task.tree, tokenizer)
     n_keys = distillation.cache.views * len(data.rows("train"))
     cache = TeacherCache(distillation.cache.folder, n_keys, parts)
     if config.trainer.get("num_nodes", 1) > 1 and len(cache) < n_keys:
@@ -173,7 +173,7 @@ def reward_frequencies(config: DictConfig, task: SelfCriticalCaption, data: OFAD
 
 def model_config(config: DictConfig) -> OFAConfig:
     """The configured shape of the model."""
-    settings = plain(config.model)
+    settings = to_container(config.model)
     size, *_ = (settings.pop(key) for key in ("name", "gradient_checkpointing", "compile"))
     return OFAConfig.from_name(size, **settings)
 
@@ -201,7 +201,7 @@ def build_model(config: DictConfig) -> OFAModel:
 
 def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
     """The task's own way to generate, with what the configuration changes."""
-    changes = {key: value for key, value in plain(config.generation).items() if value is not None}
+    changes = {key: value for key, value in to_container(config.generation).items() if value is not None}
     for key, value in changes.items():
         if key in task.fixed_generation:
             raise UserError(f"generation.{key}={value}: task={config.task.name} decides this itself; leave it null")

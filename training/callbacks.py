@@ -14,14 +14,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 
 from data.batch import Batch
-from ofa.whole_file import write_whole
+from ofa.atomic_write import atomic_write
+from runtime.collectives import gather
+from runtime.run_dir import METRICS
 from tasks.base import Task
 from training.evaluation import Answer, Answers, EvaluationModule
-from training.processes import gathered
 
 log = logging.getLogger(__name__)
-
-METRICS = "metrics.json"  # inside a run folder
 
 
 class ProgressBar(RichProgressBar):
@@ -31,7 +30,7 @@ class ProgressBar(RichProgressBar):
         return super()._get_train_description(current_epoch).replace("/-2", "")
 
 
-class WriteAnswers(pl.Callback):
+class WritePredictions(pl.Callback):
     """Writes what a test generates: `predictions.jsonl` and `metrics.json`.
 
     Predictions are written as they come, so that an interrupted evaluation keeps what it has computed. Of several
@@ -64,7 +63,7 @@ class WriteAnswers(pl.Callback):
             self._write_results(module)
         if trainer.world_size > 1:
             if trainer.is_global_zero:
-                write_whole(self.folder / "predictions.jsonl", lambda part: _write_predictions(part, module.answers))
+                atomic_write(self.folder / "predictions.jsonl", lambda part: _write_predictions(part, module.answers))
             trainer.strategy.barrier()  # only then are the parts of no more use
             self.predictions.close()
             Path(self.predictions.name).unlink()
@@ -77,7 +76,7 @@ class WriteAnswers(pl.Callback):
             for split, metric in module.metrics.items()
         }
         content = json.dumps(metrics, indent=2) + "\n"
-        write_whole(self.folder / METRICS, lambda part: part.write_text(content))
+        atomic_write(self.folder / METRICS, lambda part: part.write_text(content))
 
     def _write_results(self, module: EvaluationModule) -> None:
         for split, answers in module.answers.items():
@@ -107,7 +106,7 @@ def _write_predictions(file: Path, answers: Mapping[str, Sequence[Answer]]) -> N
         opened.writelines(prediction_line(split, answer) for split, found in answers.items() for answer in found)
 
 
-class ReportNotes(pl.Callback):
+class ReportDataIssues(pl.Callback):
     """Counts the notes that batches carry: rows repaired, by kind, and rows skipped.
 
     Those of training are said at the end of each epoch, those of an evaluation when it ends.
@@ -138,7 +137,7 @@ class ReportNotes(pl.Callback):
 
 def report_notes(stage: str, own: Counter[str]) -> None:
     """Logs and empties the counts of one stage, those of all processes."""
-    notes = sum(gathered([own]), Counter())
+    notes = sum(gather([own]), Counter())
     own.clear()
     skipped = {note: count for note, count in notes.items() if note.startswith("skipped ")}
     for note, count in (notes - Counter(skipped)).most_common():

@@ -12,16 +12,16 @@ from data.module import OFADataModule
 from data.teacher_answers import TeacherAnswers, read_teacher_answers
 from ofa.config import did_you_mean
 from ofa.errors import UserError
+from runtime.collectives import rank, world_size
+from runtime.configuration import to_container
 from tasks.base import Task
-from training.composed import plain
-from training.processes import rank, world_size
 
 
 def build_data(
     config: DictConfig, task: Task, splits: list[str], test_splits: list[str] | None = None
 ) -> OFADataModule:
     """The files of `splits` and how they are read; demo files are written first where they are not there yet."""
-    settings = plain(config.data)
+    settings = to_container(config.data)
     files = demo_files(config) if settings["name"] == "demo" else tsv_files(config, task)
     for split in splits:
         if split not in files:
@@ -51,7 +51,7 @@ def teacher_answers(config: DictConfig, task: Task) -> TeacherAnswers | None:
     file = OmegaConf.select(config, "distill.predictions")
     if file is None:
         return None
-    parts = (task.answer_field, task.answer_column, task.answer_cell)
+    parts = (task.answer_field, task.answer_column, task.format_answer)
     return read_teacher_answers(Path(file), *parts, skip_broken=config.data.on_error == "skip")
 
 
@@ -74,7 +74,7 @@ def splits_with_files(config: DictConfig, task: Task) -> list[str]:
 
 
 def demo_files(config: DictConfig) -> dict[str, Path]:
-    data = plain(config.data)
+    data = to_container(config.data)
     root, scenes = Path(data["root"]).expanduser(), SceneConfig(**data["scenes"])
     return write_demo(config.task.name, root, scenes, data["rows"], data["seed"])
 

@@ -14,9 +14,9 @@ from data.batch import Batch
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
 from ofa.model import OFAModel
+from runtime.collectives import broadcast_object, broadcast_tensors, gather
+from runtime.sharding import full_model, is_sharded
 from tasks.base import Task
-from training.processes import copy_from_first, gathered, of_first
-from training.sharding import is_sharded, whole_model
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ class EvaluationModule(pl.LightningModule):
 
     def _start(self, splits: Sequence[str]) -> None:
         self.answers, self.unread, self.metrics = {split: [] for split in splits}, {}, {}
-        copy_from_first(self.model.buffers())  # each process has statistics of its own batches
+        broadcast_tensors(self.model.buffers())  # each process has statistics of its own batches
         if is_sharded(self.model):
-            self.whole = whole_model(self.model)
+            self.whole = full_model(self.model)
 
     def _answered(self, split: str, batch: Batch) -> list[Answer]:
         if not len(batch):  # all that its loader has
@@ -119,8 +119,8 @@ class EvaluationModule(pl.LightningModule):
         Raises:
             UserError: in the first process, where not one row could be read.
         """
-        self.answers[split] = gathered(self.answers[split])
-        unread = gathered(self.unread.get(split, []))
+        self.answers[split] = gather(self.answers[split])
+        unread = gather(self.unread.get(split, []))
         if unread and not self.answers[split] and self.global_rank == 0:
             raise UserError(f"none of {len(unread)} rows of {split} could be read; the first: {unread[0]}")
         values = None
@@ -130,4 +130,4 @@ class EvaluationModule(pl.LightningModule):
             for answer in self.answers[split]:
                 self.task.score(metric, answer.prediction, answer.truth)
             values = {name: value.cpu() for name, value in metric.compute().items()}
-        return of_first(values)
+        return broadcast_object(values)

@@ -8,12 +8,13 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from ofa.errors import UserError
-from training import build, report
-from training.checks import check
-from training.command_line import command
+from runtime.checks import check
+from runtime.collectives import barrier, local_rank_zero_first, rank, world_size
+from runtime.command_line import command
+from runtime.launching import devices_of
+from tracking import report
+from training import build
 from training.data_files import build_data
-from training.launching import devices_of
-from training.processes import first_of_machine_before_others, rank, wait_for_all, world_size
 from training.trainer import build_trainer
 
 
@@ -24,7 +25,7 @@ def fill_cache(config: DictConfig) -> None:
     if OmegaConf.select(config, "distill.cache") is None:
         raise UserError("there is no cache to fill: set distill=logits distill.teacher=RUN distill.cache=FOLDER")
     tokenizer = build.build_tokenizer(config, config.tokenizer)
-    with first_of_machine_before_others(devices_of(config.trainer)):  # demo files and the index are written once
+    with local_rank_zero_first(devices_of(config.trainer)):  # demo files and the index are written once
         task = build.build_task(config, tokenizer)
         distillation = build.build_distillation(config, tokenizer, task, build.build_criterion(config, task))
         data = build_data(config, task, ["train"])
@@ -45,7 +46,7 @@ def fill_cache(config: DictConfig) -> None:
                 batch = batch.to(device)
                 teacher(batch, distillation.criterion.hard.targets(batch.target, task.tree))
                 bar.update(len(batch))
-    wait_for_all()
+    barrier()
     report.say_cache(cache, distillation.cache.views)
 
 

@@ -16,12 +16,12 @@ from criterions.self_critical import SelfCritical
 from data.batch import Batch
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
+from runtime.collectives import all_reduce_sum, world_size
 from tasks.base import Task
 from training.evaluation import EvaluationModule
 from training.freezing import Freezing
 from training.nonfinite import NonFinite
 from training.optim import Optim
-from training.processes import summed, world_size
 
 
 class TrainingModule(EvaluationModule):
@@ -88,7 +88,7 @@ class TrainingModule(EvaluationModule):
         loss = self.loss(batch)
         terms = torch.stack([term.detach().float() for term in loss.terms.values()])
         own = torch.cat([terms.new_tensor([loss.sample_size]), terms])
-        size, *totals = summed(own if torch.isfinite(loss.sum) else torch.zeros_like(own))
+        size, *totals = all_reduce_sum(own if torch.isfinite(loss.sum) else torch.zeros_like(own))
         if size:  # else there is no mean to log
             for name, total in zip(loss.terms, totals, strict=True):
                 self.log(f"train/{name}", total / size, batch_size=len(batch), prog_bar=name == "loss")

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from ofa.config import check_choice
 from ofa.errors import UserError
-from training.processes import gathered, of_first
-from training.sharding import FullySharded, whole
+from runtime.collectives import broadcast_object, gather
+from runtime.sharding import FullySharded, full_tensor
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class NonFinite(pl.Callback):
         return torch.stack([(p.flatten()[:1] * 0).sum() for p in module.parameters() if p.requires_grad]).sum()
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer) -> None:
-        norm = whole(nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
+        norm = full_tensor(nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
         module.log("train/gradient_norm", norm)
         ids, without, self.ids, self.without = self.ids, self.without, [], 0
         if not torch.isfinite(norm):
@@ -72,7 +72,7 @@ class NonFinite(pl.Callback):
                 return
             # Averaged over processes, of which each may have spoilt it.
             self._stop_or_count(
-                f"the gradient of update {trainer.global_step + 1} is not finite", of_first(gathered(ids))
+                f"the gradient of update {trainer.global_step + 1} is not finite", broadcast_object(gather(ids))
             )
             self.left_out += ids
             module.zero_grad()  # without gradients the optimizer leaves weights and averages as they are
@@ -90,7 +90,7 @@ class NonFinite(pl.Callback):
             raise UserError(f"{what}, like {MAX_IN_A_ROW} in a row, learning from the samples {_few(ids)}; {remedy}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        left_out, self.left_out = gathered(self.left_out), []
+        left_out, self.left_out = gather(self.left_out), []
         if left_out:
             log.warning(
                 "training: left out, as loss or gradient was not finite: %d samples, among them %s",

@@ -15,22 +15,22 @@ from pytorch_lightning.loggers import Logger
 from data.module import OFADataModule
 from ofa.checkpoint import BEST, LAST
 from ofa.errors import UserError
+from runtime.checkpoint_io import CheckpointFiles
+from runtime.checkpoints import BestCheckpoint, LastCheckpoint, SaveAtEnd
+from runtime.configuration import instantiate, to_container
+from runtime.launching import Environment, devices_of
+from runtime.preemption import StopOnSignal, signals_of
+from runtime.resume import ResumePoint, SaveTrainingState
 from tasks.base import Task
-from training.callbacks import ProgressBar, ReportNotes, WriteAnswers
-from training.checkpoint_io import CheckpointFiles
-from training.checkpoints import BestCheckpoint, LastCheckpoint, SaveAtEnd
-from training.composed import make, plain
+from tracking.sample_predictions import LogSamplePredictions
+from tracking.tracking import Tracking
+from training.callbacks import ProgressBar, ReportDataIssues, WritePredictions
 from training.distillation.plan import DistillationPlan
-from training.interruption import StopOnSignal, signals_of
-from training.launching import Environment, devices_of
-from training.pictures import SampleAnswers
-from training.resume import Interrupted, RestOfState
-from training.tracking import Tracking
 
 
 def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Callback]:
-    callbacks = [ProgressBar(), ReportNotes(), WriteAnswers(folder, task)]
-    return [*callbacks, SampleAnswers(folder, task, config.pictures)] if config.pictures else callbacks
+    callbacks = [ProgressBar(), ReportDataIssues(), WritePredictions(folder, task)]
+    return [*callbacks, LogSamplePredictions(folder, task, config.pictures)] if config.pictures else callbacks
 
 
 def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:
@@ -56,8 +56,8 @@ def training_callbacks(
     callbacks = [
         *test_callbacks(config, task, folder),
         LearningRateMonitor("step"),
-        Tracking(plain(config)),
-        RestOfState(files),
+        Tracking(to_container(config)),
+        SaveTrainingState(files),
         BestCheckpoint(folder / BEST, f"val/{task.best}"),
         last,
         SaveAtEnd(last),
@@ -69,7 +69,7 @@ def training_callbacks(
     return [*callbacks, StopOnSignal(signals_of(config.signals), last)]
 
 
-def build_loggers(config: DictConfig, interrupted: Interrupted | None = None) -> list[Logger]:
+def build_loggers(config: DictConfig, interrupted: ResumePoint | None = None) -> list[Logger]:
     """The chosen loggers; none of them has written anything yet.
 
     Args:
@@ -84,14 +84,14 @@ def build_loggers(config: DictConfig, interrupted: Interrupted | None = None) ->
     more: dict[str, dict[str, Any]] = {"tensorboard": {"purge_step": 0 if interrupted is None else interrupted.step}}
     if interrupted is not None:
         more |= dict.fromkeys(("wandb", "mlflow"), {"interrupted": str(interrupted.run)})
-    return [make(settings, **more.get(name, {})) for name, settings in loggers.items()]
+    return [instantiate(settings, **more.get(name, {})) for name, settings in loggers.items()]
 
 
 def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path, **settings: Any) -> pl.Trainer:
     """Lightning's trainer with the configured arguments and `settings`."""
     plugins = [CheckpointFiles(), Environment(devices_of(config.trainer))]  # not that which Lightning has for SLURM
-    return make(
-        plain(config.trainer),
+    return instantiate(
+        to_container(config.trainer),
         callbacks=callbacks,
         plugins=plugins,
         use_distributed_sampler=False,

@@ -20,7 +20,7 @@ from ofa.features import Feature
 
 
 class DistillationCriterion(nn.Module):
-    """hard_weight * label-smoothed CE + kd_weight * KD + sum of weight * match loss.
+    """ce_weight * label-smoothed CE + kd_weight * KD + sum of weight * match loss.
 
     Each of the three parts may also grow from nothing or decay to nothing over training. A module because of the
     projections of the matches, which are trained with the student.
@@ -30,8 +30,8 @@ class DistillationCriterion(nn.Module):
         matches: the losses on intermediate states, with a weight each.
         student, teacher: their shapes.
         kd: a name in LOGIT_LOSSES, the mean over the target tokens; None leaves the teacher's logits out.
-        hard_weight, kd_weight: of the first two parts.
-        hard_schedule, kd_schedule, match_schedule: constant, growing or decaying.
+        ce_weight, kd_weight: of the first two parts.
+        ce_schedule, kd_schedule, match_schedule: constant, growing or decaying.
         temperature: of teacher and student in the loss on logits.
         probability_shift: correct the teacher's logits where its best id is wrong.
 
@@ -47,9 +47,9 @@ class DistillationCriterion(nn.Module):
         teacher: OFAConfig,
         *,
         kd: str | None = "ce_with_mask",
-        hard_weight: float = 1.0,
+        ce_weight: float = 1.0,
         kd_weight: float = 1.0,
-        hard_schedule: str = "constant",
+        ce_schedule: str = "constant",
         kd_schedule: str = "constant",
         match_schedule: str = "constant",
         temperature: Temperature | None = None,
@@ -58,13 +58,13 @@ class DistillationCriterion(nn.Module):
         super().__init__()
         if kd is not None:
             check_choice(kd, "distill.kd", LOGIT_LOSSES)
-        check_number(hard_weight, "distill.hard_weight", "0 leaves the targets out")
+        check_number(ce_weight, "distill.ce_weight", "0 leaves the targets out")
         check_number(kd_weight, "distill.kd_weight", "distill.kd=null leaves the teacher's logits out")
-        self.schedules = {"hard": hard_schedule, "kd": kd_schedule, "match": match_schedule}
+        self.schedules = {"hard": ce_schedule, "kd": kd_schedule, "match": match_schedule}
         for part, schedule in self.schedules.items():
             check_weight_schedule(schedule, f"distill.{part}_schedule")
         self.hard, self.matches, self.kd = hard, tuple(matches), kd
-        self.hard_weight, self.kd_weight = hard_weight, kd_weight
+        self.ce_weight, self.kd_weight = ce_weight, kd_weight
         self.temperature = temperature or Temperature()
         self.probability_shift = probability_shift
         self.vocabulary_size = student.vocab_size
@@ -128,7 +128,7 @@ class DistillationCriterion(nn.Module):
         terms = {name: share[1] * term / hard.sample_size for name, term in hard.terms.items()}
         terms["hard"] = terms.pop("loss")
         factor = {part: weight_factor(name, update, total_updates) for part, name in self.schedules.items()}
-        total = factor["hard"] * self.hard_weight * terms["hard"]
+        total = factor["hard"] * self.ce_weight * terms["hard"]
         if self.kd is not None:
             terms["kd"] = share[0] * self._of_logits(student.logits, teacher.logits, targets).mean()
             total = total + factor["kd"] * self.kd_weight * terms["kd"]

@@ -33,7 +33,7 @@ EMA_PLACES = (("extra_state", "ema_fp32_params"), ("extra_state", "ema"))  # the
 
 
 @dataclass(frozen=True)
-class Stored:
+class TensorInfo:
     """A tensor in a file: the name it has there, its shape and precision."""
 
     name: str
@@ -42,7 +42,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Form:
+class Format:
     """How the content of one file is arranged.
 
     Attributes:
@@ -71,7 +71,7 @@ class Form:
 
 
 @dataclass
-class Listing:
+class WeightIndex:
     """What is where in the files of a checkpoint.
 
     Attributes:
@@ -80,12 +80,12 @@ class Listing:
         dropped: names of what the model computes.
     """
 
-    files: dict[Path, dict[str, Stored]] = field(default_factory=dict)
+    files: dict[Path, dict[str, TensorInfo]] = field(default_factory=dict)
     tied: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
 
     @property
-    def stored(self) -> dict[str, Stored]:
+    def stored(self) -> dict[str, TensorInfo]:
         """All weights by our name."""
         return {name: stored for weights in self.files.values() for name, stored in weights.items()}
 
@@ -102,7 +102,7 @@ class Checkpoint:
 
     given: str
     path: Path
-    form: Form
+    form: Format
 
     @classmethod
     def open(cls, source: str | Path | Checkpoint, *, ema: bool = False) -> Checkpoint:
@@ -128,13 +128,13 @@ class Checkpoint:
         return cls(str(given), path, _folder_form(path) if path.is_dir() else _form(read_outline(path), path))
 
     @cached_property
-    def listing(self) -> Listing:
+    def listing(self) -> WeightIndex:
         """Which weights there are; their content stays on disk.
 
         Raises:
             UserError: there are none, one is there twice, or a file cannot be read.
         """
-        listing, seen = Listing(), set()
+        listing, seen = WeightIndex(), set()
         for file in weight_files(self.path):
             opened = self._weights(read_outline(file))
             prefix = self.form.prefix
@@ -151,7 +151,7 @@ class Checkpoint:
                 if ours is None:
                     listing.dropped.append(name)
                 elif ours not in seen:
-                    weights[ours] = Stored(name, tuple(tensor.shape), tensor.dtype)
+                    weights[ours] = TensorInfo(name, tuple(tensor.shape), tensor.dtype)
                     seen.add(ours)
                 elif ours != EMBEDDING:
                     raise UserError(f"{file} has {ours} twice, once as {name}: it is not one model")
@@ -217,33 +217,33 @@ class Checkpoint:
                 )
 
 
-def _form(content: Mapping[str, Any], file: Path) -> Form:
+def _form(content: Mapping[str, Any], file: Path) -> Format:
     if "hyper_parameters" in content:
         return _run_form(content, file)
     if _are_weights(content.get("model")):
         return _fairseq_form(content, file)
     if _are_weights(content.get("state_dict")):
-        return Form("state dict", ("state_dict",))
+        return Format("state dict", ("state_dict",))
     if _are_weights(content):
         beside = file.parent / CONFIG
-        return Form("state dict", settings=_settings(beside) if beside.is_file() else None)
+        return Format("state dict", settings=_settings(beside) if beside.is_file() else None)
     raise UserError(
         f"{file} holds no weights of a model: neither a state dict nor a checkpoint of the original trainer or of "
         "train.py"
     )
 
 
-def _folder_form(folder: Path) -> Form:
+def _folder_form(folder: Path) -> Format:
     is_modelscope = (folder / DESCRIPTION).is_file()
-    return Form("ModelScope folder" if is_modelscope else "model folder", settings=_settings(folder / CONFIG))
+    return Format("ModelScope folder" if is_modelscope else "model folder", settings=_settings(folder / CONFIG))
 
 
-def _run_form(content: Mapping[str, Any], file: Path) -> Form:
+def _run_form(content: Mapping[str, Any], file: Path) -> Format:
     parameters = content["hyper_parameters"]
     settings = parameters.get("model") if isinstance(parameters, Mapping) else None
     if not isinstance(settings, Mapping):
         raise UserError(f"{file} does not say what model it holds: it was not written by train.py")
-    return Form(
+    return Format(
         OWN_RUN,
         ("state_dict",),
         "model.",
@@ -254,13 +254,13 @@ def _run_form(content: Mapping[str, Any], file: Path) -> Form:
     )
 
 
-def _fairseq_form(content: Mapping[str, Any], file: Path) -> Form:
+def _fairseq_form(content: Mapping[str, Any], file: Path) -> Format:
     cfg = _mapping(content.get("cfg"))
     options = _mapping(cfg.get("model")) or _mapping(content.get("args"))
     task_options = _mapping(cfg.get("task")) or _mapping(content.get("args"))
     task = task_options.get("_name") or options.get("task")
     places = [place for place in EMA_PLACES if _are_weights(_mapping(content.get(place[0])).get(place[1]))]
-    return Form(
+    return Format(
         "file of the original trainer",
         ("model",),
         ema=places[0] if places else None,

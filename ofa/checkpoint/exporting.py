@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from ofa.atomic_write import part_of, write_part
 from ofa.checkpoint.architecture import ALWAYS
 from ofa.checkpoint.names import EMBEDDING, TIED
 from ofa.checkpoint.places import CONFIG, SAFETENSORS
@@ -18,7 +19,6 @@ from ofa.errors import UserError
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BOS, EOS, PAD
-from ofa.whole_file import part_of, write_part
 
 
 def export(folder: str | Path, model: OFAModel, tokenizer: Tokenizer, task: TaskSettings | None) -> None:

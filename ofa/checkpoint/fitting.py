@@ -20,7 +20,7 @@ SHOWN = 3  # names in a message
 
 
 @dataclass
-class Fit:
+class LoadReport:
     """How the weights of a checkpoint fit a model.
 
     Attributes:
@@ -39,7 +39,7 @@ class Fit:
     counters: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, model: OFAModel) -> Fit:
+    def of(cls, checkpoint: Checkpoint, model: OFAModel) -> LoadReport:
         """By names and shapes: the weights of neither are looked at."""
         fit, stored = cls(checkpoint), checkpoint.listing.stored
         expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in TIED}

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from ofa.checkpoint.content import Checkpoint, Stored
-from ofa.checkpoint.fitting import Fit, listed
+from ofa.checkpoint.content import Checkpoint, TensorInfo
+from ofa.checkpoint.fitting import LoadReport, listed
 from ofa.checkpoint.loading import task_of
 from ofa.config import SIZES, OFAConfig
 from ofa.errors import UserError
@@ -40,7 +40,7 @@ def describe(path: str | Path) -> list[Table]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = [*_of_file(checkpoint), ("size", _size_name(config)), ("parameters", f"{parameters:,}")]
     architecture = [(key, _shown(value)) for key, value in config.to_dict().items()]
-    fit = Fit.of(checkpoint, model)
+    fit = LoadReport.of(checkpoint, model)
     return [
         _table("file", facts),
         _table("architecture", architecture),
@@ -64,7 +64,7 @@ def _of_file(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     ]
 
 
-def _of_loading(fit: Fit, stored: dict[str, Stored]) -> Iterator[tuple[str, str]]:
+def _of_loading(fit: LoadReport, stored: dict[str, TensorInfo]) -> Iterator[tuple[str, str]]:
     listing = fit.checkpoint.listing
     prefix = fit.checkpoint.form.prefix
     renamed = [weight.name for ours, weight in stored.items() if weight.name.removeprefix(prefix) != ours]

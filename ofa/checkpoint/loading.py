@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa.checkpoint.content import OWN_RUN, Checkpoint
-from ofa.checkpoint.fitting import Fit
+from ofa.checkpoint.fitting import LoadReport
 from ofa.checkpoint.modelscope import DESCRIPTION, read_description
 from ofa.checkpoint.names import EMBEDDING, TIED
 from ofa.checkpoint.original_task import original_task
@@ -51,7 +51,7 @@ def load_model(source: str | Path | Checkpoint, *, ema: bool = False) -> OFAMode
     checkpoint = Checkpoint.open(source, ema=ema)
     _say_average(checkpoint)
     config = checkpoint.config()
-    fit = Fit.of(checkpoint, _without_weights(config))
+    fit = LoadReport.of(checkpoint, _without_weights(config))
     fit.check("copy it again, or take another file")
     if checkpoint.form.settings is None:
         log.info("%s does not say what no shape shows, such as code_image_size: it is as usual", checkpoint.given)
@@ -87,7 +87,7 @@ def load_weights(model: OFAModel, path: str | Path, *, ema: bool = False) -> Non
     """
     checkpoint = Checkpoint.open(path, ema=ema)
     _say_average(checkpoint)
-    fit = Fit.of(checkpoint, model)
+    fit = LoadReport.of(checkpoint, model)
     fit.check("set model= to the one it was trained with")
     own = model.state_dict()
     for name, tensor in fit.tensors(model.config.init_std):

@@ -40,7 +40,7 @@ class Constraints:
         self.allowed_ids = self._allowed_ids(prefix_tokens, device)
         self.prefix = None if prefix_tokens is None else self._columns_of_prefix(prefix_tokens)
         self.limits = [options.max_len] * n_samples
-        if prefix_tokens is not None and options.max_len_behind_prefix:
+        if prefix_tokens is not None and not options.prefix_counts_toward_max_len:
             self.limits = [options.max_len + length for length in (prefix_tokens != PAD).sum(1).tolist()]
 
     def _allowed_ids(self, prefix_tokens: Tensor | None, device: torch.device) -> Tensor | None:

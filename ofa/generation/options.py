@@ -16,8 +16,8 @@ class SequenceOptions:
 
     Attributes:
         max_len: at this length `</s>` is forced.
-        max_len_behind_prefix: count `max_len` from the end of each sample's prefix tokens, which are a prompt then;
-            else from the start, as the recorded searches do.
+        prefix_counts_toward_max_len: count a sample's prefix tokens, as the recorded searches do; False: count from
+            their end, for prefixes that are a prompt.
         min_len: before this length `</s>` is forbidden.
         temperature: divides the logits.
         constraint_range: first id that may be chosen, beside `</s>`, and one behind the last; None: the vocabulary.
@@ -30,7 +30,7 @@ class SequenceOptions:
     """
 
     max_len: int = 16
-    max_len_behind_prefix: bool = False
+    prefix_counts_toward_max_len: bool = True
     min_len: int = 0
     temperature: float = 1.0
     constraint_range: tuple[int, int] | None = None

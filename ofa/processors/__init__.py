@@ -1,6 +1,6 @@
 """The model's side of each task: questions to prompts, tokens to answers; by the name of the pipeline."""
 
-from ofa.processors.base import ImageProcessor, Processor, Question, QuestionError, SettingError
+from ofa.processors.base import ImageProcessor, Processor, Prompt, PromptError, SettingError
 from ofa.processors.captioning import CaptionProcessor
 from ofa.processors.entailment import EntailmentProcessor
 from ofa.processors.grounding import GroundingProcessor
@@ -18,8 +18,8 @@ __all__ = [
     "GroundingProcessor",
     "ImageProcessor",
     "Processor",
-    "Question",
-    "QuestionError",
+    "Prompt",
+    "PromptError",
     "QuestionProcessor",
     "SettingError",
 ]

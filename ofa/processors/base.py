@@ -25,7 +25,7 @@ from ofa.vocabulary import BOS, EOS, PAD
 CANDIDATES = 5  # of all that are scored, that come back
 
 
-class QuestionError(UserError):
+class PromptError(UserError):
     """A question that cannot be put to the model."""
 
 
@@ -46,7 +46,7 @@ class SettingError(UserError):
 
 
 @dataclass(frozen=True)
-class Question:
+class Prompt:
     """What the model reads beside an image."""
 
     source: list[int]  # <s> prompt </s>

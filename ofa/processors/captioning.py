@@ -6,7 +6,7 @@ import string
 from dataclasses import dataclass
 
 from ofa.generation import GenerationOptions, Hypothesis
-from ofa.processors.base import ImageProcessor, Question
+from ofa.processors.base import ImageProcessor, Prompt
 
 PROMPT = "what does the image describe?"
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -22,10 +22,10 @@ class CaptionProcessor(ImageProcessor):
     def generation(self) -> GenerationOptions:
         return GenerationOptions(beam_size=5, max_len=16, no_repeat_ngram_size=3)
 
-    def ask(self) -> Question:
+    def ask(self) -> Prompt:
         """The question, the same for every image."""
         source, notes = self.encode_prompt(PROMPT)
-        return Question(source, notes=notes)
+        return Prompt(source, notes=notes)
 
     def caption(self, hypothesis: Hypothesis) -> str:
         """The hypothesis as text, without punctuation."""

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from ofa.generation import GenerationOptions, Hypothesis, PrefixTree
-from ofa.processors.base import ImageProcessor, Question, SettingError
+from ofa.processors.base import ImageProcessor, Prompt, SettingError
 from ofa.vocabulary import EOS
 
 PROMPT_TYPES = ("none", "src", "prev_output")
@@ -72,23 +72,23 @@ class ClosedAnswerProcessor(ImageProcessor):
         return GenerationOptions(
             beam_size=5,
             max_len=self.tree.longest,
-            max_len_behind_prefix=True,
+            prefix_counts_toward_max_len=False,
             normalize_scores=False,
             prefix_tree=self.tree,
         )
 
     @abstractmethod
-    def ask(self, *texts: Any) -> Question:
+    def ask(self, *texts: Any) -> Prompt:
         """The question that texts make.
 
         Raises:
             QuestionError: one that it needs is empty.
         """
 
-    def question(self, prompt: str, texts: tuple[str, ...], notes: tuple[str, ...]) -> Question:
+    def question(self, prompt: str, texts: tuple[str, ...], notes: tuple[str, ...]) -> Prompt:
         """A prompt made of cleaned texts, with what the decoder reads in front of the answer."""
         source, prompt_notes = self.encode_prompt(prompt)
-        return Question(source, texts, self._decoder_prompt(source), (*notes, *prompt_notes))
+        return Prompt(source, texts, self._decoder_prompt(source), (*notes, *prompt_notes))
 
     def _decoder_prompt(self, source: list[int]) -> list[int]:
         if self.prompt_type == "none":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ofa.processors.base import Question, QuestionError
+from ofa.processors.base import Prompt, PromptError
 from ofa.processors.closed import ClosedAnswerProcessor
 from ofa.text import clean_caption, cut_words
 
@@ -30,7 +30,7 @@ class EntailmentProcessor(ClosedAnswerProcessor):
 
     answers: ClassVar[tuple[str, ...]] = tuple(ANSWERS.values())
 
-    def ask(self, hypothesis: str, caption: str | None) -> Question:
+    def ask(self, hypothesis: str, caption: str | None) -> Prompt:
         """The question whether an image, and its caption where that is used, imply a hypothesis.
 
         Raises:
@@ -38,11 +38,11 @@ class EntailmentProcessor(ClosedAnswerProcessor):
         """
         hypothesis, notes = cut_words(clean_caption, hypothesis, self.max_words)
         if not hypothesis:
-            raise QuestionError("the hypothesis is empty")
+            raise PromptError("the hypothesis is empty")
         if not self.use_caption:
             return self.question(_WITHOUT_CAPTION.format(hypothesis=hypothesis), (hypothesis, ""), notes)
         caption, caption_notes = cut_words(clean_caption, caption or "", self.max_words)
         if not caption:
-            raise QuestionError("the caption is empty, and use_caption=true asks about it")
+            raise PromptError("the caption is empty, and use_caption=true asks about it")
         prompt = _WITH_CAPTION.format(hypothesis=hypothesis, caption=caption)
         return self.question(prompt, (hypothesis, caption), (*notes, *caption_notes))

@@ -10,7 +10,7 @@ from ofa.boxes import Box, bins_to_boxes, boxes_to_bins
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
 from ofa.images import resize_ratios
-from ofa.processors.base import ImageProcessor, Question, SettingError
+from ofa.processors.base import ImageProcessor, Prompt, SettingError
 from ofa.text import clean_caption, cut_words
 from ofa.vocabulary import BIN_OFFSET, BINS, N_BINS
 
@@ -52,11 +52,11 @@ class GroundingProcessor(ImageProcessor):
         """Beam search for exactly four of the bins."""
         return GenerationOptions(beam_size=5, max_len=BOX_TOKENS, min_len=BOX_TOKENS, constraint_range=BINS)
 
-    def ask(self, text: str) -> Question:
+    def ask(self, text: str) -> Prompt:
         """The question for the region of an expression."""
         text, cut = cut_words(clean_caption, text, self.max_words)
         source, notes = self.encode_prompt(PROMPT.format(text=text))
-        return Question(source, (text,), notes=(*cut, *notes))
+        return Prompt(source, (text,), notes=(*cut, *notes))
 
     def box(self, hypothesis: Hypothesis, width: int, height: int) -> Box:
         """The box that the hypothesis' first four tokens write, in pixels of an image of `width` x `height`.

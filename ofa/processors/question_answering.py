@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ofa.answers import read_answers
 from ofa.generation import GenerationOptions, PrefixTree
-from ofa.processors.base import Question, QuestionError, SettingError
+from ofa.processors.base import Prompt, PromptError, SettingError
 from ofa.processors.closed import ClosedAnswerProcessor
 from ofa.text import clean_question, cut_words
 
@@ -62,11 +62,11 @@ class QuestionProcessor(ClosedAnswerProcessor):
     def generation(self) -> GenerationOptions:
         if self.tree is None:
             return GenerationOptions(
-                beam_size=5, max_len=_MAX_OPEN_ANSWER, max_len_behind_prefix=True, normalize_scores=False
+                beam_size=5, max_len=_MAX_OPEN_ANSWER, prefix_counts_toward_max_len=False, normalize_scores=False
             )
         return super().generation
 
-    def ask(self, text: str, objects: Sequence[str] = ()) -> Question:
+    def ask(self, text: str, objects: Sequence[str] = ()) -> Prompt:
         """The question, with the names of objects in the image behind it where they are used.
 
         Raises:
@@ -74,6 +74,6 @@ class QuestionProcessor(ClosedAnswerProcessor):
         """
         text, cut = cut_words(clean_question, text, self.max_words)
         if not text.rstrip("?"):
-            raise QuestionError("the question is empty")
+            raise PromptError("the question is empty")
         names = objects[: self.max_objects] if self.use_objects else ()
         return self.question(f"{text} object: {' '.join(names)}" if names else text, (text,), cut)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import ROOT
+from helpers.runs import ROOT
 
 pytestmark = pytest.mark.slurm
 

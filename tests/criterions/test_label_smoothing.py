@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden import fairseq_images, fill_fairseq, fill_hf, load_arrays, load_json
+from helpers.golden import fairseq_images, fill_fairseq, fill_hf, load_arrays, load_json
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy, columns_of_range, label_smoothed_nll
 from ofa.config import OFAConfig

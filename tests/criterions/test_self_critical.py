@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from golden import fairseq_name, fill_fairseq, generator, load_arrays, load_json
+from helpers.golden import fairseq_name, fill_fairseq, generator, load_arrays, load_json
 
 from criterions.self_critical import SelfCritical, advantages
 from data.batch import Batch

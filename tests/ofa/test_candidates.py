@@ -3,8 +3,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from golden import fill_fairseq, generator, load_arrays, load_json
-from random_model import random_model, three_samples
+from helpers.golden import fill_fairseq, generator, load_arrays, load_json
+from helpers.random_model import random_model, three_samples
 
 from ofa.config import OFAConfig
 from ofa.errors import UserError

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from golden import fill_fairseq, fill_hf, generator, load_arrays, load_json
+from helpers.golden import fill_fairseq, fill_hf, generator, load_arrays, load_json
 
 from ofa.config import OFAConfig
 from ofa.generation import GenerationOptions, PrefixTree, generate

@@ -46,7 +46,7 @@ def test_logits_and_answers_equal_those_of_the_cpu(model, batch):
 def test_answers_of_a_closed_set_equal_those_of_the_cpu(model, batch):
     tree = PrefixTree([[7], [8, 9], [8, 10, 11]])
     prompt = torch.tensor([[12, 13], [14, 1]])
-    options = GenerationOptions(beam_size=3, max_len=3, max_len_behind_prefix=True, prefix_tree=tree)
+    options = GenerationOptions(beam_size=3, max_len=3, prefix_counts_toward_max_len=False, prefix_tree=tree)
     expected, answers = score_candidates(model, batch, tree, prompt), generate(model, batch, options, prompt)
     model.cuda()
     scores = score_candidates(model, on_gpu(batch), tree, prompt.cuda())

@@ -5,9 +5,9 @@ import logging
 import numpy as np
 import pytest
 import torch
+from helpers.published import options, write_nested
 from omegaconf import ListConfig
 from PIL import Image
-from published import options, write_nested
 
 from ofa import OFAConfig, OFAModel, generate, pipeline
 from ofa.checkpoint import TaskSettings, export, load_model
@@ -17,7 +17,7 @@ from ofa.inputs import InputError
 from ofa.padding import pad
 from ofa.pipeline import PIPELINES
 from ofa.processors import PROCESSORS, GroundingProcessor
-from ofa.processors.saved import restored, saved
+from ofa.processors.settings import from_task_settings, to_task_settings
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BIN_OFFSET
 
@@ -247,16 +247,20 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved(models, photos, monkeypa
 def test_a_processor_is_the_same_after_it_was_kept(name, tmp_path):
     answers = {"answer_list": ANSWERS} if name == "visual-question-answering" else {}
     processor = PROCESSORS[name](tokenizer=Tokenizer.demo(), **SETTINGS[name], mean=(0.4, 0.5, 0.6), **answers)
-    task = saved(processor, processor.generation)
+    task = to_task_settings(processor, processor.generation)
     (tmp_path / "task.json").write_text(task.to_json())
-    again, options = restored(TaskSettings.from_json(tmp_path / "task.json"), processor.tokenizer, tmp_path)
+    again, options = from_task_settings(TaskSettings.from_json(tmp_path / "task.json"), processor.tokenizer, tmp_path)
     assert again == processor
     assert task.generation == {} and options.max_len == processor.generation.max_len
 
 
 def test_lists_of_a_configuration_are_kept_as_well():
     processor = PROCESSORS["image-captioning"](tokenizer=Tokenizer.demo(), mean=ListConfig([0.1, 0.2, 0.3]))
-    assert json.loads(saved(processor, processor.generation).to_json())["settings"]["mean"] == [0.1, 0.2, 0.3]
+    assert json.loads(to_task_settings(processor, processor.generation).to_json())["settings"]["mean"] == [
+        0.1,
+        0.2,
+        0.3,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -278,14 +282,14 @@ def test_lists_of_a_configuration_are_kept_as_well():
 def test_kept_values_that_no_processor_can_have_are_named_with_their_model(change, message):
     task = TaskSettings(**{"pipeline": "visual-question-answering", "answers": ANSWERS, **change})
     with pytest.raises(UserError, match=f"the task settings of models/vqa cannot be used: .*{message}"):
-        restored(task, Tokenizer.demo(), "models/vqa")
+        from_task_settings(task, Tokenizer.demo(), "models/vqa")
 
 
 def test_changed_options_of_generation_are_kept():
     processor = PROCESSORS["image-captioning"](tokenizer=Tokenizer.demo())
-    task = saved(processor, type(processor.generation)(beam_size=2, max_len=9, no_repeat_ngram_size=3))
+    task = to_task_settings(processor, type(processor.generation)(beam_size=2, max_len=9, no_repeat_ngram_size=3))
     assert task.generation == {"beam_size": 2, "max_len": 9}
-    assert restored(task, processor.tokenizer, "task.json")[1].beam_size == 2
+    assert from_task_settings(task, processor.tokenizer, "task.json")[1].beam_size == 2
 
 
 def test_a_file_of_the_original_trainer_is_asked_as_its_options_say(models, photos, tmp_path):

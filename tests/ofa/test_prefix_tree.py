@@ -1,6 +1,6 @@
 import pytest
 import torch
-from golden import load_json
+from helpers.golden import load_json
 
 from ofa.errors import UserError
 from ofa.generation import PrefixTree

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from random_model import random_model, three_samples
+from helpers.random_model import random_model, three_samples
 
 from ofa.config import OFAConfig
 from ofa.errors import UserError
@@ -152,7 +152,7 @@ def test_only_answers_of_the_tree_are_drawn_and_all_of_them(softmax_over_tree, m
 
 def test_prefixes_are_kept_and_a_prompt_may_hold_the_end(model, batch):
     prefix = torch.tensor([[70, 2, 80, 2], [90, 1, 1, 1], [1, 1, 1, 1]])
-    options = SamplingOptions(max_len=4, max_len_behind_prefix=True, prefix_tree=TREE)
+    options = SamplingOptions(max_len=4, prefix_counts_toward_max_len=False, prefix_tree=TREE)
     drawn = found(sample(model, batch, options, range(3), prefix))
     answers = [[70, 2], [70, 80, 2], [90, 80, 70, 2], [60, 50, 40, 30, 2]]
     assert drawn[0][:4] == [70, 2, 80, 2] and drawn[0][4:] in answers

@@ -1,5 +1,5 @@
 import pytest
-from golden import load_json
+from helpers.golden import load_json
 
 from ofa.text import clean_caption, clean_question
 

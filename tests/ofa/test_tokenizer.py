@@ -2,7 +2,7 @@ import json
 import pickle
 
 import pytest
-from golden import load_json
+from helpers.golden import load_json
 
 from ofa import vocabulary
 from ofa.errors import UserError

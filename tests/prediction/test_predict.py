@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 import torch
+from helpers.runs import run
 from hydra import compose, initialize_config_dir
 from PIL import Image
-from runs import run
 
 from ofa import OFAConfig, OFAModel, pipeline
 from ofa.checkpoint import TaskSettings, export
@@ -17,7 +17,7 @@ from prediction.answering import answer_each, check_texts
 from prediction.journal import Journal
 from prediction.pictures import draw, save_picture
 from prediction.questions import PictureQuestion, read_questions
-from training.overrides import CONFIGS, quoted
+from runtime.overrides import CONFIGS, quoted
 
 
 @pytest.fixture(scope="module")

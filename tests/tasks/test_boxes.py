@@ -1,6 +1,6 @@
 import pytest
 import torch
-from golden import load_json
+from helpers.golden import load_json
 
 from ofa.boxes import bins_to_boxes, box_iou, boxes_to_bins
 from tasks.metrics.boxes import BoxAccuracy

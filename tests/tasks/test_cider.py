@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from golden import load_json
+from helpers.golden import load_json
 
 from ofa.errors import UserError
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import load_json
+from helpers.golden import load_json
 from PIL import Image
 
 from data.boxes import CLIPPED

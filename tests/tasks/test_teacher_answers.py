@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import make_row, picture
+from helpers.rows import make_row, picture
 
 from data.boxes import CLIPPED
 from data.teacher_answers import AnsweredRows, TeacherAnswers
@@ -32,7 +32,7 @@ def vqa(tmp_path_factory):
 
 def learnt(task, row, answer):
     """The sample of a row whose answer is replaced."""
-    answers = TeacherAnswers(Path("p.jsonl"), task.answer_column, {row.values["uniq_id"]: task.answer_cell(answer)})
+    answers = TeacherAnswers(Path("p.jsonl"), task.answer_column, {row.values["uniq_id"]: task.format_answer(answer)})
     return task.encode(AnsweredRows([row], answers)[0], RNG, True)
 
 
@@ -105,4 +105,4 @@ def test_an_answer_to_a_question_is_learnt_with_full_confidence(vqa):
 def test_what_is_no_answer_of_the_task_is_refused(kind, answer, message, vqa):
     task = vqa if kind is VQA else kind(**SMALL, **({"max_image_size": 32} if kind is RefCOCO else {}))
     with pytest.raises(ValueError, match=message):
-        task.answer_cell(answer)
+        task.format_answer(answer)

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from distilling import SMALL_DEMO, STUDENT, TEACHER, forget_trainer, make_model, make_plan, outputs, save
-from runs import run
+from helpers.distilling import SMALL_DEMO, STUDENT, TEACHER, forget_trainer, make_model, make_plan, outputs, save
+from helpers.runs import run
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample, collate

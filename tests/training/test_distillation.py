@@ -3,12 +3,22 @@
 import copy
 from types import SimpleNamespace
 
-import published
 import pytest
 import torch
 import torch.nn.functional as F
-from distilling import SMALL_DEMO, STUDENT, TEACHER, forget_trainer, make_batch, make_model, make_plan, outputs, save
-from runs import run
+from helpers import published
+from helpers.distilling import (
+    SMALL_DEMO,
+    STUDENT,
+    TEACHER,
+    forget_trainer,
+    make_batch,
+    make_model,
+    make_plan,
+    outputs,
+    save,
+)
+from helpers.runs import run
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.checkpoint import load
@@ -58,7 +68,7 @@ def batch():
 def test_the_loss_is_the_sum_of_its_parts_as_computed_by_hand(teacher, batch):
     matches = ["last:attention_mse_sum:encoder", {"rule": [[1, 2]], "loss": "cos", "stack": "decoder", "weight": 3.0}]
     module = make_module(
-        teacher, hard_weight=0.5, kd_weight=2.0, matches=matches, match_weight=10.0, projection="relu"
+        teacher, ce_weight=0.5, kd_weight=2.0, matches=matches, match_weight=10.0, projection="relu"
     ).eval()
     loss = module.loss(batch)
     ours, theirs = outputs(module.model, batch), outputs(module.teacher.models[0], batch)
@@ -148,7 +158,7 @@ def test_the_loss_on_the_targets_alone_is_that_of_plain_training(teacher, batch)
 
 
 def test_weights_grow_and_decay_over_the_run(teacher, batch):
-    module = make_module(teacher, hard_schedule="decaying", kd_schedule="growing").eval()
+    module = make_module(teacher, ce_schedule="decaying", kd_schedule="growing").eval()
     for update in (0, 5, 10):
         type(module).global_step = update
         terms = module.loss(batch).terms
@@ -210,8 +220,8 @@ def test_a_teacher_of_encoder_states_alone_does_not_decode(teacher, batch):
         ({"kd": "mes"}, "distill.kd=mes is not one of ce, ce_with_mask, .*, mse; did you mean 'mse'"),
         ({"on_policy": {"weight": -1}}, "distill.on_policy.weight=-1 is not a number of at least 0"),
         ({"kd": ["ce", "mse"]}, r"distill.kd=\['ce', 'mse'\] is not one of ce, ce_with_mask"),
-        ({"hard_weight": -1}, "distill.hard_weight=-1 is not a number of at least 0; 0 leaves the targets out"),
-        ({"hard_weight": None}, "distill.hard_weight=null is not a number of at least 0"),
+        ({"ce_weight": -1}, "distill.ce_weight=-1 is not a number of at least 0; 0 leaves the targets out"),
+        ({"ce_weight": None}, "distill.ce_weight=null is not a number of at least 0"),
         ({"kd_weight": None}, "distill.kd_weight=null is not a number of at least 0"),
         ({"kd_weight": float("nan")}, "distill.kd_weight=nan is not a number of at least 0"),
         ({"kd_schedule": ["growing"]}, "distill.kd_schedule=.* is not one of"),

@@ -95,7 +95,7 @@ def evaluation(tree, scores_candidates, **options):
 
 def test_a_beam_search_behind_prompts_finds_the_best_candidate_and_the_same_score():
     tree = PrefixTree(ANSWERS)
-    beams = {"beam_size": 3, "max_len": 2, "max_len_behind_prefix": True, "normalize_scores": False}
+    beams = {"beam_size": 3, "max_len": 2, "prefix_counts_toward_max_len": False, "normalize_scores": False}
     searched = evaluation(tree, False, prefix_tree=tree, **beams).generate(make_batch())
     torch.manual_seed(0)
     scored = evaluation(tree, True).generate(make_batch())
@@ -105,7 +105,7 @@ def test_a_beam_search_behind_prompts_finds_the_best_candidate_and_the_same_scor
 
 
 def test_an_open_answer_does_not_depend_on_the_prompts_beside_it():
-    options = {"beam_size": 2, "max_len": 3, "max_len_behind_prefix": True, "normalize_scores": False}
+    options = {"beam_size": 2, "max_len": 3, "prefix_counts_toward_max_len": False, "normalize_scores": False}
     module, image = evaluation(None, False, **options), torch.randn(3, 32, 32)
     short = Sample("a", [0, 13, 2], [], image, truth=None, prefix=[13])
     long = Sample("b", [0, *range(20, 30), 2], [], image, truth=None, prefix=list(range(20, 30)))
@@ -151,5 +151,5 @@ def test_an_evaluation_without_one_readable_row_is_an_error(tmp_path):
 
 
 def test_a_process_without_a_readable_row_leaves_the_score_to_the_answers_of_others(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.evaluation.gathered", lambda own: own or [Answer("a", "yes", "no")])
+    monkeypatch.setattr("training.evaluation.gather", lambda own: own or [Answer("a", "yes", "no")])
     assert validate_unreadable(tmp_path) == [{"val/count": 1.0}]

@@ -17,11 +17,11 @@ from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
+from runtime.sharding import WORKS_ON_CPUS, FullySharded, full_tensor
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.nonfinite import MAX_IN_A_ROW
 from training.optim import Optim
-from training.sharding import WORKS_ON_CPUS, FullySharded, whole
 
 MICRO = OFAConfig.from_name("micro", dropout=0.0)
 
@@ -62,7 +62,7 @@ class Weights(pl.Callback):
         self.after = []
 
     def on_train_batch_end(self, trainer, module, *args):
-        self.after.append(torch.cat([whole(p.detach()).flatten() for p in module.model.parameters()]).clone())
+        self.after.append(torch.cat([full_tensor(p.detach()).flatten() for p in module.model.parameters()]).clone())
 
 
 def encode(row, rng, train):
@@ -173,7 +173,7 @@ def test_where_weights_are_sharded_a_run_stops_as_others_do(tmp_path, sharded):
 @pytest.fixture
 def another_process(monkeypatch):
     """The first process of two: what is gathered has the sample of the other one behind its own."""
-    monkeypatch.setattr("training.nonfinite.gathered", lambda own: [*own, "other"])
+    monkeypatch.setattr("training.nonfinite.gather", lambda own: [*own, "other"])
 
 
 def test_a_gradient_of_several_processes_names_the_samples_of_all(tmp_path, another_process):
@@ -222,7 +222,7 @@ def test_a_batch_that_is_left_out_is_in_no_logged_mean(tmp_path, monkeypatch):
     alone, beside = Logged(), Logged()
     fit(tmp_path, None, ["r1"], "skip", callbacks=[alone])
     assert alone.losses[1] == alone.losses[0] and torch.tensor(alone.losses).isfinite().all()
-    monkeypatch.setattr("training.module.summed", lambda own: own + 3.0)  # of another: 3 tokens, each term 3
+    monkeypatch.setattr("training.module.all_reduce_sum", lambda own: own + 3.0)  # of another: 3 tokens, each term 3
     fit(tmp_path, None, ["r1"], "skip", callbacks=[beside])
     assert beside.losses[1] == 1.0 and torch.tensor(beside.losses).isfinite().all()
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from distilling import SMALL_DEMO, forget_trainer, make_batch
-from runs import run
+from helpers.distilling import SMALL_DEMO, forget_trainer, make_batch
+from helpers.runs import run
 
 from criterions.distillation.criterion import DistillationCriterion
 from criterions.distillation.on_policy import OnPolicy
@@ -35,11 +35,11 @@ def make_model(seed, **options):
     return OFAModel(OFAConfig.from_name("micro", init_std=0.1, **{"dropout": 0.0, **options}))
 
 
-def make_module(on_policy, hard=None, tree=None, kd="ce", hard_weight=1.0, teachers=(1,), seed=5, **options):
+def make_module(on_policy, hard=None, tree=None, kd="ce", ce_weight=1.0, teachers=(1,), seed=5, **options):
     criterion = DistillationCriterion(
-        hard or LabelSmoothedCrossEntropy(0.1), [], CONFIG, CONFIG, kd=kd, hard_weight=hard_weight
+        hard or LabelSmoothedCrossEntropy(0.1), [], CONFIG, CONFIG, kd=kd, ce_weight=ce_weight
     )
-    generation = GenerationOptions(max_len=4, max_len_behind_prefix=True)
+    generation = GenerationOptions(max_len=4, prefix_counts_toward_max_len=False)
     teacher = Teacher([make_model(i) for i in teachers], mean_of=None if kd is None else "probabilities")
     parts = (make_model(3, **options), SimpleNamespace(tree=tree), generation, criterion, Optim(lr=1e-2), Freezing())
     module = DistillationModule(*parts, teacher, on_policy, seed)
@@ -179,7 +179,7 @@ def test_the_student_samples_without_dropout_and_learns_with_it(batch, monkeypat
 
 
 def test_the_student_learns_and_the_teacher_does_not(batch):
-    module = make_module(OnPolicy(), kd=None, hard_weight=0.0).train()
+    module = make_module(OnPolicy(), kd=None, ce_weight=0.0).train()
     module.loss(batch).sum.backward()
     assert all(p.grad is None for p in module.teacher.models[0].parameters())
     assert module.model.encoder.layers[0].fc1.weight.grad.any() and module.model.decoder.layers[0].fc1.weight.grad.any()
@@ -208,7 +208,7 @@ def test_mixed_precision_learns_as_full_precision_does(batch):
 
 
 def test_a_student_that_learns_on_its_own_sequences_comes_near_its_teacher(batch, monkeypatch):
-    module = make_module(OnPolicy(), tree=TREE, kd=None, hard_weight=0.0).train()
+    module = make_module(OnPolicy(), tree=TREE, kd=None, ce_weight=0.0).train()
     optimizer = torch.optim.Adam(module.parameters(), lr=2e-3)
 
     def distance():

@@ -2,8 +2,8 @@
 
 import json
 
-from raw_data import write_photos
-from runs import predictions_of, run
+from helpers.raw_data import write_photos
+from helpers.runs import predictions_of, run
 
 from data.prepare.__main__ import main
 

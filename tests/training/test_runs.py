@@ -6,8 +6,8 @@ import re
 
 import pytest
 import torch
+from helpers.runs import answers_of_pipeline, predictions_of, run
 from PIL import Image
-from runs import answers_of_pipeline, predictions_of, run
 
 from ofa import OFAConfig, OFAModel
 from ofa.checkpoint import export

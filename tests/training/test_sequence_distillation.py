@@ -4,16 +4,16 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from helpers.runs import predictions_of, run
 from hydra import compose, initialize_config_dir
-from runs import predictions_of, run
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from criterions.self_critical import SelfCritical
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
+from runtime.overrides import CONFIGS, check_overrides
 from training.build import build_distillation, build_task
 from training.data_files import build_data
-from training.overrides import CONFIGS, check_overrides
 
 SMALL_DEMO = ["model=micro", "task=snli_ve", "data.rows.train=24", "data.rows.evaluation=6", "task.image_size=32",
               "data.scenes.grid=2", "data.batch_size=4"]  # fmt: skip

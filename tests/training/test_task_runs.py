@@ -7,22 +7,22 @@ import shlex
 import shutil
 
 import pytest
+from helpers.rows import picture
+from helpers.runs import answers_of_pipeline, predictions_of, run
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
-from rows import picture
-from runs import answers_of_pipeline, predictions_of, run
 
 from data.module import OFADataModule
 from data.tsv import RowError
 from ofa.errors import UserError
 from ofa.processors.entailment import ANSWERS
 from ofa.tokenizer import Tokenizer
+from runtime.checks import check
+from runtime.configuration import instantiate
+from runtime.overrides import CONFIGS
 from tasks.caption import SelfCriticalCaption
 from training.build import build_criterion, build_task, generation_options, reward_frequencies
-from training.checks import check
-from training.composed import make
-from training.overrides import CONFIGS
 
 SMALL = ["model=micro", "data.num_workers=0", "task.image_size=32", "data.eval_batch_size=3"]
 SHORT = ["trainer.max_epochs=1", "trainer.accumulate_grad_batches=1", "validate_every=2", "data.batch_size=2"]
@@ -214,7 +214,7 @@ def test_the_caption_demo_names_the_second_stage_and_that_one_runs(tmp_path, mon
 def test_one_batch_can_be_learnt_by_heart_in_every_task(task):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", [f"task={task}", "data=tsv", "debug=overfit"])
-    make(config.optim), make(config.criterion)
+    instantiate(config.optim), instantiate(config.criterion)
     assert config.ema.decay is None and not config.freezing.embeddings
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from rows import picture
-from runs import run
+from helpers.rows import picture
+from helpers.runs import run
 
 from ofa.config import OFAConfig
 from ofa.model import OFAModel

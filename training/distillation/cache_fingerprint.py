@@ -10,7 +10,7 @@ from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.module import OFADataModule
 from ofa.generation import PrefixTree
 from ofa.tokenizer import Tokenizer
-from training.digest import digest
+from runtime.digest import digest
 from training.distillation.plan import DistillationPlan
 
 

@@ -14,13 +14,13 @@ from ofa.encoder import EncoderOutput
 from ofa.generation import GenerationOptions, SamplingOptions, sample
 from ofa.model import OFAModel
 from ofa.vocabulary import PAD
+from runtime.collectives import mean_weights
 from tasks.base import Task
 from training.distillation.cached_teacher import CachedTeacher
 from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
-from training.processes import shares
 
 
 class DistillationModule(TrainingModule):
@@ -64,7 +64,7 @@ class DistillationModule(TrainingModule):
         """How the student samples: what its criterion lets a token be, as long as the task's answers are."""
         return SamplingOptions(
             max_len=self.generation.max_len,
-            max_len_behind_prefix=self.generation.max_len_behind_prefix,
+            prefix_counts_toward_max_len=self.generation.prefix_counts_toward_max_len,
             min_len=self.generation.min_len,
             temperature=self.on_policy.temperature,
             constraint_range=self.criterion.hard.constraint_range,
@@ -97,7 +97,7 @@ class DistillationModule(TrainingModule):
             self.global_step,
             self.total_updates,
             batch.weights,
-            shares,
+            mean_weights,
         )
         return loss, encoded
 
@@ -117,5 +117,5 @@ class DistillationModule(TrainingModule):
             sampled, targets, given = sampled.twice(), targets.twice(), given.twice()
         decoded = self.model.decoder(sampled.decoder_input_ids, encoded)
         logits = self.model.logits(decoded.last_hidden_state[targets.valid], targets.ids)
-        share = shares(logits.new_tensor([len(logits)], dtype=torch.float32))[0]
+        share = mean_weights(logits.new_tensor([len(logits)], dtype=torch.float32))[0]
         return share * self.on_policy.divergence(logits, given.logits, targets.allowed)

@@ -21,10 +21,10 @@ from ofa.errors import UserError
 from ofa.generation import PrefixTree
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
+from runtime.overrides import CONFIGS
 from training.distillation.cache_plan import CachePlan, plan_cache
 from training.distillation.student import start_from_teacher, teacher_layers
 from training.distillation.teacher import PRECISIONS, Teacher
-from training.overrides import CONFIGS
 
 # By a setting, those that mean nothing where it is left out.
 OPTIONS_OF = {

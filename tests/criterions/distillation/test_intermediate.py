@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden import load_json, load_tensors
+from helpers.golden import load_json, load_tensors
 
 from criterions.distillation.attention import valid_cells
 from criterions.distillation.intermediate import INTERMEDIATE_LOSSES

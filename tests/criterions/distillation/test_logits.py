@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden import load_json, load_tensors
+from helpers.golden import load_json, load_tensors
 
 from criterions.distillation.logits import ce, jsd, mse, reverse_kl, shift_probability
 from criterions.distillation.temperature import cwsm, flsw

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden import load_tensors
+from helpers.golden import load_tensors
 
 from criterions.distillation.temperature import Temperature, cwsm, flsw
 from ofa.errors import UserError

@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 import pytest
+from helpers.raw_data import write_karpathy, write_photos, write_snli_ve, write_vqa
 from PIL import Image
-from raw_data import write_karpathy, write_photos, write_snli_ve, write_vqa
 
 from data.inspect.__main__ import main
 from data.inspect.survey import TURNED, guess_task, survey

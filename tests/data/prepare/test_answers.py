@@ -2,8 +2,8 @@ import json
 import pickle
 
 import pytest
-from payload import Payload
-from runs import run
+from helpers.payload import Payload
+from helpers.runs import run
 
 from data.prepare.__main__ import main
 from ofa.answers import read_answers

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import datasets
 import pyarrow.parquet
 import pytest
+from helpers.raw_data import write_jpeg
 from PIL import Image
-from raw_data import write_jpeg
 
 from data.prepare.__main__ import main
 

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from helpers.raw_data import write_jpeg, write_photos
 from PIL import Image
-from raw_data import write_jpeg, write_photos
 
 from data.prepare.__main__ import main
 from ofa.answers import read_answers

@@ -1,7 +1,7 @@
 """The model whose weights the files of these tests hold, where they say of no other."""
 
-import published
 import pytest
+from helpers import published
 
 from ofa.model import OFAModel
 

@@ -2,9 +2,9 @@
 
 import json
 
-import published
 import pytest
 import torch
+from helpers import published
 
 from ofa.checkpoint import load, read_task
 from ofa.checkpoint.__main__ import main

@@ -3,9 +3,9 @@
 import json
 import pickle
 
-import published
 import pytest
 import torch
+from helpers import published
 from safetensors import safe_open
 
 from ofa.checkpoint import TaskSettings, exporting, load, load_model, read_task

@@ -2,9 +2,9 @@
 
 import json
 
-import published
 import pytest
 import torch
+from helpers import published
 
 from ofa import pipeline
 from ofa.checkpoint import check_vocabulary, load_model, load_weights, read_config

@@ -5,10 +5,10 @@ import os
 from functools import partial
 from pathlib import Path
 
-import published
 import pytest
 import torch
-from golden import fill_hf, load_json, load_tensors
+from helpers import published
+from helpers.golden import fill_hf, load_json, load_tensors
 
 from ofa import pipeline
 from ofa.checkpoint import load_model, load_weights, read_config

@@ -3,9 +3,9 @@
 import json
 
 import huggingface_hub.constants
-import published
 import pytest
 import torch
+from helpers import published
 
 from ofa.checkpoint import find, kept_tokenizer, load, load_model, tokenizer_folder, weight_files
 from ofa.errors import UserError

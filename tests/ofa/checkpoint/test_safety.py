@@ -6,10 +6,10 @@ import pickle
 import shutil
 from pathlib import Path
 
-import published
 import pytest
 import torch
-from payload import Payload
+from helpers import published
+from helpers.payload import Payload
 
 from ofa.checkpoint import load_model
 from ofa.errors import UserError

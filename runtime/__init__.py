@@ -1,0 +1,1 @@
+"""Keeping a run alive: command line, processes, checkpoints, preemption, resume."""

@@ -1,0 +1,90 @@
+"""Runs of train.py and evaluate.py, one after the other, by processes that are forked from one: quick to start.
+
+    python forked.py '[["evaluate", 3, ["task=refcoco", ...], 0], ...]'    # program, processes, words, exit status
+
+They find each other as those of torchrun do, by variables of their environment.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+from dataclasses import replace
+
+import torch
+
+import evaluate
+import train
+from runtime.collectives import rank
+from training.module import TrainingModule
+
+LAST_OF_TWO = 1  # the process to which something happens
+
+
+def train_signalled():
+    """Training in which one process alone gets a signal, in its third update."""
+
+    def loss(module, batch, original=TrainingModule.loss):
+        if rank() == LAST_OF_TWO and module.global_step == 2:
+            signal.raise_signal(signal.SIGUSR1)
+        return original(module, batch)
+
+    TrainingModule.loss = loss
+    train.train()
+
+
+def train_spoilt():
+    """Training in which one process alone has losses that are no number, in its second update.
+
+    Each leaves the weights that it ends with in `weights<rank>.pt`.
+    """
+
+    def loss(module, batch, original=TrainingModule.loss):
+        found = original(module, batch)
+        is_spoilt = rank() == LAST_OF_TWO and module.global_step == 1
+        return replace(found, sum=found.sum * float("nan")) if is_spoilt else found
+
+    def on_train_end(module):
+        torch.save(module.model.state_dict(), f"weights{rank()}.pt")
+
+    TrainingModule.loss, TrainingModule.on_train_end = loss, on_train_end
+    train.train()
+
+
+PROGRAMS = {
+    "train": train.train,
+    "train_signalled": train_signalled,
+    "train_spoilt": train_spoilt,
+    "evaluate": evaluate.evaluate,
+}
+
+
+def run(program, processes, words, status):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for local in range(processes):
+        child = os.fork()
+        if not child:
+            sys.argv = [program, *words]
+            if processes > 1:
+                os.environ |= {
+                    "RANK": str(local),
+                    "LOCAL_RANK": str(local),
+                    "WORLD_SIZE": str(processes),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                }
+            PROGRAMS[program]()
+            sys.exit()
+        children.append(child)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    if any(other != status for other in statuses):
+        sys.exit(f"{program} {words}: {statuses}")
+
+
+if __name__ == "__main__":
+    for job in json.loads(sys.argv[1]):
+        run(*job)

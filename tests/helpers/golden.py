@@ -1,0 +1,114 @@
+"""Generated weights and recorded outputs of the published model, as described in tests/goldens/README.md."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FOLDER = Path(__file__).parents[1] / "goldens"
+# fairseq's names of modules that the HF-style weights, and this project, call otherwise.
+FAIRSEQ_NAMES = {
+    "encoder_attn_layer_norm": "cross_attn_layer_norm",
+    "encoder_attn": "cross_attn",
+    "cross_attn_ln": "cross_attn_mid_layer_norm",
+    "self_attn_ln": "self_attn_mid_layer_norm",
+    "attn_ln": "self_attn_mid_layer_norm",
+    "ffn_layernorm": "ffn_layer_norm",
+}
+
+
+def load_json(name):
+    return json.loads((FOLDER / name).read_text())
+
+
+def load_arrays(name):
+    return np.load(FOLDER / name)
+
+
+def load_tensors(name):
+    return {key: torch.from_numpy(array) for key, array in load_arrays(name).items()}
+
+
+def generator(key, seed=0):
+    return np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()) + seed))
+
+
+def fairseq_name(name):
+    """This project's state-dict name -> the fairseq name."""
+    parts = name.split(".")
+    stack = parts[0]
+    for theirs, ours in FAIRSEQ_NAMES.items():
+        if theirs == "self_attn_ln" and stack == "encoder":
+            continue  # the encoder's is attn_ln
+        if ours in parts:
+            parts[parts.index(ours)] = theirs
+            break
+    return ".".join(parts)
+
+
+def fill_hf(model, seed=0):
+    """Weights of the hf_* goldens."""
+    with torch.no_grad():
+        for name, tensor in unique_entries(model):
+            n = generator(name, seed).standard_normal(tensor.shape).astype(np.float32)
+            tensor.copy_(torch.from_numpy(_scaled(name, n, "strong")))
+            if "embed_tokens" in name:
+                tensor[2] *= 4
+
+
+def fill_fairseq(model, profile, seed=0):
+    """Weights of the fairseq_* goldens, profile brief or strong."""
+    with torch.no_grad():
+        for name, tensor in unique_entries(model):
+            theirs = fairseq_name(name)
+            n = generator(theirs, seed).standard_normal(tensor.shape).astype(np.float32)
+            tensor.copy_(torch.from_numpy(_scaled(theirs, n, profile)))
+        if profile == "strong":
+            name = "decoder.layer_norm.bias"
+            bias = 0.5 * torch.from_numpy(
+                generator(name, seed).standard_normal(model.config.d_model).astype(np.float32)
+            )
+            model.decoder.layer_norm.bias.copy_(bias)
+            model.encoder.embed_tokens.weight[2] = (4.4 / bias.double().square().sum() * bias.double()).float()
+
+
+def unique_entries(model):
+    """Floating-point entries of the state dict, each tied matrix once, under the encoder's name."""
+    tied = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")
+    return [(n, t) for n, t in model.state_dict().items() if t.is_floating_point() and n not in tied]
+
+
+def fairseq_images(case, inputs):
+    """Pictures [B, 3, h, w] of a fairseq case, checked against the pixels kept in its inputs; None for text."""
+    size = {"main": (64, 96), "sq128": (128, 128), "text": None}[case]
+    if size is None:
+        return None
+    batch = len(inputs["src_tokens"])
+    images = torch.from_numpy(generator(f"inputs/{case}").uniform(-1, 1, (batch, 3, *size)).astype(np.float32))
+    torch.testing.assert_close(images[:, :, ::8, ::8], inputs["patch_images_8"])
+    return images
+
+
+def _scaled(name, n, profile):
+    f = np.float32
+    if name.endswith("running_var"):
+        return f(1) + f(0.1) * np.abs(n)
+    if name.endswith("running_mean"):
+        return f(0.02) * n
+    if name.endswith("c_attn"):
+        return f(1) + f(0.1) * n
+    if "rel_pos_table_list" in name:
+        return f(0.1) * n
+    if n.ndim == 1:
+        return f(1) + f(0.02) * n if name.endswith("weight") else f(0.02) * n
+    if profile == "brief":
+        return f(0.02) * n
+    if n.ndim == 4:
+        return n * f(np.sqrt(2 / np.prod(n.shape[1:])))
+    if "embed_tokens" in name:
+        return n / f(np.sqrt(n.shape[-1]))
+    if any(part in name for part in ("embed_positions", "embed_image_positions", "type_embedding")):
+        return f(0.5) * n
+    return f(2) * n / f(np.sqrt(n.shape[-1]))

@@ -1,0 +1,272 @@
+import errno
+import json
+import os
+import sys
+
+import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
+
+from ofa.atomic_write import part_of
+from ofa.errors import UserError
+from runtime import command_line
+from runtime.checkpoint_io import CheckpointFiles
+from runtime.command_line import command
+from runtime.overrides import check_cluster, check_folder, check_overrides
+from runtime.preemption import Preempted
+from runtime.subprocess_run import FILE_STATUS, OUTCOME, RunFailed
+
+
+def test_sound_overrides_pass():
+    check_overrides(
+        "train", ["task=refcocog", "model=large", "optim.lr=1e-4", "trainer.max_steps=5", "+trainer.fast_dev_run=true"]
+    )
+
+
+@pytest.mark.parametrize("task", ["refcoco", "caption", "snli_ve"])
+def test_the_published_distillations_compose_and_ask_for_their_teacher(task):
+    words = [f"experiment={task}_tiny_from_large", "data.root=."]
+    check_overrides("train", [*words, "distill.teacher=[a,b]", "distill.temperature.base=2"])
+    with pytest.raises(UserError, match=r"distill.teacher has to be given: train.py distill.teacher=..."):
+        check_overrides("train", words)
+
+
+def test_sweeps_are_left_to_hydra(monkeypatch):
+    monkeypatch.setattr("runtime.overrides.find_spec", lambda name: name)  # as if the search were installed
+    check_overrides("train", ["optim.lr=1e-5,3e-5", "task=refcoco"])
+    check_overrides("train", ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "optim.lr=tag(log,interval(1,2))"])
+
+
+def test_a_search_without_its_packages_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr("runtime.overrides.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="hydra/sweeper=search needs packages .*pip install"):
+        check_overrides("train", ["hydra/sweeper=search"])
+
+
+@pytest.mark.parametrize("word", ["logger=wandb", "logger=[csv,wandb]", "logger=[files,mlflow]"])
+def test_loggers_are_chosen_alone_or_as_a_list(word):
+    check_overrides("train", [word])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["task=refcok"], "task=refcok is not one of .*; did you mean 'refcoco'"),
+        (["model=tinny"], "model=tinny is not one of .*; did you mean 'tiny'"),
+        (["logger=[csv,wandbb]"], "logger=wandbb is not one of csv, .*; did you mean 'wandb'"),
+        (["optim.lrr=3"], "there is no setting 'optim.lrr'; did you mean 'optim.lr'"),
+        (["modle=tiny"], "there is no setting 'modle'; did you mean 'model'"),
+        (["optim.lr=fast"], "optim.lr=fast is not a number"),
+        (["trainer.max_steps=1.5"], "trainer.max_steps=1.5 is not a whole number"),
+        (["model.compile=3"], "model.compile=3 is not true or false"),
+        (["data=tsv", "data.rows=3"], "there is no setting 'data.rows'"),
+        (["task"], "'task' is not of the form key=value"),
+        (["data.rows=3"], "data.rows=3: it is a group of settings; set one of data.rows.train"),
+        (["optim=5"], "must be a string or a list"),
+        (["data.scenes.image_size=${task.imgsize}"], "imgsize"),
+        (["optim.lr=["], "is not of the form key=value"),
+    ],
+)
+def test_a_mistaken_override_is_answered_in_one_line_with_the_closest_name(words, message):
+    with pytest.raises(UserError, match=message) as error:
+        check_overrides("train", words)
+    assert "\n" not in str(error.value)
+
+
+def test_a_setting_of_a_distillation_that_is_not_chosen_is_answered_with_the_choices():
+    message = "distill.teacher has no effect with distill=none; choose one of distill=attention, .*, distill=sequence$"
+    with pytest.raises(UserError, match=message):
+        check_overrides("train", ["distill.teacher=RUN"])
+
+
+@pytest.mark.parametrize("word", ["model=base", "optim=adamw", "distill=logits"])
+def test_a_choice_that_a_script_does_not_read_is_refused(word):
+    with pytest.raises(UserError, match=f"evaluate.py reads nothing of .*; leave {word} out"):
+        check_overrides("evaluate", [word, "checkpoint=RUN"])
+
+
+def test_devices_may_be_a_list_or_auto():
+    check_overrides("train", ["trainer.devices=[1]"])
+
+
+def test_a_setting_that_has_to_be_given_is_asked_for():
+    with pytest.raises(UserError, match=r"checkpoint has to be given: evaluate.py checkpoint=..."):
+        check_overrides("evaluate", ["task=refcoco"])
+    with pytest.raises(UserError, match=r"teacher has to be given: python -m training.fill_cache distill.teacher=..."):
+        check_overrides("fill_cache", ["distill=logits"])
+
+
+def test_a_run_that_is_to_go_on_in_its_folder_needs_one_that_stays(tmp_path):
+    with pytest.raises(UserError, match="resume=auto needs hydra.run.dir=FOLDER: without it, each start has a folder"):
+        check_folder("train", ["resume=auto"], is_sweep=False)
+    with pytest.raises(UserError, match="resume=auto needs hydra.sweep.dir=FOLDER"):
+        check_folder("train", ["resume=auto", "seed=1,2", f"hydra.run.dir={tmp_path}"], is_sweep=True)
+    check_folder("train", ["resume=auto", f"hydra.run.dir={tmp_path}/new/${{task.name}}"], is_sweep=False)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="hydra.run.dir=.*file/run: .*file cannot be written; give a folder that can"):
+        check_folder("train", [f"hydra.run.dir={tmp_path}/file/run"], is_sweep=False)
+
+
+def test_a_cluster_is_reached_by_sweeps_where_its_commands_are(monkeypatch):
+    config = check_overrides("train", ["cluster=slurm"])
+    with pytest.raises(UserError, match="cluster=slurm starts jobs by -m"):
+        check_cluster(config, is_sweep=False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="there is no command sbatch here"):
+        check_cluster(config, is_sweep=True)
+    check_cluster(check_overrides("train", []), is_sweep=False)
+
+
+def test_a_job_goes_on_by_itself_and_saves_between_validations_unless_told_otherwise():
+    assert check_overrides("train", []).resume is None
+    config = check_overrides("train", ["cluster=slurm"])
+    assert (config.resume, config.save_every) == ("auto", 100)
+    assert check_overrides("train", ["cluster=slurm", "save_every=7"]).save_every == 7
+
+
+def test_the_other_processes_of_a_job_start_with_its_words(monkeypatch):
+    config = check_overrides("train", ["cluster=slurm", "trainer=ddp", "trainer.devices=2"])
+    monkeypatch.setenv("OFA_PARENT", "1")
+    monkeypatch.setenv("PATH", "")  # on a machine that no jobs are submitted from
+    check_cluster(config, is_sweep=False)
+
+
+def test_a_launcher_that_is_not_installed_is_named_with_the_command_that_installs_it(monkeypatch):
+    Plugins.instance()  # has told the store of all that are installed
+    monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "submitit_slurm.yaml")
+    with pytest.raises(UserError, match=r"cluster=slurm needs Hydra's launcher for it; .* pip install -e '.\[slurm\]'"):
+        check_overrides("train", ["cluster=slurm"])
+
+
+QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # "disabled" would outlast the test
+
+
+def start(monkeypatch, function, *words):
+    """What `python train.py WORDS` does, where training is `function`; the exit status or the last sentence."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *words, *QUIET])
+    with pytest.raises(SystemExit) as end:
+        command("train")(function)()
+    return end.value.code
+
+
+def test_a_run_of_a_sweep_that_a_mistake_ends_leaves_the_others_alone(monkeypatch, tmp_path, capsys):
+    rates = []
+
+    def train(config):
+        rates.append(config.optim.lr)
+        if config.optim.lr < 0:
+            raise UserError("optim.lr=-1 is too small")
+        if config.optim.lr > 1:
+            raise RuntimeError("no memory left")
+
+    words = ["-m", "optim.lr=-1,2,1e-3", f"hydra.sweep.dir={tmp_path}"]
+    assert start(monkeypatch, train, *words) == f"error: 2 runs of the sweep failed: {tmp_path}/0, {tmp_path}/1"
+    assert rates == [-1, 2, 1e-3]
+    said = capsys.readouterr().err
+    assert "\nerror: optim.lr=-1 is too small\n" in f"\n{said}" and "RuntimeError: no memory left" in said
+
+
+def test_a_search_survives_trials_that_fail_but_not_when_all_do(monkeypatch, tmp_path, capfd):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    rates = []
+
+    def train(config):
+        rates.append(config.optim.lr)
+        if len(rates) != good:
+            raise UserError(f"optim.lr is no good in run {len(rates)}")
+        return 0.5
+
+    words = ["-m", "hydra/sweeper=search", "hydra.sweeper.n_trials=3", "optim.lr=interval(1e-3,1.0)"]
+    good = 2
+    assert start(monkeypatch, train, *words, f"hydra.sweep.dir={tmp_path}").startswith("error: 2 runs of the sweep")
+    best = OmegaConf.load(tmp_path / "optimization_results.yaml")
+    assert (best.best_value, best.best_params["optim.lr"]) == (0.5, rates[1])
+    rates, good = [], None
+    assert start(monkeypatch, train, *words, f"hydra.sweep.dir={tmp_path}/none") == (
+        f"error: all 3 trials of the search failed; the first, in {tmp_path}/none/0: optim.lr is no good in run 1"
+    )
+    assert "Traceback" not in capfd.readouterr().err
+
+
+OF_TWO = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+
+
+def test_a_run_of_a_sweep_of_several_processes_is_a_command_of_its_own(monkeypatch, tmp_path):
+    commands = []
+
+    def run_apart(command, signals):
+        commands.append(command)
+        if "optim.lr=-1" in command:
+            raise RunFailed
+
+    monkeypatch.setattr(command_line, "run_apart", run_apart)
+    of_hydra = ["hydra.verbose=[data]", "+hydra.job.env_set.A=b"]
+    of_sweep = ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=1", "hydra/launcher=basic"]
+    words = ["-m", *OF_TWO, *of_sweep, *of_hydra, "optim.lr=-1,1", f"hydra.sweep.dir={tmp_path}"]
+    assert start(monkeypatch, pytest.fail, *words) == f"error: 1 runs of the sweep failed: {tmp_path}/0"
+    for number, (words, rate) in enumerate(zip(commands, (-1, 1), strict=True)):
+        assert words[2:] == [*OF_TWO, f"optim.lr={rate}", *of_hydra, *QUIET, f"hydra.run.dir='{tmp_path}/{number}'"]
+
+
+def test_such_a_run_tells_the_sweep_where_it_was_stopped_and_leaves_the_rest_to_it(monkeypatch, tmp_path, capsys):
+    def train(config):
+        assert OUTCOME not in os.environ  # for the processes that it starts
+        raise Preempted("SIGUSR1: stopped behind update 3")
+
+    monkeypatch.setenv(OUTCOME, str(tmp_path / "outcome"))
+    assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == 75
+    assert json.loads((tmp_path / "outcome").read_text())["stopped"] == "SIGUSR1: stopped behind update 3"
+    assert "SIGUSR1" not in capsys.readouterr().err
+
+
+def test_a_job_that_is_not_to_be_queued_again_ends_with_an_error(monkeypatch, tmp_path):
+    def stop(config):
+        raise Preempted("SIGUSR1: stopped behind update 3")
+
+    def refuse(config):
+        raise UserError("job 7 is not queued again")
+
+    monkeypatch.setattr(command_line, "how_it_goes_on", refuse)
+    said = "error: SIGUSR1: stopped behind update 3; job 7 is not queued again"
+    assert start(monkeypatch, stop, f"hydra.run.dir={tmp_path}") == said
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOSPC])
+def test_a_file_that_cannot_be_used_is_named_with_the_checkpoint_to_go_on_from(monkeypatch, tmp_path, capsys, number):
+    def train(config):
+        raise OSError(number, os.strerror(number), "metrics.csv")
+
+    assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == FILE_STATUS
+    assert "; there was no checkpoint yet" in capsys.readouterr().err
+    last = tmp_path / "checkpoints/last.ckpt"
+    last.parent.mkdir()
+    last.touch()
+    assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == FILE_STATUS
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("error: metrics.csv") and f"then go on from {last}, " in sentence
+
+
+def test_a_full_disk_ends_a_sweep_whatever_file_has_met_it(monkeypatch, tmp_path, capsys):
+    def log(config):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
+
+    def save(config):
+        part_of(tmp_path / "last.ckpt").symlink_to("/dev/full")  # where every write finds the disk full
+        CheckpointFiles().save_checkpoint({"global_step": 1}, tmp_path / "last.ckpt")
+
+    words = ["-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}"]
+    for train, said in ((log, "metrics.csv was not written: the disk"), (save, "last.ckpt was not written: the disk")):
+        assert start(monkeypatch, train, *words) == FILE_STATUS
+        assert capsys.readouterr().err.count(said) == 1  # by the first of two runs
+
+
+def test_an_error_of_the_system_that_is_about_no_file_stays_as_it_is(monkeypatch, tmp_path, capsys):
+    def train(config):
+        raise OSError(errno.EIO, "no file")
+
+    assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == 1
+    assert "OSError" in capsys.readouterr().err

@@ -1,0 +1,50 @@
+import os
+import zipfile
+from pathlib import Path
+
+import torch
+
+from runtime.digest import digest
+from training import digest as digests
+
+
+def test_a_file_is_known_by_its_content(tmp_path):
+    (tmp_path / "a").write_text("text")
+    (tmp_path / "b").write_text("text")
+    (tmp_path / "c").write_text("texT")
+    a, b, c = (digest(tmp_path / name) for name in "abc")
+    assert a == b != c
+
+
+def test_a_file_is_read_again_only_where_it_was_written_to_since(tmp_path, monkeypatch):
+    file = tmp_path / "a"
+    file.write_text("text")
+    before = digest(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", None)
+        assert digest(file) == before
+    file.write_text("texT")
+    os.utime(file, (1, 1))  # a clock that has ticked
+    assert digest(file) != before
+
+
+def test_of_a_large_file_size_ends_and_a_block_in_each_stride_count(tmp_path, monkeypatch):
+    for name, value in {"WHOLE": 100, "END": 50, "BLOCK": 10, "STRIDE": 25}.items():
+        monkeypatch.setattr(digests, name, value)
+
+    def of(text):
+        file = tmp_path / f"large{len(list(tmp_path.iterdir()))}"
+        file.write_text(text)
+        return digest(file)
+
+    same = of("a" * 200)
+    for place in (0, 49, 50, 59, 75, 109, 125, 150, 199):
+        assert of("a" * place + "b" + "a" * (199 - place)) != same
+    assert of("a" * 120 + "b" + "a" * 79) == same
+    assert of("a" * 201) != same
+
+
+def test_the_end_of_a_checkpoint_holds_a_checksum_of_each_tensor(tmp_path):
+    torch.save({"weight": torch.ones(3)}, tmp_path / "a.ckpt")
+    (entry,) = (one for one in zipfile.ZipFile(tmp_path / "a.ckpt").infolist() if one.filename.endswith("data/0"))
+    assert entry.CRC != 0

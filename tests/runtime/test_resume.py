@@ -1,0 +1,570 @@
+"""A run that was interrupted and resumed is, to the last bit, the run that was not."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from helpers.distilling import make_model, make_plan, save
+from helpers.runs import ROOT, run
+from helpers.small_fits import make_trainer
+from omegaconf import OmegaConf
+from pytorch_lightning.loggers import CSVLogger
+
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from data.batch import Sample
+from data.module import OFADataModule
+from data.teacher_answers import TeacherAnswers
+from ofa.config import OFAConfig
+from ofa.errors import UserError
+from ofa.generation import GenerationOptions
+from ofa.model import OFAModel
+from runtime.checkpoint_io import CheckpointFiles
+from runtime.preemption import Preempted
+from runtime.resume import ResumePoint, find_resume_point
+from runtime.truncate_logs import truncate_csv_logs
+from training.build import build_teacher
+from training.distillation.cache import TeacherCache
+from training.distillation.module import DistillationModule
+from training.distillation.teacher import Teacher
+from training.freezing import Freezing
+from training.module import TrainingModule
+from training.optim import Optim
+from training.trainer import learnt_files, training_callbacks
+
+MICRO = OFAConfig.from_name("micro", dropout=0.2, init_std=0.1)
+TEACHER = OFAConfig.from_name("micro", d_model=96, encoder_attention_heads=6, decoder_attention_heads=6)
+
+
+def read(folder, name="last"):
+    return torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
+
+
+def logged(folder):
+    """What was logged in training, by step."""
+    rows = csv.DictReader((folder / "metrics.csv").open())
+    return [{k: v for k, v in row.items() if v and "val" not in k} for row in rows if row["train/loss"]]
+
+
+def validated(folder):
+    """Behind which update each validation was."""
+    return [row["step"] for row in csv.DictReader((folder / "metrics.csv").open()) if row["val/score"]]
+
+
+def learning_rates(folder):
+    return [row["lr"] for row in csv.DictReader((folder / "metrics.csv").open()) if row["lr"]]
+
+
+def assert_equal(first, second):
+    """Everything that training goes on from: weights, their average, optimizer, schedule, position, random states."""
+    assert first.keys() == second.keys()
+    for key in first.keys() - {"callbacks", "loops"}:
+        assert same(first[key], second[key]), key
+    loops = [checkpoint["loops"]["fit_loop"] for checkpoint in (first, second)]
+    assert loops[0].keys() == loops[1].keys()
+    for key in loops[0].keys() - {"epoch_loop.val_loop.batch_progress"}:  # of runs that validate at other times
+        assert same(loops[0][key], loops[1][key]), key
+
+
+def same(first, second):
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+
+
+class FallingScore:
+    """Validates by a score that falls from update to update, so that the first validation is the best."""
+
+    def on_validation_epoch_start(self):
+        pass
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def on_validation_epoch_end(self):
+        self.log("val/score", -float(self.global_step))
+
+
+class Scored(FallingScore, TrainingModule):
+    pass
+
+
+class ScoredStudent(FallingScore, DistillationModule):
+    pass
+
+
+def encode(row, rng, train):
+    image = torch.from_numpy(rng.standard_normal((3, 32, 32), "float32"))
+    return Sample(row.values["id"], [0, 11, int(row.values["id"]) + 20, 2], [8, 9, 2], image, truth=None)
+
+
+def write_rows(path, rows=10):
+    path.write_text("".join(f"{i}\n" for i in range(rows)))
+    return path
+
+
+def make_trained(teacher, cache):
+    """With a teacher, one that learns, more and more, from its logits in a cache."""
+    parts = OFAModel(MICRO), SimpleNamespace(tree=None), GenerationOptions()
+    optim, freezing = Optim(lr=1e-3, warmup_steps=2), Freezing()
+    if teacher is None:
+        return Scored(*parts, LabelSmoothedCrossEntropy(0.1), optim, freezing)
+    plan = make_plan(teacher, cache=str(cache), kd_schedule="growing")
+    teacher = build_teacher(plan, TeacherCache(cache, 10, {}))
+    return ScoredStudent(*parts, plan.criterion, optim, freezing, teacher)
+
+
+def fit(
+    file, folder, checkpoint=None, interrupt=None, workers=0, seed=1, teacher=None, cache=None, files=None,
+    save_every=None, continues=None, more=(), **options,
+):  # fmt: skip
+    pl.seed_everything(seed, verbose=False)
+    data = OFADataModule(
+        {"train": file, "val": file}, {"id": 0}, encode, batch_size=2, eval_batch_size=5, num_workers=workers,
+        train_views=None if cache is None else 1,
+    )  # fmt: skip
+    module = make_trained(teacher, cache)
+    settings = {"pictures": 0, "ema": {"decay": 0.9}, "save_every": save_every, "signals": ["SIGUSR1"]}
+    config = OmegaConf.create(settings)
+    callbacks = training_callbacks(config, SimpleNamespace(best="score"), folder, files or {})
+    trainer = make_trainer(
+        folder, [*callbacks, *more], interrupt, max_epochs=3, logger=CSVLogger(folder, "", ""), gradient_clip_val=1.0,
+        plugins=[CheckpointFiles()], **options,
+    )  # fmt: skip
+    if continues is not None:
+        truncate_csv_logs(trainer.loggers, *continues)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize(
+    ("every", "accumulate", "interrupt", "behind", "workers", "save_every"),
+    [
+        (3, 1, 5, 3, 0, None),  # in the middle of an epoch
+        (3, 1, 8, 6, 1, None),  # of the second, with a worker
+        (5, 1, 7, 5, 0, None),  # at the end of an epoch
+        (3, 2, 4, 3, 0, None),  # between the two batches of an update
+        (4, 1, 8, 7, 0, 7),  # behind an update without a validation, in the middle of an epoch
+        (6, 2, 8, 7, 0, 4),  # behind an update of two batches
+        (3, 1, 6, 5, 0, 5),  # at the end of an epoch without a validation
+    ],
+)
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(
+    tmp_path, every, accumulate, interrupt, behind, workers, save_every
+):
+    file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": every, "workers": workers}
+    options["save_every"] = save_every
+    options["accumulate_grad_batches"] = accumulate
+    fit(file, tmp_path / "whole", **options)
+    with pytest.raises(InterruptedError):
+        fit(file, tmp_path / "first", interrupt=interrupt, **options)
+    (process,) = read(tmp_path / "first")["processes"]
+    assert bool(process["gradients"]) == (behind % 5 % accumulate > 0)
+    best_of_first = read(tmp_path / "first", "best")
+    trainer = fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", seed=2, **options)
+
+    assert_equal(read(tmp_path / "whole"), read(tmp_path / "second"))
+    done = read(tmp_path / "first")["global_step"]
+    whole, second = (logged(tmp_path / name) for name in ("whole", "second"))
+    assert second == [row for row in whole if int(row["step"]) >= done]
+    rates = learning_rates(tmp_path / "second")
+    assert rates and rates == learning_rates(tmp_path / "whole")[-len(rates) :]
+    assert trainer.checkpoint_callback.best_model_path == str((tmp_path / "second/checkpoints/best.ckpt").resolve())
+    assert_equal(read(tmp_path / "second", "best"), best_of_first)
+
+
+class SendSignal(pl.Callback):
+    def __init__(self, batch):
+        self.left = batch
+
+    def on_train_batch_start(self, *args):
+        self.left -= 1
+        if not self.left:
+            signal.raise_signal(signal.SIGUSR1)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize(
+    ("every", "accumulate", "batch", "behind", "workers"),
+    [
+        (4, 1, 5, 5, 1),  # at the end of an epoch
+        (3, 1, 6, 6, 0),  # where a validation is due
+        (4, 2, 1, 1, 0),  # in the first batch of an update of two, before any validation
+    ],
+)
+def test_a_run_that_a_signal_ends_goes_on_from_the_very_update(tmp_path, every, accumulate, batch, behind, workers):
+    file = write_rows(tmp_path / "rows.tsv")
+    options = {"val_check_interval": every, "accumulate_grad_batches": accumulate, "workers": workers}
+    fit(file, tmp_path / "whole", **options)
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        with pytest.raises(Preempted, match=f"SIGUSR1: stopped behind update {behind}, which"):
+            fit(file, tmp_path / "first", more=[SendSignal(batch)], **options)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert read(tmp_path / "first")["global_step"] == behind
+    fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", seed=2, **options)
+
+    for name in ("last", "best"):
+        assert_equal(read(tmp_path / "whole", name), read(tmp_path / "second", name))
+    whole, first, second = (logged(tmp_path / name) for name in ("whole", "first", "second"))
+    assert first + second == whole
+
+
+def stop_in_validation(file, folder, batch, start=None, **options):
+    """Sends a signal in a batch of the validations; there are two in each, and a validation of trial at the start.
+
+    A run that goes on, where `start` is go_on_in_place, has none of trial.
+    """
+    send, before = SendSignal(batch), signal.getsignal(signal.SIGUSR1)
+    send.on_validation_batch_start, send.on_train_batch_start = send.on_train_batch_start, lambda *_: None
+    try:
+        with pytest.raises(Preempted) as stop:
+            (start or fit)(file, folder, more=[send], **options)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    return str(stop.value)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("every", [None, 3])
+def test_a_run_that_a_signal_ends_in_a_validation_goes_on_with_it(tmp_path, whole, every):
+    file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3, "save_every": every}
+    last = tmp_path / "first/checkpoints/last.ckpt"
+    said = stop_in_validation(file, tmp_path / "first", 4, **options)
+    assert said == f"SIGUSR1: stopped in a validation behind update 3, which {last} holds"
+    trainer = fit(file, tmp_path / "second", last, seed=2, **options)
+    assert trainer.checkpoint_callback.best_model_score == -3
+    assert_equal(read(whole), read(tmp_path / "second"))
+    assert same(read(whole, "best")["state_dict"], read(tmp_path / "second", "best")["state_dict"])
+    assert logged(tmp_path / "second") == logged(whole)[3:]
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("updates", [3, 5])  # in the middle and at the end of an epoch
+def test_a_run_that_is_stopped_in_its_last_validation_goes_on_with_it(tmp_path, updates):
+    file, run = write_rows(tmp_path / "rows.tsv"), tmp_path / "run"
+    options = {"val_check_interval": updates, "max_steps": updates}
+    fit(file, tmp_path / "whole", **options)
+    said = stop_in_validation(file, run, 3, **options)
+    assert said.startswith(f"SIGUSR1: stopped in a validation behind update {updates}, which")
+    trainer = go_on_in_place(file, run, **options)
+    assert trainer.max_steps == updates
+    for name in ("last", "best"):
+        assert_equal(read(tmp_path / "whole", name), read(run, name))
+    assert logged(run) == logged(tmp_path / "whole")
+    assert validated(run) == validated(tmp_path / "whole")
+
+
+def test_a_run_that_is_stopped_in_a_validation_says_which_update_was_saved(tmp_path):
+    file, run = write_rows(tmp_path / "rows.tsv"), tmp_path / "run"
+    options = {"val_check_interval": 3, "accumulate_grad_batches": 2}  # between the two batches of an update
+    said = stop_in_validation(file, run, 3, **options)
+    assert said == "SIGUSR1: stopped in a validation, before anything was saved"
+    said = stop_in_validation(file, run, 5, **options)
+    last = run / "checkpoints/last.ckpt"
+    assert said == f"SIGUSR1: stopped in a validation behind update 3; {last} holds update {read(run)['global_step']}"
+    assert read(run)["global_step"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_run_that_is_stopped_in_the_validation_at_the_end_of_an_epoch_goes_on_with_it_as_often_as_need_be(tmp_path):
+    file, options, run = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 5}, tmp_path / "run"
+    fit(file, tmp_path / "whole", **options)
+    held = f"which {run / 'checkpoints/last.ckpt'} holds"
+    said = stop_in_validation(file, run, 3, **options)
+    assert said == f"SIGUSR1: stopped in a validation behind update 5, {held}"
+    said = stop_in_validation(file, run, 2, go_on_in_place, **options)
+    assert said == f"SIGUSR1: stopped in a validation behind update 5, {held}"
+    with pytest.raises(InterruptedError):
+        go_on_in_place(file, run, interrupt=2, **options)
+    assert read(run)["global_step"] == 5 and read(run, "best")["global_step"] == 5
+    said = stop_in_validation(file, run, 2, go_on_in_place, **options)
+    assert said == f"SIGUSR1: stopped in a validation behind update 10, {held}"
+    trainer = go_on_in_place(file, run, **options)
+    assert trainer.checkpoint_callback.best_model_score == -5
+    assert_equal(read(run), read(tmp_path / "whole"))
+    assert logged(run) == logged(tmp_path / "whole")
+    assert validated(run) == validated(tmp_path / "whole")
+
+
+def go_on_in_place(file, folder, **options):
+    """A run that was interrupted, in the folder it has, as train.py goes on with it."""
+    last = folder / "checkpoints/last.ckpt"
+    continues = (read(folder)["global_step"], read(folder)["validates_first"])
+    return fit(file, folder, last, seed=2, continues=continues, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    fit(write_rows(folder / "rows.tsv"), folder, val_check_interval=3)
+    return folder
+
+
+def test_a_run_goes_on_in_its_own_folder(tmp_path, whole):
+    file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3, "save_every": 2}
+    for interrupt in (5, 3):
+        with pytest.raises(InterruptedError):
+            if interrupt == 5:
+                fit(file, tmp_path / "run", interrupt=5, **options)
+            else:
+                go_on_in_place(file, tmp_path / "run", interrupt=3, **options)
+    trainer = go_on_in_place(file, tmp_path / "run", **options)
+    assert_equal(read(tmp_path / "run"), read(whole))
+    assert_equal(read(tmp_path / "run", "best"), read(whole, "best"))
+    assert trainer.checkpoint_callback.best_model_score == -3
+    assert logged(tmp_path / "run") == logged(whole)
+    assert learning_rates(tmp_path / "run") == learning_rates(whole)
+
+
+def test_a_lost_best_checkpoint_is_said_and_another_one_is_chosen(tmp_path, caplog):
+    file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3}
+    with pytest.raises(InterruptedError):
+        fit(file, tmp_path / "run", interrupt=8, **options)
+    best = tmp_path / "run/checkpoints/best.ckpt"
+    best.write_bytes(best.read_bytes()[:1000])
+    trainer = go_on_in_place(file, tmp_path / "run", **options)
+    assert f"{best} is lost (File is not a zip file): the best checkpoint is chosen among the coming" in caplog.text
+    assert trainer.checkpoint_callback.best_model_score == -9
+    assert read(tmp_path / "run", "best")["global_step"] == 9
+
+
+class Change(pl.Callback):
+    """Changes a file behind some batch."""
+
+    def __init__(self, batch, change):
+        self.left, self.change = batch, change
+
+    def on_train_batch_end(self, *args):
+        self.left -= 1
+        if not self.left:
+            self.change()
+
+
+def test_a_data_file_that_is_deleted_in_mid_epoch_does_no_harm(tmp_path, whole):
+    file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3}
+    fit(file, tmp_path / "run", more=[Change(7, file.unlink)], **options)
+    assert_equal(read(tmp_path / "run"), read(whole))
+    with pytest.raises(UserError, match="rows.tsv does not exist"):
+        go_on_in_place(file, tmp_path / "run", **options)
+
+
+def test_a_data_file_that_is_cut_in_mid_epoch_ends_the_run_behind_its_last_update(tmp_path, whole):
+    file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 5, "workers": 1}
+    content = file.read_bytes()
+    with pytest.raises(UserError, match="rows.tsv was changed while it was read: it had 20 bytes and has 10; put back"):
+        fit(file, tmp_path / "run", more=[Change(6, lambda: os.truncate(file, 10))], **options)
+    assert read(tmp_path / "run")["global_step"] > 5  # where the last validation was
+    file.write_bytes(content)
+    go_on_in_place(file, tmp_path / "run", **options)
+    assert_equal(read(tmp_path / "run"), read(whole))
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_resumed_run_goes_on_with_its_half_filled_teacher_cache(tmp_path, monkeypatch):
+    file, teacher = write_rows(tmp_path / "rows.tsv"), save(make_model(TEACHER, 1), tmp_path / "teacher")
+    asked, answer = [], Teacher.__call__
+    monkeypatch.setattr(
+        Teacher, "__call__", lambda self, batch, targets: (asked.extend(batch.ids), answer(self, batch, targets))[1]
+    )
+    options = {"val_check_interval": 3, "teacher": teacher}
+    fit(file, tmp_path / "whole", cache=tmp_path / "whole_cache", **options)
+    assert len(asked) == len(set(asked)) == 10
+    with pytest.raises(InterruptedError):
+        fit(file, tmp_path / "first", cache=tmp_path / "cache", interrupt=4, **options)
+    assert len(asked) == 18  # the batch behind the checkpoint is known, too
+    last = tmp_path / "first/checkpoints/last.ckpt"
+    fit(file, tmp_path / "second", last, cache=tmp_path / "cache", seed=2, **options)
+    assert len(asked) == 20
+    assert_equal(read(tmp_path / "whole"), read(tmp_path / "second"))
+    assert logged(tmp_path / "second") == logged(tmp_path / "whole")[3:]
+
+
+def test_a_run_goes_on_only_with_the_rows_it_had(tmp_path):
+    file = write_rows(tmp_path / "rows.tsv")
+    with pytest.raises(InterruptedError):
+        fit(file, tmp_path / "first", interrupt=4, val_check_interval=3)
+    write_rows(file, rows=12)
+    with pytest.raises(UserError, match="the run to resume had 10 rows of training, and these are 12"):
+        fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", val_check_interval=3)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_run_goes_on_only_with_files_of_the_content_they_had(tmp_path):
+    file, last = write_rows(tmp_path / "rows.tsv"), tmp_path / "first/checkpoints/last.ckpt"
+    files = {"training file (data)": [file], "teacher (distill.teacher)": [tmp_path / "a", tmp_path / "b"]}
+    for path in files["teacher (distill.teacher)"]:
+        path.write_text("weights")
+    options = {"val_check_interval": 3, "files": files}
+    with pytest.raises(InterruptedError):
+        fit(file, tmp_path / "first", interrupt=4, **options)
+    (tmp_path / "b").write_text("Weights")
+    with pytest.raises(UserError, match=r"the run of .*last.ckpt had another teacher \(distill.teacher\); give"):
+        fit(file, tmp_path / "second", last, **options)
+    (tmp_path / "a").rename(tmp_path / "c")
+    (tmp_path / "b").write_text("weights")
+    files["teacher (distill.teacher)"][0] = tmp_path / "c"
+    fit(file, tmp_path / "second", last, **options)
+
+
+def test_a_run_goes_on_only_with_what_it_learns_from(tmp_path):
+    paths = {name: write_rows(tmp_path / name) for name in ("train", "val", "answers", "teacher")}
+    data = OFADataModule(
+        {"train": paths["train"], "val": paths["val"]}, {"id": 0}, encode, batch_size=2, eval_batch_size=5,
+        teacher_answers=TeacherAnswers(paths["answers"], "id", {}),
+    )  # fmt: skip
+    files = learnt_files(data, SimpleNamespace(weight_files=[paths["teacher"]]))
+    assert sorted(path.name for group in files.values() for path in group) == ["answers", "teacher", "train"]
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """The configuration and the folder of a run, whose last checkpoint says as much as is read of it here."""
+    config = OmegaConf.create(
+        {"resume": str(tmp_path / "run"), "seed": 1, "optim": {"lr": 0.1}, "ema": {"decay": None}, "distill": {},
+         "data": {"root": "a", "num_workers": 0}, "logger": {"csv": {"x": 1}}}
+    )  # fmt: skip
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    OmegaConf.save(OmegaConf.merge(config, {"resume": None}), tmp_path / "run/config.yaml")
+    checkpoint = {"hyper_parameters": {"model": MICRO.to_dict()}, "global_step": 7}
+    torch.save(checkpoint, tmp_path / "run/checkpoints/last.ckpt")
+    return config, tmp_path / "run"
+
+
+def test_where_files_lie_and_what_is_shown_may_change(interrupted, tmp_path):
+    config, folder = interrupted
+    OmegaConf.update(config, "data", {"root": "b", "num_workers": 4})
+    config.logger = {}
+    found = find_resume_point(config, tmp_path)
+    assert (found.run, found.checkpoint, found.step) == (folder, folder / "checkpoints/last.ckpt", 7)
+    config.resume = None
+    assert find_resume_point(config, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seed", 2, "seed=2, but the run of .*run was started with seed=1; give the words"),
+        ("optim.lr", 0.2, "optim.lr=0.2, but .* with optim.lr=0.1"),
+        ("ema.decay", 0.9, "ema.decay=0.9, but .* with ema.decay=null"),
+        ("distill", {"kd": "ce"}, "distill.kd=ce, but .* with distill.kd=null"),
+    ],
+)
+def test_another_run_is_refused_by_its_first_different_setting(interrupted, tmp_path, key, value, message):
+    config, _ = interrupted
+    OmegaConf.update(config, key, value)
+    with pytest.raises(UserError, match=message):
+        find_resume_point(config, tmp_path)
+
+
+def test_a_missing_or_damaged_run_is_refused_in_one_line(interrupted, tmp_path):
+    config, folder = interrupted
+    with pytest.raises(UserError, match="resume=.*run is hydra.run.dir, too"):
+        find_resume_point(config, folder)
+    last = folder / "checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"last.ckpt is damaged \(.*\); start the run anew"):
+        find_resume_point(config, tmp_path)
+    last.unlink()
+    with pytest.raises(UserError, match="there is no .*last.ckpt, which the first validation writes"):
+        find_resume_point(config, tmp_path)
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="resume=.*run is not the folder of a run"):
+        find_resume_point(config, tmp_path)
+
+
+def test_in_place_a_run_goes_on_where_its_folder_holds_a_checkpoint(interrupted, tmp_path):
+    config, folder = interrupted
+    config.resume = "auto"
+    found = find_resume_point(config, folder)
+    assert found == ResumePoint(
+        folder, folder / "checkpoints/last.ckpt", step=7, validates_first=False, is_tested=False
+    )
+    (folder / "metrics.json").write_text("{}")
+    assert find_resume_point(config, folder).is_tested
+    assert find_resume_point(config, tmp_path / "empty") is None
+    config.seed = 2
+    with pytest.raises(UserError, match="seed=2, but the run of .*run was started with seed=1"):
+        find_resume_point(config, folder)
+
+
+def test_a_damaged_last_checkpoint_is_left_for_the_one_before(interrupted, tmp_path, caplog):
+    config, folder = interrupted
+    last, previous = (folder / f"checkpoints/{name}.ckpt" for name in ("last", "last.previous"))
+    shutil.copyfile(last, previous)
+    last.write_bytes(last.read_bytes()[:-100])
+    assert find_resume_point(config, tmp_path).checkpoint == previous
+    assert f"{last} is damaged (" in caplog.text
+    assert f"going on from the checkpoint before it, {previous}" in caplog.text
+    config.resume = "auto"
+    assert find_resume_point(config, folder).checkpoint == previous
+    assert not last.exists() and (folder / "checkpoints/last.damaged.ckpt").exists()
+    assert find_resume_point(config, folder).checkpoint == previous
+    previous.write_bytes(b"")
+    with pytest.raises(UserError, match=r"last.previous.ckpt is damaged \(.*\); start the run anew in another folder"):
+        find_resume_point(config, folder)
+
+
+def test_a_folder_that_holds_a_run_is_not_taken_for_another(interrupted):
+    config, folder = interrupted
+    config.resume = None
+    with pytest.raises(UserError, match="hydra.run.dir=.*run holds the checkpoints of a run already; go on with it by"):
+        find_resume_point(config, folder)
+
+
+SMALL_DEMO = ["model=micro", "data.rows.train=64", "data.rows.evaluation=10", "task.image_size=32",
+              "data.batch_size=16", "data.scenes.grid=2", "model.dropout=0.2", "ema.decay=0.9", "trainer.max_steps=10",
+              "validate_every=3", "trainer.log_every_n_steps=1", "distill=hidden", "distill.teacher=teacher",
+              "distill.kd_schedule=growing", "distill.init_from_teacher=first"]  # fmt: skip
+
+
+def test_a_run_that_is_killed_and_resumed_ends_as_the_one_that_was_not(tmp_path):
+    torch.manual_seed(0)
+    weights = {f"model.{name}": tensor for name, tensor in OFAModel(TEACHER).state_dict().items()}
+    (tmp_path / "teacher/checkpoints").mkdir(parents=True)
+    torch.save(
+        {"hyper_parameters": {"model": TEACHER.to_dict()}, "state_dict": weights},
+        tmp_path / "teacher/checkpoints/best.ckpt",
+    )
+    run("train.py", *SMALL_DEMO, "hydra.run.dir=whole", folder=tmp_path)
+    kill_behind_a_checkpoint(tmp_path, "hydra.run.dir=first")
+    process = run("train.py", *SMALL_DEMO, "resume=first", "hydra.run.dir=second", folder=tmp_path)
+    assert "going on behind update 3 of first/checkpoints/last.ckpt" in process.stdout
+    assert process.stdout.count("weights of teacher/checkpoints/best.ckpt") == 1  # the student does not start from it
+
+    assert_equal(read(tmp_path / "whole"), read(tmp_path / "second"))
+    assert {name.split(".")[0] for name in read(tmp_path / "second")["current_model_state"]} == {"model", "criterion"}
+    best = [read(tmp_path / name, "best") for name in ("whole", "second")]
+    assert all(same(best[0][key], best[1][key]) for key in best[0].keys() - {"callbacks", "loops"})  # not gone on from
+    assert logged(tmp_path / "second") == logged(tmp_path / "whole")[3:]
+    for name in ("metrics.json", "predictions.jsonl"):
+        assert (tmp_path / "second" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def kill_behind_a_checkpoint(folder, *words):
+    """Start a run and end it as a power cut would, in training, once its first checkpoint is written."""
+    environment = {"OMP_NUM_THREADS": "2", **os.environ, "OFA_CACHE": str(folder / "cache")}  # the same as in `run`
+    command = [sys.executable, ROOT / "train.py", *SMALL_DEMO, *words]
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 200
+        while not (folder / "first/checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    assert read(folder / "first")["global_step"] == 3
+
+
+def test_runs_that_are_killed_again_and_again_end_as_one_that_was_not(tmp_path):
+    process = run("run_scripts/kill_test.py", "--kills", "2", folder=tmp_path)
+    assert process.stdout.startswith("2 kills: ") and "all weights, states, scores and answers are" in process.stdout

@@ -1,0 +1,311 @@
+"""What loggers are told, from the first update to the last, and across a resumed run."""
+
+import csv
+import json
+import subprocess
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from helpers import wandb_files
+from helpers.runs import ROOT
+from helpers.small_fits import make_trainer
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+from wandb.errors import CommError
+
+from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from data.batch import Sample
+from data.module import OFADataModule
+from ofa.config import OFAConfig
+from ofa.errors import UserError
+from ofa.generation import GenerationOptions
+from ofa.model import OFAModel
+from runtime.resume import ResumePoint, find_resume_point
+from tracking.provenance import git_state, provenance
+from tracking.wandb_logger import Wandb
+from training.evaluation import Answer, Answers
+from training.freezing import Freezing
+from training.module import TrainingModule
+from training.optim import Optim
+from training.trainer import build_loggers, training_callbacks
+
+MICRO = OFAConfig.from_name("micro")
+
+
+@dataclass(frozen=True)
+class Said:
+    answer: str
+    box: tuple[float, ...]
+
+
+class Answering(TrainingModule):
+    """Answers every sample alike, and scores by the number of updates."""
+
+    def on_validation_epoch_start(self):
+        pass
+
+    def validation_step(self, batch, batch_idx):
+        return Answers("val", batch, [Answer(name, Said("yes", (0.0, 1.0)), None) for name in batch.ids])
+
+    def on_validation_epoch_end(self):
+        self.log("val/acc@0.5", float(self.global_step))
+
+
+def encode(row, rng, train):
+    image = torch.from_numpy(rng.standard_normal((3, 32, 32), "float32"))
+    return Sample(row.values["id"], [0, 11, 2], [8, 9, 2], image, truth=None)
+
+
+def fit(folder, *loggers, checkpoint=None, interrupt=None):
+    """Six updates of two samples each, a validation after every second, and three pictures of it."""
+    folder.mkdir(exist_ok=True)
+    file = folder.parent / "rows.tsv"
+    if not file.exists():
+        file.write_text("".join(f"{i}\n" for i in range(12)))
+    pl.seed_everything(1, verbose=False)
+    data = OFADataModule({"train": file, "val": file}, {"id": 0}, encode, batch_size=2, eval_batch_size=4)
+    task = SimpleNamespace(tree=None, best="acc@0.5", draw=lambda *answer: Image.new("RGB", (32, 40), "red"))
+    module = Answering(
+        OFAModel(MICRO), task, GenerationOptions(), LabelSmoothedCrossEntropy(0.1), Optim(lr=1e-3), Freezing()
+    )
+    config = OmegaConf.create(
+        {"pictures": 3, "ema": {"decay": None}, "save_every": None, "signals": [], "optim": {"lr": 1e-3}}
+    )
+    trainer = make_trainer(
+        folder, training_callbacks(config, task, folder, {}), interrupt, max_epochs=1, logger=list(loggers),
+        val_check_interval=2,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+def make_wandb(folder, interrupted=None, mode="offline"):
+    return Wandb(str(folder), mode, project="ofa", entity=None, name="a run", group=None, interrupted=interrupted)
+
+
+@pytest.fixture(scope="module")
+def make_mlflow(tmp_path_factory):
+    """Makes loggers of one database, which takes seconds to be there."""
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    from tracking.mlflow_logger import MLflow
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    address = f"sqlite:///{folder}/mlflow.db"
+    mlflow.MlflowClient(address).create_experiment("ofa", artifact_location=str(folder / "artifacts"))
+    return lambda folder, interrupted=None: MLflow(str(folder), address, "ofa", "a run", interrupted)
+
+
+TRAINING = {
+    "train/loss", "train/gradient_norm", "lr", "speed/samples_per_second", "memory/resident_peak_gib",
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_wandb_offline_holds_every_kind_of_value_and_a_resumed_run_goes_on_with_it(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    with pytest.raises(InterruptedError):
+        fit(first, make_wandb(first), interrupt=5)
+    logger = make_wandb(second, interrupted=str(first))
+    fit(second, logger, checkpoint=first / "checkpoints/last.ckpt")
+    logger.experiment.finish()
+    for folder in (first, second):
+        wandb_files.wait_for_end(folder)
+
+    assert wandb_files.run_record(first).run_id == wandb_files.run_record(second).run_id
+    rows = wandb_files.history(first), wandb_files.history(second)
+    assert [row["_step"] for row in rows[0]] == [0, 1, 2, 3, 4]  # the last is behind the checkpoint of update 4
+    assert [row["_step"] for row in rows[1]] == [4, 5, 6]  # of six updates, and of the end
+    assert not {*TRAINING, "train/nll"} & rows[0][4].keys() & rows[1][0].keys()  # each value of that row comes once
+    for row in (*rows[0][:4], rows[0][4] | rows[1][0], rows[1][1]):
+        assert TRAINING <= row.keys(), row
+    validated = [row for row in (*rows[0], *rows[1]) if "val/acc@0.5" in row]
+    assert [row["val/acc@0.5"] for row in validated] == [2, 4, 6]
+    for row, folder in zip(validated, (first, first, second), strict=True):
+        assert row["predictions/val/nrows"] == 3
+        files = list((folder / "wandb").glob(f"offline-run-*/files/{row['answers/val/filenames'][0]}"))
+        assert row["answers/val/count"] == 3 and Image.open(files[0]).size == (32, 40)
+        assert row["answers/val/captions"] == ["0", "1", "2"]
+    assert rows[1][-1]["best/val/acc@0.5"] == 6
+    assert wandb_files.configuration(second)["optim"] == {"lr": 1e-3}
+    assert wandb_files.configuration(second)["provenance"]["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_resumed_run_goes_on_with_its_run_of_mlflow_and_no_step_comes_twice(tmp_path, make_mlflow):
+    first, second = tmp_path / "first", tmp_path / "second"
+    with pytest.raises(InterruptedError):
+        fit(first, make_mlflow(first), interrupt=5)
+    second.mkdir()
+    logger = make_mlflow(second, interrupted=str(first))
+    assert logger.experiment.get_run(logger.run_id).info.status == "RUNNING"
+    fit(second, logger, checkpoint=first / "checkpoints/last.ckpt")
+
+    assert (first / "mlflow.json").read_text() == (second / "mlflow.json").read_text()
+    history = {
+        name: [value.step for value in logger.experiment.get_metric_history(logger.run_id, name)]
+        for name in (*TRAINING, "val/acc0.5", "best/val/acc0.5")
+    }
+    assert history == {
+        **dict.fromkeys(TRAINING, list(range(6))), "val/acc0.5": [1, 3, 5], "best/val/acc0.5": [6],
+    }  # fmt: skip
+    run = logger.experiment.get_run(logger.run_id)
+    assert run.info.status == "FINISHED" and run.data.params["optim/lr"] == "0.001"
+    (first / "mlflow.json").write_text('{"id": "abc"}')
+    with pytest.raises(UserError, match=r"tracking_uri=sqlite:.* \(.*abc.*\); .* has the run abc, with which this one"):
+        make_mlflow(second, interrupted=str(first)).log_metrics({"lr": 1.0}, 0)
+
+
+def test_offline_the_last_row_of_a_run_that_ended_in_its_test_is_given_the_scores(tmp_path):
+    first = make_wandb(tmp_path)
+    first.log_metrics({"lr": 1.0}, 5)
+    first.log_metrics({"best/val/score": 0.5}, 6)
+    first.finalize("failed")
+    wandb_files.wait_for_end(tmp_path)
+    (tmp_path / "wandb").rename(tmp_path / "before")
+    second = make_wandb(tmp_path, interrupted=str(tmp_path))
+    for name, step in (("lr", 5), ("best/val/score", 6), ("test/score", 6)):
+        second.log_metrics({name: 0.5}, step)
+    second.experiment.finish()
+    wandb_files.wait_for_end(tmp_path)
+    (row,) = wandb_files.history(tmp_path)
+    assert (row["_step"], row["test/score"]) == (6, 0.5) and not {"lr", "best/val/score"} & row.keys()
+
+
+@pytest.fixture
+def found(tmp_path, monkeypatch):
+    """The configuration of a run that has its folder's files, the loggers' among them, and may go on with them."""
+    (tmp_path / "wandb.json").write_text('{"id": "a1b2c3d4", "step": 7}')
+    words = ["logger=[csv,tensorboard,wandb]", "logger.wandb.mode=offline", "resume=auto"]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose("train", [*words, f"+hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
+    before = SummaryWriter(tmp_path / "tensorboard")
+    for step in range(10):
+        before.add_scalar("lr", 0.1, step)
+    before.close()
+    return config
+
+
+def steps_of_tensorboard(logger):
+    logger.log_metrics({"loss": 1.0}, 8)
+    logger.finalize("success")
+    events = EventAccumulator(logger.log_dir).Reload()
+    return [event.step for name in events.Tags()["scalars"] for event in events.Scalars(name) if name == "lr"]
+
+
+def test_the_configured_loggers_of_a_resumed_run_go_on_with_what_they_have_of_it(found, tmp_path):
+    interrupted = ResumePoint(tmp_path, tmp_path / "last.ckpt", step=8, validates_first=False, is_tested=False)
+    files, tensorboard, wandb = build_loggers(found, interrupted)
+    assert isinstance(files, CSVLogger) and (wandb.version, wandb.last_step) == ("a1b2c3d4", 7)
+    assert steps_of_tensorboard(tensorboard) == list(range(8))
+
+
+def test_the_loggers_of_a_run_that_left_no_checkpoint_begin_anew_as_training_does(found, tmp_path):
+    _, tensorboard, wandb = build_loggers(found, find_resume_point(found, tmp_path))
+    assert wandb.version != "a1b2c3d4" and wandb.last_step == -1
+    assert steps_of_tensorboard(tensorboard) == []
+
+
+def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path, make_mlflow):
+    folder = tmp_path / "run"
+    loggers = (
+        CSVLogger(folder, "", ""),
+        TensorBoardLogger(folder, "tensorboard", "", default_hp_metric=False),
+        make_mlflow(folder),
+    )
+    fit(folder, *loggers)
+    expected = {*TRAINING, "val/acc@0.5", "best/val/acc@0.5"}
+
+    table = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert expected <= {name for row in table for name, value in row.items() if value}
+    assert OmegaConf.load(folder / "hparams.yaml").provenance.versions.torch == torch.__version__
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert expected <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Images("answers/val")] == [1, 3, 5]
+    for name, content in {"configuration": b"transformers:", "predictions/val": b"uniq_id | answer | box"}.items():
+        assert content in events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0]
+    run = loggers[2].experiment.get_run(loggers[2].run_id)
+    assert {name.replace("@", "") for name in expected} <= run.data.metrics.keys()
+    assert run.data.params["optim/lr"] == "0.001"
+    for kind, end in {"answers": "png", "predictions": "json"}.items():
+        files = loggers[2].experiment.list_artifacts(loggers[2].run_id, kind)
+        assert [file.path for file in files] == [f"{kind}/val_{step}.{end}" for step in (1, 3, 5)]
+
+
+def test_the_speed_leaves_out_the_time_of_validations(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("tracking.tracking.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(Answering, "on_validation_epoch_start", lambda self: setattr(clock, "now", clock.now + 100))
+    monkeypatch.setattr(
+        Answering, "on_train_batch_start", lambda *args: setattr(clock, "now", clock.now + 0.5), raising=False
+    )
+    fit(tmp_path / "run", CSVLogger(tmp_path / "run", "", ""))
+    rows = csv.DictReader((tmp_path / "run/metrics.csv").open())
+    assert {row["speed/samples_per_second"] for row in rows} == {"", "4.0"}
+
+
+def test_wandb_online_without_a_login_is_refused_and_asks_nothing(tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match="nobody is logged in: run `wandb login`, or set logger.wandb.mode=offline"):
+        make_wandb(tmp_path, mode="online")
+    with pytest.raises(UserError, match="logger.wandb.mode=ofline is not one of .*did you mean 'offline'"):
+        make_wandb(tmp_path, mode="ofline")
+
+
+def test_a_server_that_does_not_answer_is_named_with_the_way_round_it(tmp_path, monkeypatch):
+    def fail(**settings):
+        raise CommError("Timed out\nConsider ...")
+
+    monkeypatch.setattr("tracking.wandb_logger.wandb.init", fail)
+    with pytest.raises(UserError, match=r"wandb does not answer \(Timed out\); set logger.wandb.mode=offline"):
+        fit(tmp_path / "run", make_wandb(tmp_path))
+
+
+def test_a_disabled_wandb_writes_nothing_but_its_id(tmp_path):
+    folder = tmp_path / "run"
+    fit(folder, make_wandb(folder, mode="disabled"))
+    assert not (folder / "wandb").exists()
+    assert json.loads((folder / "wandb.json").read_text())["step"] == 6
+
+
+def test_no_logger_and_one_that_is_not_installed_are_refused_by_name(monkeypatch):
+    with pytest.raises(UserError, match="logger=\\[\\] names no logger"):
+        build_loggers(OmegaConf.create({}))
+    monkeypatch.setattr("training.trainer.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="logger=mlflow needs a package .*pip install"):
+        build_loggers(OmegaConf.create({"logger": {"mlflow": {}}}))
+
+
+def test_the_commit_is_that_of_the_repository_and_a_change_of_a_tracked_file_is_seen(tmp_path, monkeypatch):
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        command = ["git", "-C", tmp_path, *identity, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert git_state(tmp_path) is None
+    git("init", "--quiet")
+    (tmp_path / "code.py").write_text("1")
+    git("add", "code.py")
+    git("commit", "--quiet", "-m", "first")
+    assert git_state(tmp_path) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "untracked").write_text("")
+    assert not git_state(tmp_path)["dirty"]
+    (tmp_path / "code.py").write_text("2")
+    assert git_state(tmp_path)["dirty"]
+    (tmp_path / "installed").mkdir()
+    assert git_state(tmp_path / "installed") is None  # a copy of the code in another's repository
+    monkeypatch.setenv("PATH", "")
+    assert git_state(tmp_path) is None
+    assert provenance()["versions"]["transformers"]

@@ -1,0 +1,1 @@
+"""Loggers, sample predictions, provenance and the console report of a run."""

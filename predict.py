@@ -64,7 +64,7 @@ def predict(config: DictConfig) -> None:
 
 def _pipeline_name(config: DictConfig) -> str:
     if config.get("task") is not None:
-        return get_class(config.task["_target_"]).pipeline
+        return get_class(config.task["_target_"]).processor_class.pipeline
     kept = read_task(config.checkpoint)
     if kept is None:
         raise UserError(f"{config.checkpoint} does not say what it was trained for: set task=, such as task=refcoco")

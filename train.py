@@ -71,7 +71,8 @@ def train(config: DictConfig) -> float | None:
     module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
 
     kept = to_task_settings(task, generation)
-    module.save_hyperparameters({"task": asdict(kept)}, logger=False)  # in checkpoints, which can be asked by it
+    if kept is not None:  # in checkpoints, for pipelines
+        module.save_hyperparameters({"task": asdict(kept)}, logger=False)
     if rank() == 0:
         tokenizer.save(folder / "tokenizer")
         atomic_write(folder / CONFIG, lambda part: OmegaConf.save(config, part, resolve=True))

@@ -9,7 +9,6 @@ from PIL import Image
 
 from ofa.inputs import InputError, read_image
 from ofa.pipeline import Pipeline
-from ofa.processors import PromptError
 from prediction.questions import PictureQuestion
 
 
@@ -37,11 +36,8 @@ def check_texts(pipe: Pipeline, questions: Sequence[PictureQuestion]) -> None:
     """
     first = questions[0].texts
     if all(question.texts == first for question in questions):
-        texts = [first.get(name) for name in pipe.processor.texts]
-        try:
-            pipe.ask(*texts)
-        except PromptError as error:
-            raise InputError(str(error)) from error
+        texts = [first.get(name) for name in pipe.processor.text_inputs]
+        pipe.build_prompt(*texts)
 
 
 def _read(question: PictureQuestion) -> Image.Image | InputError:

@@ -37,7 +37,7 @@ def read_questions(source: Path, pipeline: str, given: Mapping[str, str], leave_
     Raises:
         UserError: the source is missing, unreadable or holds no picture; texts are missing, given twice or of no use.
     """
-    wanted = PROCESSORS[pipeline].texts
+    wanted = PROCESSORS[pipeline].text_inputs
     for name in given:
         if name not in wanted:
             texts = " and ".join(["the picture", *wanted])

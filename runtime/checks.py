@@ -49,8 +49,6 @@ def check(config: DictConfig) -> None:
     precision = str(config.trainer.precision)
     if precision.startswith("16") and without_gpu:
         raise UserError(f"trainer.precision={precision} needs a GPU; on a CPU use 32-true or bf16-mixed")
-    if OmegaConf.select(config, "task.name") == "caption_scst" and config.get("init", "") is None:
-        raise UserError("task=caption_scst goes on from a captioning model: set init=RUN, a run of task=caption")
     if str(OmegaConf.select(config, "distill.teacher_precision")).startswith("16") and without_gpu:
         raise UserError("distill.teacher_precision=16-true needs a GPU; on a CPU use 32-true or bf16-true")
     if config.trainer.get("max_steps") == 0:

@@ -16,12 +16,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from criterions.distillation.matching import match_table
+from data.tsv import TSVFile
 from ofa.model import OFAModel
 from runtime.collectives import world_size
 from runtime.run_dir import METRICS
 from tasks.base import Task
-from tasks.caption import Caption
-from tasks.trivial_baselines import trivial_baselines
 from training.data_files import demo_files
 from training.distillation.cache import TeacherCache
 from training.distillation.plan import DistillationPlan
@@ -92,16 +91,16 @@ def say_scores(config: DictConfig, folder: Path, task: Task) -> None:
     """The scores of every split, beside chance where the data is the demo's."""
     metrics = json.loads((folder / METRICS).read_text())
     chance = {}
-    if config.data.name == "demo":
-        files = demo_files(config)
-        chance = {split: trivial_baselines(task, files["train"], files[split]) for split in metrics}
+    if config.data.name == "demo" and task.trivial_baselines is not None:
+        files = {split: TSVFile(file, task.columns, task.n_columns) for split, file in demo_files(config).items()}
+        chance = {split: task.trivial_baselines(files["train"], files[split]) for split in metrics}
     console = Console()
     console.print(score_table(f"{config.task.name}: scores", metrics))
     for name, matrix in _matrices(metrics):
         console.print(_matrix_table(name, matrix))
     if chance:
-        console.print(score_table(f"{task.best} by guessing", chance))
-    unscored = [split for split, values in metrics.items() if task.best not in values]
+        console.print(score_table(f"{task.monitor} by guessing", chance))
+    unscored = [split for split, values in metrics.items() if task.monitor not in values]
     if unscored:
         console.print(f"Not scored, since their rows have no truth: {', '.join(unscored)}", soft_wrap=True)
     console.print(f"Metrics, predictions and pictures are in {folder}", soft_wrap=True)
@@ -136,7 +135,7 @@ def _matrix_table(title: str, matrix: dict[str, dict[str, int]]) -> Table:
 @rank_zero_only
 def say_next(config: DictConfig, folder: Path, task: Task) -> None:
     """What to type after a training run; the choices that shaped its data, task and model are repeated."""
-    other_way = "" if task.scores_candidates else " generation.beam_size=1"
+    other_way = "" if task.processor.scores_candidates else " generation.beam_size=1"
     changed = [word for word in HydraConfig.get().overrides.task if word.split(".")[0] in ("data", "task")]
     of_model = [word for word in HydraConfig.get().overrides.task if word.startswith("model.")]
     words = [f"task={config.task.name}", f"data={config.data.name}"]
@@ -147,10 +146,11 @@ def say_next(config: DictConfig, folder: Path, task: Task) -> None:
         soft_wrap=True,
         highlight=False,
     )
-    if type(task) is Caption:
-        console.print("Train on with CIDEr-D as the reward:", soft_wrap=True)
-        same = [word for word in changed if not word.startswith("data.files")]  # stage 2 has a file of its own
-        stage_2 = shlex.join(["task=caption_scst", f"model={config.model.name}", words[1], *of_model, *same])
+    if task.next_task is not None:
+        name, purpose = task.next_task
+        console.print(purpose, soft_wrap=True)
+        same = [word for word in changed if not word.startswith("data.files")]  # the next task has files of its own
+        stage_2 = shlex.join([f"task={name}", f"model={config.model.name}", words[1], *of_model, *same])
         console.print(
             f"  python train.py {stage_2} init={folder} tokenizer={folder / 'tokenizer'}",
             soft_wrap=True,

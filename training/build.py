@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+from hydra.utils import get_class
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -51,11 +52,16 @@ def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:
 
 
 def build_task(config: DictConfig, tokenizer: Tokenizer) -> Task:
-    settings = {key: value for key, value in to_container(config.task).items() if key != "name"}
+    settings = {key: value for key, value in to_container(config.task).items() if key not in ("name", "_target_")}
+    kind = get_class(config.task["_target_"])
+    if kind.starts_from is not None and config.get("init", "") is None:
+        raise UserError(
+            f"task={config.task.name} starts from a trained model: set init=RUN, a run of task={kind.starts_from}"
+        )
     if settings.get("constrained") and settings["answer_list"] is None:
         settings["answer_list"] = answer_list(config)
     try:
-        return instantiate(settings, tokenizer=tokenizer)
+        return kind.build(tokenizer, **settings)
     except SettingError as error:
         raise error.within("task.") from error
 
@@ -98,7 +104,7 @@ def build_criterion(config: DictConfig, task: Task) -> LabelSmoothedCrossEntropy
     if target == "SelfCritical" and settings:
         raise UserError(f"criterion.{settings[0]} has no meaning for criterion=self_critical; remove it")
     criterion = instantiate(config.criterion)
-    if task.tree is not None and criterion.constraint_range is not None:
+    if task.processor.tree is not None and criterion.constraint_range is not None:
         raise UserError(
             f"criterion.constraint_range={criterion.constraint_range}: task={config.task.name} allows its listed "
             "answers alone; leave it null"
@@ -126,7 +132,7 @@ def build_distillation(
             "start from; set one of them to null"
         )
     return plan_distillation(
-        settings, model_config(config), criterion, tokenizer, config.task.get("image_size"), task.tree
+        settings, model_config(config), criterion, tokenizer, config.task.get("image_size"), task.processor.tree
     )
 
 
@@ -136,7 +142,7 @@ def build_cache(
     """What the teacher said so far, where that is kept; one of another teacher or other data is refused."""
     if distillation is None or distillation.cache is None:
         return None
-    parts = fingerprint(distillation, data, to_container(config.task), task.tree, tokenizer)
+    parts = fingerprint(distillation, data, to_container(config.task), task.processor.tree, tokenizer)
     n_keys = distillation.cache.views * len(data.rows("train"))
     cache = TeacherCache(distillation.cache.folder, n_keys, parts)
     if config.trainer.get("num_nodes", 1) > 1 and len(cache) < n_keys:
@@ -203,15 +209,15 @@ def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
     """The task's own way to generate, with what the configuration changes."""
     changes = {key: value for key, value in to_container(config.generation).items() if value is not None}
     for key, value in changes.items():
-        if key in task.fixed_generation:
+        if key in task.processor.fixed_generation:
             raise UserError(f"generation.{key}={value}: task={config.task.name} decides this itself; leave it null")
-        if key == "softmax_over_tree" and task.tree is None:
+        if key == "softmax_over_tree" and task.processor.tree is None:
             raise UserError(f"generation.{key}={value} has no effect: task={config.task.name} has no list of answers")
-        if task.scores_candidates:
+        if task.processor.scores_candidates:
             raise UserError(
                 f"generation.{key}={value} has no effect where every candidate answer is scored; "
                 "leave it null, or set task.inference=beam_search"
             )
         if isinstance(value, str):
             raise UserError(f"generation.{key}={value} is not a number")
-    return replace(task.generation, **changes)
+    return replace(task.processor.generation, **changes)

@@ -82,7 +82,7 @@ class WritePredictions(pl.Callback):
         for split, answers in module.answers.items():
             results: dict[Any, dict[str, Any]] = {}  # by the id they start with; the first of several is kept
             for answer in answers:
-                result = self.task.result(answer.id, answer.prediction, answer.truth)
+                result = self.task.server_record(answer.id, answer.prediction, answer.truth)
                 if result is not None:
                     results.setdefault(next(iter(result.values())), result)
             if results:

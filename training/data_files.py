@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from data.demo.files import write_demo
@@ -26,7 +27,7 @@ def build_data(
     for split in splits:
         if split not in files:
             raise UserError(f"data.files names no file for split {split}; it has {', '.join(files)}")
-    read = {name: place for name, place in task.columns.items() if name not in task.unread_columns}
+    read = {name: place for name, place in task.columns.items() if name not in task.unused_columns}
     columns = settings.get("columns")
     if columns and columns.keys() not in (read.keys(), task.columns.keys()):
         raise UserError(f"data.columns names {', '.join(columns)}; the task reads {', '.join(read)}")
@@ -76,7 +77,7 @@ def splits_with_files(config: DictConfig, task: Task) -> list[str]:
 def demo_files(config: DictConfig) -> dict[str, Path]:
     data = to_container(config.data)
     root, scenes = Path(data["root"]).expanduser(), SceneConfig(**data["scenes"])
-    return write_demo(config.task.name, root, scenes, data["rows"], data["seed"])
+    return write_demo(config.task.name, get_class(config.task["_target_"]), root, scenes, data["rows"], data["seed"])
 
 
 def answer_list(config: DictConfig) -> Path:

@@ -70,7 +70,7 @@ class EvaluationModule(pl.LightningModule):
     def generate(self, batch: Batch) -> list[list[Hypothesis]]:
         """What the model says to each sample, best first, without the prompt that the decoder starts with."""
         model = self.model if self.whole is None else self.whole
-        return self.task.search(model, batch.inputs, batch.prefix_tokens, self.generation)
+        return self.task.processor.generate(model, batch.inputs, batch.prefix_tokens, self.generation)
 
     def on_validation_epoch_start(self) -> None:
         self._start(["val"])
@@ -81,10 +81,10 @@ class EvaluationModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.whole = None
         values = self._scores("val", self.task.metric())
-        if self.task.best not in values and not self.trainer.sanity_checking:
+        if self.task.monitor not in values and not self.trainer.sanity_checking:
             raise UserError("the rows of the validation split have no truth to score, by which to choose a checkpoint")
         for name, value in values.items():
-            self.log(f"val/{name}", value, prog_bar=name == self.task.best)
+            self.log(f"val/{name}", value, prog_bar=name == self.task.monitor)
 
     def on_test_epoch_start(self) -> None:
         self._start(self.trainer.datamodule.test_splits)

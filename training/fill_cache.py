@@ -44,7 +44,7 @@ def fill_cache(config: DictConfig) -> None:
         for view, left in enumerate(missing):
             for batch in data.view_dataloader(view, left) if left else ():
                 batch = batch.to(device)
-                teacher(batch, distillation.criterion.hard.targets(batch.target, task.tree))
+                teacher(batch, distillation.criterion.hard.targets(batch.target, task.processor.tree))
                 bar.update(len(batch))
     barrier()
     report.say_cache(cache, distillation.cache.views)

@@ -101,7 +101,7 @@ class TrainingModule(EvaluationModule):
         encoded = self.model.encoder(batch.input_ids, batch.patch_images, batch.patch_masks)
         hidden = self.model.decoder(batch.decoder_input_ids, encoded).last_hidden_state
         return self.criterion(
-            self.model, hidden, batch.target, self.global_step, weights=batch.weights, tree=self.task.tree
+            self.model, hidden, batch.target, self.global_step, weights=batch.weights, tree=self.task.processor.tree
         )
 
     def configure_optimizers(self) -> dict[str, Any]:

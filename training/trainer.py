@@ -58,7 +58,7 @@ def training_callbacks(
         LearningRateMonitor("step"),
         Tracking(to_container(config)),
         SaveTrainingState(files),
-        BestCheckpoint(folder / BEST, f"val/{task.best}"),
+        BestCheckpoint(folder / BEST, f"val/{task.monitor}"),
         last,
         SaveAtEnd(last),
     ]

@@ -1,4 +1,4 @@
-"""Whatever the library `datasets` reads: a Hugging Face hub id, Parquet, JSON, CSV, a folder of images or Parquet."""
+"""Any source of the library `datasets`: a Hugging Face hub id, Parquet, JSON, CSV, a folder of images or Parquet."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ofa.errors import UserError
 from ofa.inputs import MAX_DOWNLOAD
 
 _READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
-_ARCHIVES = {".zip", ".tar", ".gz", ".tgz"}  # that may be full of pictures
+_ARCHIVES = {".zip", ".tar", ".gz", ".tgz"}  # that may contain images
 
 
 class HuggingFace:
-    """One row an example, read as a stream, so that nothing larger than a shard is kept."""
+    """One row per example, streamed, so that at most one shard is in memory."""
 
     help = "any source of the library datasets: hub id, Parquet, JSON, CSV, folder of images or Parquet"
     makes = "FILE"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--source", required=True, help="hub id, file or folder")
-        parser.add_argument("--config", help="of a hub id that has several")
+        parser.add_argument("--config", help="of a hub id with several")
         parser.add_argument("--split", default="train", help="of the source, default %(default)s")
         add_field_arguments(parser)
 
@@ -42,8 +42,8 @@ class HuggingFace:
         sources = (path,) if path.is_file() else ()
         folder = path.parent if path.is_file() else path
         samples = partial(_samples, examples, fields, arguments.source, folder)
-        yield Conversion(arguments.out, arguments.task, sources, samples)
-        if arguments.task == "vqa":
+        yield Conversion(arguments.out, fields.layout, sources, samples)
+        if fields.layout.truth == "answers":
             write_answers_of(arguments.out)
 
 
@@ -53,7 +53,7 @@ def _open(source: str, config: str | None, split: str) -> Any:
     Raises:
         UserError: there is none.
     """
-    from datasets import load_dataset  # takes seconds, which other commands need not wait for
+    from datasets import load_dataset  # takes seconds
 
     path = Path(source)
     if path.is_file():
@@ -68,21 +68,21 @@ def _open(source: str, config: str | None, split: str) -> Any:
         examples = load_dataset(**named, split=split, streaming=True)
     except Exception as error:  # of the hub, of the file system, of each format's reader
         raise UserError(f"--source {source} --split {split} cannot be read: {_first_line(error)}") from error
-    # Encoded images instead of decoded ones; of columns that nobody reads, too, which would be fetched otherwise.
+    # Encoded images instead of decoded ones, also in columns that are not read, which would be fetched otherwise.
     return examples.decode(False) if examples.features else examples
 
 
 def _reader_of(folder: Path) -> str:
-    """Which reader of `datasets` a folder is for.
+    """The reader of `datasets` for a folder.
 
     Raises:
-        UserError: for none.
+        UserError: there is none.
     """
     suffixes = {path.suffix.lower() for path in folder.rglob("*")}
     if ".parquet" in suffixes:
         return "parquet"
     if not suffixes & {*PIL.Image.registered_extensions(), *_ARCHIVES}:
-        raise UserError(f"--source {folder} holds neither Parquet files nor pictures; name one of its files instead")
+        raise UserError(f"--source {folder} has neither Parquet files nor images; name one of its files instead")
     return "imagefolder"
 
 
@@ -114,12 +114,12 @@ def _read(examples: Iterable[Any], source: str) -> Iterator[Any]:
 
 
 def _fetch(value: Any, place: str) -> Any:
-    """The bytes of an image that lies within an archive or on the hub; any other as it is.
+    """The bytes of an image in an archive or on the hub; any other value unchanged.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: it is too large.
-        UserError: the file system fails, which is no reason to go on without the image.
+        UserError: the file system fails.
     """
     if not isinstance(value, dict) or value["bytes"] is not None or not _is_fetched(str(value["path"])):
         return value
@@ -130,7 +130,7 @@ def _fetch(value: Any, place: str) -> Any:
         raise
     except Exception as error:  # each file system has its own
         raise UserError(
-            f"the image of {place} cannot be fetched: {_first_line(error)}; the same command goes on"
+            f"the image of {place} cannot be fetched: {_first_line(error)}; the same command resumes"
         ) from error
     if len(encoded) > MAX_DOWNLOAD:
         raise ValueError(f"{value['path']} has more than the {MAX_DOWNLOAD} bytes allowed")
@@ -138,9 +138,9 @@ def _fetch(value: Any, place: str) -> Any:
 
 
 def _is_fetched(address: str) -> bool:
-    """Whether it leads to the hub or into an archive, there or here: a file's word opens no other part of the network.
+    """Whether it is on the hub or in an archive, there or here: a file's content opens no other network address.
 
-    Archives are named first, as in `zip://a.jpg::hf://datasets/ORG/NAME/photos.zip`.
+    Archives come first, as in `zip://a.jpg::hf://datasets/ORG/NAME/photos.zip`.
     """
     *archives, place = address.split("::")
     return all(archive.startswith(("zip://", "tar://")) for archive in archives) and (
@@ -149,10 +149,10 @@ def _is_fetched(address: str) -> bool:
 
 
 def _image(value: Any, folder: Path) -> Path | bytes | None:
-    """An image as its encoded file or where that lies, out of bytes, a path, or a dict of both.
+    """An encoded image or its path, out of bytes, a path, or a dict of both.
 
     Raises:
-        ValueError: it lies elsewhere; what a field says is not looked up in the network.
+        ValueError: it is an address; fields are not looked up in the network.
     """
     if isinstance(value, dict):
         value = value.get("path") if value.get("bytes") is None else value["bytes"]

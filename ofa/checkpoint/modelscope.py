@@ -9,10 +9,10 @@ from typing import Any
 
 from ofa.answers import order_answers, read_answers
 from ofa.checkpoint.json_files import read_json
-from ofa.checkpoint.task_settings import IMAGENET, PIPELINE_NAMES, TaskSettings
+from ofa.checkpoint.task_settings import IMAGENET, PLANNED, TaskSettings
 from ofa.errors import UserError
 from ofa.plain_pickle import load_plain_pickle
-from ofa.processors import CaptionProcessor, GroundingProcessor, captioning, grounding
+from ofa.processors import PROCESSORS
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,6 @@ SETTINGS = {
     "use_caption": "use_caption",
 }
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-PROMPTS = {CaptionProcessor.pipeline: captioning.PROMPT, GroundingProcessor.pipeline: grounding.PROMPT}
 READ = {*SETTINGS, "prompt", "language", "beam_search", "imagenet_default_mean_and_std", "gen_type", "answer2label"}
 OF_NO_MATTER = {"type", "seed"}  # what says nothing of how the model is asked
 
@@ -63,7 +62,7 @@ def read_description(folder: Path) -> TaskSettings | None:
     if not isinstance(name, str) or not isinstance(model, dict):
         raise UserError(f"{file} names no task and model; copy it again from the model")
     pipeline = PIPELINE_OF.get(name, name)
-    if pipeline not in PIPELINE_NAMES:
+    if pipeline not in (*PROCESSORS, *PLANNED):
         log.info("%s: there is no pipeline for %s; the weights can be used all the same", file, name)
         return None
     settings = {ours: model[theirs] for theirs, ours in SETTINGS.items() if theirs in model}
@@ -85,7 +84,7 @@ def read_description(folder: Path) -> TaskSettings | None:
     if model.get("language", "en") != "en":
         log.warning("%s is of language %r; models are asked in English here", file, model["language"])
     prompt = str(model.get("prompt", "")).replace("{}", "{text}").strip()
-    if prompt and prompt != PROMPTS.get(pipeline):
+    if prompt and (pipeline not in PROCESSORS or prompt != PROCESSORS[pipeline].prompt):
         log.warning("%s says prompt=%r, which is not used: %s asks by a prompt of its own", file, prompt, pipeline)
     unread = [f"{key}={model[key]!r}" for key in model if key not in READ | OF_NO_MATTER]
     unread += [f"beam_search.{key}={value!r}" for key, value in beam.items() if key not in BEAM]

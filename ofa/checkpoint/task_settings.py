@@ -10,16 +10,20 @@ from typing import Any
 
 from ofa.answers import order_answers, read_answers
 from ofa.checkpoint.json_files import read_json
-from ofa.config import check_choice, did_you_mean
+from ofa.config import did_you_mean
 from ofa.errors import UserError
 from ofa.generation.options import GenerationOptions
 from ofa.processors import PROCESSORS
 
 TASK = "task.json"
-# Those that can be asked here, and those that a model may be for.
-PIPELINE_NAMES = (*PROCESSORS, "text-to-image", "image-classification", "summarization", "text-classification", "ocr")
+# Pipelines that a model may be for, without a processor yet.
+PLANNED = ("text-to-image", "image-classification", "summarization", "text-classification", "ocr")
 # Of the pixels of a task whose recipe takes ImageNet's statistics.
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+class UnknownPipeline(UserError):
+    """A pipeline name without a registered processor."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class TaskSettings:
     """The task of a model.
 
     Attributes:
-        pipeline: what a user calls it, one of PIPELINE_NAMES.
+        pipeline: name of its processor in PROCESSORS, or one of PLANNED.
         settings: how inputs are made, such as image_size, max_words or prompt_type; JSON values.
         generation: fields of GenerationOptions that differ from the task's own.
         answers: the only ones there are, in the order of their labels; None: any.
@@ -42,7 +46,11 @@ class TaskSettings:
     answers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_choice(self.pipeline, "pipeline", PIPELINE_NAMES)
+        if self.pipeline not in (*PROCESSORS, *PLANNED):
+            raise UnknownPipeline(
+                f"no processor with the pipeline {self.pipeline!r} is registered"
+                f"{did_you_mean(str(self.pipeline), PROCESSORS)}; import the module that defines it"
+            )
         for key, value in (("settings", self.settings), ("generation", self.generation)):
             if not isinstance(value, dict):
                 raise UserError(f"{key}={value!r} are no names with values")
@@ -54,7 +62,7 @@ class TaskSettings:
     @property
     def lacks_answers(self) -> bool:
         """Whether its answers were those of a list, as far as it says, and the list is not there."""
-        return self._keeps_answers and self.answers is None and bool(self.settings.get("constrained", True))
+        return self._has_answer_list and self.answers is None and bool(self.settings.get("constrained", True))
 
     def with_answers(self, file: str | Path) -> TaskSettings:
         """The same with the answers of a file, as `ofa.answers.read_answers` reads it, and no others.
@@ -62,14 +70,14 @@ class TaskSettings:
         Raises:
             UserError: they cannot be read, or the task has answers of another kind.
         """
-        if not self._keeps_answers:
+        if not self._has_answer_list:
             raise UserError(f"answers={file}: {self.pipeline} has no list of answers; leave it out")
         settings = {**self.settings, "constrained": True}
         return dataclasses.replace(self, settings=settings, answers=tuple(read_answers(file)))
 
     @property
-    def _keeps_answers(self) -> bool:
-        return self.pipeline in PROCESSORS and PROCESSORS[self.pipeline].keeps_answers
+    def _has_answer_list(self) -> bool:
+        return self.pipeline in PROCESSORS and PROCESSORS[self.pipeline].has_answer_list
 
     def to_json(self) -> str:
         """The content of task.json."""
@@ -93,6 +101,8 @@ class TaskSettings:
         """
         try:
             settings = cls(**values)
+        except UnknownPipeline as error:
+            raise UnknownPipeline(f"{source}: {error}") from error
         except (TypeError, UserError) as error:
             raise UserError(f"{source} does not describe a task ({error}); export the model again") from error
         answers = settings.answers

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ofa.boxes import box_iou
+from ofa.images import box_iou
 
 THRESHOLD = 0.5
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from data.boxes import CLIPPED, clip_box, parse_box
+from data.cells import CLIPPED, clip_box, parse_box
 from data.tsv import Row, RowError
 
 WHERE = Row(values={}, path=Path("refcoco_train.tsv"), line=17)

@@ -5,10 +5,10 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from helpers.demo import demo_files
 
-from data.demo.captions import captions
-from data.demo.files import write_demo
 from data.demo.hypotheses import PROPERTIES, Subject, hypothesis, pick_subject
+from data.demo.language import captions
 from data.demo.questions import KINDS, possible_answers, questions
 from data.demo.scenes import COLOURS, SHAPES, SceneConfig, make_scene
 from ofa.errors import UserError
@@ -97,7 +97,7 @@ def test_a_hypothesis_has_its_label_by_the_objects_of_the_scene(config, label):
 
 def rows_of(label, tmp_path):
     """(hypothesis, caption) of the rows of this label that name a colour and a shape to look for."""
-    files = write_demo("snli_ve", tmp_path, CONFIGS[0], {"train": 9000, "evaluation": 1}, seed=1)
+    files = demo_files("snli_ve", tmp_path, CONFIGS[0], {"train": 9000, "evaluation": 1})
     rows = [line.rstrip("\n").split("\t")[3:] for line in files["train"].open()]
     return [row[:2] for row in rows if row[2] == label]
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from helpers.golden import load_json
 
-from ofa.boxes import bins_to_boxes, box_iou, boxes_to_bins
+from ofa.images import bins_to_boxes, box_iou, boxes_to_bins
 from tasks.metrics.boxes import BoxAccuracy
 
 RECORDED = load_json("fairseq_data.json")

@@ -12,7 +12,7 @@ from tasks.refcoco import RefCOCO
 
 
 def loader(path, **options):
-    task = RefCOCO(tokenizer=Tokenizer.demo(), image_size=32, max_image_size=32, max_words=3)
+    task = RefCOCO.build(tokenizer=Tokenizer.demo(), image_size=32, max_image_size=32, max_words=3)
     files = {"train": path, "val": path}
     sizes = {"batch_size": 2, "eval_batch_size": 2, "num_workers": 1}
     data = OFADataModule(files, task.columns, task.encode, n_columns=task.n_columns, **sizes, **options)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.rows import make_row, picture
 
-from data.boxes import CLIPPED
+from data.cells import CLIPPED
 from data.teacher_answers import AnsweredRows, TeacherAnswers
 from data.tsv import RowError
 from ofa.generation import Hypothesis
@@ -27,7 +27,7 @@ SMALL = {"tokenizer": Tokenizer.demo(), "image_size": 32}
 def vqa(tmp_path_factory):
     path = tmp_path_factory.mktemp("answers") / "answers.json"
     path.write_text('["red", "dark blue"]')
-    return VQA(**SMALL, answer_list=path)
+    return VQA.build(**SMALL, answer_list=path)
 
 
 def learnt(task, row, answer):
@@ -44,7 +44,7 @@ def written(task, prediction):
 @pytest.mark.parametrize("bins", [(0, 0, 999, 999), (111, 83, 333, 583), (7, 998, 8, 999), (500, 3, 501, 4)])
 @pytest.mark.parametrize("size", [(60, 40), (640, 427), (333, 500)])
 def test_every_bin_of_a_predicted_box_is_learnt_as_the_teacher_wrote_it(bins, size):
-    task = RefCOCO(**SMALL, max_image_size=32)
+    task = RefCOCO.build(**SMALL, max_image_size=32)
     row = make_row(text="the red circle", box="1,1,5,5", image=picture(size=size))
     tokens = [*(BIN_OFFSET + number for number in bins), EOS]
     prediction = task.decode(Hypothesis(tokens, -0.5, [0.0] * 5), task.encode(row, RNG, False).truth)
@@ -53,7 +53,7 @@ def test_every_bin_of_a_predicted_box_is_learnt_as_the_teacher_wrote_it(bins, si
 
 
 def test_a_box_outside_its_image_is_a_broken_row_that_names_the_predictions():
-    task = RefCOCO(**SMALL, max_image_size=32)
+    task = RefCOCO.build(**SMALL, max_image_size=32)
     row = make_row(text="the red circle", box="1,1,5,5", image=picture(size=(60, 40)))
     with pytest.raises(
         RowError, match="line 3 of train.tsv: .* outside its image .*, where box is the teacher's, from"
@@ -63,14 +63,14 @@ def test_a_box_outside_its_image_is_a_broken_row_that_names_the_predictions():
 
 @pytest.mark.parametrize("own", ["a blue square", ""])
 def test_a_caption_is_the_teachers_and_a_row_needs_none_of_its_own(own):
-    task = Caption(**SMALL)
+    task = Caption.build(**SMALL)
     sample = learnt(task, make_row(caption=own, image_id="42"), "a red circle")
-    assert sample.target == [*task.tokenizer.encode("a red circle"), EOS]
+    assert sample.target == [*task.processor.tokenizer.encode("a red circle"), EOS]
 
 
 @pytest.mark.parametrize("answer", ["yes", "maybe", "no"])
 def test_entailment_is_learnt_as_the_label_of_the_answer(answer):
-    task = SNLIVE(**SMALL)
+    task = SNLIVE.build(**SMALL)
     sample = learnt(task, make_row(hypothesis="a circle", caption="shapes", label="entailment"), answer)
     assert sample.truth.answer == answer and sample.target == task.encode_answer(answer, None)
 
@@ -103,6 +103,6 @@ def test_an_answer_to_a_question_is_learnt_with_full_confidence(vqa):
     ],
 )
 def test_what_is_no_answer_of_the_task_is_refused(kind, answer, message, vqa):
-    task = vqa if kind is VQA else kind(**SMALL, **({"max_image_size": 32} if kind is RefCOCO else {}))
+    task = vqa if kind is VQA else kind.build(**SMALL, **({"max_image_size": 32} if kind is RefCOCO else {}))
     with pytest.raises(ValueError, match=message):
         task.format_answer(answer)

@@ -221,7 +221,7 @@ def test_one_batch_can_be_learnt_by_heart_in_every_task(task):
 def test_overfitting_a_batch_makes_no_sense_for_a_reward_and_is_refused():
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", ["task=caption_scst", "debug=overfit"])
-    task = SelfCriticalCaption(tokenizer=Tokenizer.demo(), image_size=32)
+    task = SelfCriticalCaption.build(tokenizer=Tokenizer.demo(), image_size=32)
     with pytest.raises(UserError, match="criterion.label_smoothing has no meaning for criterion=self_critical"):
         build_criterion(config, task)
 
@@ -231,7 +231,7 @@ def test_a_row_without_references_is_named_by_the_count_of_n_grams_or_left_out(d
     cells = lines[3].split("\t")
     lines[3] = "\t".join([*cells[:2], " && ", *cells[3:]])
     write(tmp_path / "train.tsv", [line.split("\t") for line in lines])
-    task = SelfCriticalCaption(tokenizer=Tokenizer.demo(), image_size=32)
+    task = SelfCriticalCaption.build(tokenizer=Tokenizer.demo(), image_size=32)
     sizes = {"batch_size": 2, "eval_batch_size": 2}
     data = OFADataModule({"train": tmp_path / "train.tsv"}, task.columns, task.encode, n_columns=5, **sizes)
     with pytest.raises(RowError, match=r"line 4 of .*train.tsv: there is no reference caption"):

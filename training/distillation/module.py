@@ -68,11 +68,11 @@ class DistillationModule(TrainingModule):
             min_len=self.generation.min_len,
             temperature=self.on_policy.temperature,
             constraint_range=self.criterion.hard.constraint_range,
-            prefix_tree=self.task.tree,
+            prefix_tree=self.task.processor.tree,
         )
 
     def loss(self, batch: Batch) -> Loss:
-        targets = self.criterion.hard.targets(batch.target, self.task.tree)
+        targets = self.criterion.hard.targets(batch.target, self.task.processor.tree)
         if self.on_policy is None:
             return self._on_targets(batch, targets, self.teacher(batch, targets))[0]
         sampled, sources = self._sampled(batch), self.teacher.encode(batch)
@@ -111,7 +111,7 @@ class DistillationModule(TrainingModule):
 
     def _on_sampled(self, sampled: Batch, sources: list[EncoderOutput], encoded: EncoderOutput) -> Tensor:
         """The divergence of student and teacher on what the student sampled, both of whom have seen the sources."""
-        targets = self.criterion.hard.targets(sampled.target, self.task.tree)
+        targets = self.criterion.hard.targets(sampled.target, self.task.processor.tree)
         given = States(self.teacher.probabilities(sampled, targets, sources), {})
         if self.criterion.passes == 2:
             sampled, targets, given = sampled.twice(), targets.twice(), given.twice()

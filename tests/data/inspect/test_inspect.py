@@ -10,8 +10,14 @@ from helpers.raw_data import write_karpathy, write_photos, write_snli_ve, write_
 from PIL import Image
 
 from data.inspect.__main__ import main
-from data.inspect.survey import TURNED, guess_task, survey
+from data.inspect.survey import ROTATED, guess_task
+from data.inspect.survey import survey as survey_layout
+from data.layout import layout_of
 from data.prepare.__main__ import main as prepare
+
+
+def survey(path, task, *rest):
+    return survey_layout(path, task, layout_of(task), *rest)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +144,7 @@ def test_photos_that_are_to_be_shown_turned_are_noted(lines, tmp_path):
     Image.new("RGB", (60, 40)).save(file, "JPEG", exif=exif)
     cells = lines[0].split("\t")
     path = write(tmp_path, ["\t".join([*cells[:4], base64.b64encode(file.getvalue()).decode()]), lines[1]])
-    assert survey(path, "refcoco", range(2)).notes == {TURNED: 1}
+    assert survey(path, "refcoco", range(2)).notes == {ROTATED: 1}
 
 
 @pytest.mark.parametrize(

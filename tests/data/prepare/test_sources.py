@@ -5,11 +5,11 @@ import json
 import pickle
 
 import pytest
+from data.prepare.vqa_answers import answers_cell, normalise_answer
 from helpers.payload import Payload
 from helpers.raw_data import write_karpathy, write_refer, write_snli_ve, write_vqa
 
 from data.prepare.__main__ import main
-from data.prepare.vqa_answers import answers_cell, normalise_answer
 
 
 def convert(name, words, out, *more):
@@ -130,9 +130,9 @@ def test_three_of_ten_make_an_answer_nearly_right_and_one_answer_alone_is_right(
     ("name", "write", "missing", "complaint"),
     [
         ("refcoco", write_refer, "refer/refcoco/refs(unc).p", "--split-by chooses one of those there are: none"),
-        ("refcoco", write_refer, "refer/refcoco/instances.json", "expected is there the boxes of REFER"),
+        ("refcoco", write_refer, "refer/refcoco/instances.json", "it should be the boxes of REFER"),
         ("caption", write_karpathy, "dataset_coco.json", "Karpathy's dataset_coco.json"),
-        ("snli_ve", write_snli_ve, "snli_ve_test.jsonl", "expected is there a file of SNLI-VE"),
+        ("snli_ve", write_snli_ve, "snli_ve_test.jsonl", "it should be a file of SNLI-VE"),
         ("vqa", write_vqa, "v2_mscoco_train2014_annotations.json", "a file of visualqa.org"),
     ],
 )
@@ -151,7 +151,13 @@ def test_a_missing_source_is_one_sentence_that_says_what_was_expected_where(
     ("name", "write", "file", "content", "complaint"),
     [
         ("refcoco", write_refer, "refer/refcoco/instances.json", "{", "is not JSON"),
-        ("refcoco", write_refer, "refer/refcoco/instances.json", "{}", "has not the layout of COCO's instances.json"),
+        (
+            "refcoco",
+            write_refer,
+            "refer/refcoco/instances.json",
+            "{}",
+            "the layout of COCO's instances.json",
+        ),
         ("caption", write_karpathy, "dataset_coco.json", "[]", "holds a list, not Karpathy's split"),
         ("caption", write_karpathy, "dataset_coco.json", '{"images": [{}]}', "names no split"),
         ("vqa", write_vqa, "v2_mscoco_train2014_annotations.json", '{"annotations": [{}]}', "has not the layout"),

@@ -14,8 +14,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from ofa.atomic_write import FULL, atomic_write
-from ofa.checkpoint import LAST
-from ofa.checkpoint.reading import read_file
+from ofa.checkpoint import LAST, read_file
 from ofa.errors import UserError
 
 PREVIOUS = LAST.with_name("last.previous.ckpt")  # inside a run folder: the last checkpoint but one

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.loops.evaluation_loop import RestartStage
 
 from ofa.atomic_write import atomic_write
-from ofa.checkpoint.reading import read_file
+from ofa.checkpoint import read_file
 from ofa.errors import UserError
 from runtime.checkpoint_io import verify_checkpoint
 from runtime.collectives import broadcast_object, rank

@@ -14,8 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ofa.atomic_write import atomic_write
-from ofa.checkpoint import LAST
-from ofa.checkpoint.reading import read_outline
+from ofa.checkpoint import LAST, read_outline
 from ofa.errors import UserError
 
 STOPS = "stops.json"  # inside a run folder: the state in which signals have stopped the run, and how often

@@ -22,8 +22,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ofa.checkpoint import LAST, read_config
-from ofa.checkpoint.reading import read_outline
+from ofa.checkpoint import LAST, read_config, read_outline
 from ofa.config import typed
 from ofa.errors import UserError
 from runtime.checkpoint_io import PREVIOUS, verify_checkpoint

@@ -198,12 +198,12 @@ OF_TWO = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
 def test_a_run_of_a_sweep_of_several_processes_is_a_command_of_its_own(monkeypatch, tmp_path):
     commands = []
 
-    def run_apart(command, signals):
+    def subprocess_run(command, signals):
         commands.append(command)
         if "optim.lr=-1" in command:
             raise RunFailed
 
-    monkeypatch.setattr(command_line, "run_apart", run_apart)
+    monkeypatch.setattr(command_line, "subprocess_run", subprocess_run)
     of_hydra = ["hydra.verbose=[data]", "+hydra.job.env_set.A=b"]
     of_sweep = ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=1", "hydra/launcher=basic"]
     words = ["-m", *OF_TWO, *of_sweep, *of_hydra, "optim.lr=-1,1", f"hydra.sweep.dir={tmp_path}"]
@@ -230,7 +230,7 @@ def test_a_job_that_is_not_to_be_queued_again_ends_with_an_error(monkeypatch, tm
     def refuse(config):
         raise UserError("job 7 is not queued again")
 
-    monkeypatch.setattr(command_line, "how_it_goes_on", refuse)
+    monkeypatch.setattr(command_line, "requeue_or_explain", refuse)
     said = "error: SIGUSR1: stopped behind update 3; job 7 is not queued again"
     assert start(monkeypatch, stop, f"hydra.run.dir={tmp_path}") == said
 

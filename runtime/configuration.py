@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import hydra.utils
@@ -14,6 +15,15 @@ from ofa.errors import UserError
 def to_container(config: DictConfig) -> dict[str, Any]:
     """The configuration as dictionaries and lists, with all references resolved."""
     return dict(OmegaConf.to_container(config, resolve=True))
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The full name of each setting, such as `data.rows.train`, and its value."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def instantiate(settings: DictConfig | dict[str, Any], **more: Any) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from runtime.configuration import flatten
+
 NEW = "log_every"  # a setting that those runs do not have
 RENAMED = {
     "distill.hard_weight": "distill.ce_weight",
@@ -20,21 +22,19 @@ MOVED = {"training.strategies": "runtime.strategies", "training.sharding": "runt
 BINS = [58457, 59457]  # criterion.constraint_range
 
 
-def upgrade(settings: Mapping[str, Any], groups: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+def upgrade(settings: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of an earlier run by their full name, to be compared with those of today.
 
-    What the earlier run could not set does not take part in the comparison: it is taken from today's settings.
+    A setting that the earlier run could not have is taken from today's, so that it does not take part.
 
     Args:
-        settings: of the earlier run, by full name.
-        groups: the same, nested. A group without settings, such as `distill`, was not chosen and stays empty.
+        settings: of the earlier run, nested. A group without settings, such as `distill`, was not chosen and stays so.
         current: settings of today, by full name.
     """
     if NEW in settings:
-        return dict(settings)
-    upgraded = {RENAMED.get(key, key): _upgrade_value(key, value) for key, value in settings.items()}
-    unknown = {key: value for key, value in current.items() if groups.get(key.split(".")[0]) != {}}
-    return unknown | upgraded
+        return dict(flatten(settings))
+    upgraded = {RENAMED.get(key, key): _upgrade_value(key, value) for key, value in flatten(settings)}
+    return {key: value for key, value in current.items() if settings.get(key.split(".")[0]) != {}} | upgraded
 
 
 def _upgrade_value(key: str, value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from ofa.config import did_you_mean
 from ofa.errors import UserError
+from runtime.configuration import flatten
 from runtime.hydra_internals import apply_overrides
 from runtime.launching import PARENT
 
@@ -82,7 +83,7 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> DictConfig:
             if override not in choices:
                 _apply(config, override, folders)
     except MissingConfigException as error:
-        group, _, option = str(error.missing_cfg_file).partition("/")
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
         if str(error.missing_cfg_file).startswith("hydra/launcher/submitit"):
             raise UserError(
                 "cluster=slurm needs Hydra's launcher for it; in the project's folder: pip install -e '.[slurm]'"
@@ -97,11 +98,10 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> DictConfig:
         raise UserError(str(error).splitlines()[0]) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(str(error).splitlines()[0]) from error
-    for key, is_missing in _settings(config):
-        if not is_missing or key.startswith("hydra.") or key == "data.root":  # data.files may replace data.root
-            continue
-        program = f"{config_name}.py" if config_name in SCRIPTS else f"python -m training.{config_name}"
-        raise UserError(f"{key} has to be given: {program} {key}=...")
+    for key, value in flatten(OmegaConf.to_container(config)):
+        if value == "???" and not key.startswith("hydra.") and key != "data.root":  # data.files may replace data.root
+            program = f"{config_name}.py" if config_name in SCRIPTS else f"python -m training.{config_name}"
+            raise UserError(f"{key} has to be given: {program} {key}=...")
     return config
 
 
@@ -204,8 +204,9 @@ def _check_options(choices: Sequence[Override], folders: Sequence[Path]) -> None
     """Refuse an option without a file; Hydra would leave one of an optional group out silently."""
     for override in choices:
         group, value = override.key_or_group, override.value()
-        for option in (value if isinstance(value, list) else [value]) if _is_group(group, folders) else ():
-            if isinstance(option, str) and not any((f / group / f"{option}.yaml").is_file() for f in folders):
+        for option in value if isinstance(value, list) else [value]:
+            is_ours = isinstance(option, str) and _is_group(group, folders) and not group.startswith("hydra/")
+            if is_ours and not any((f / group / f"{option}.yaml").is_file() for f in folders):
                 raise _no_such_option(group, option, _options(group, folders))
 
 
@@ -234,7 +235,11 @@ def _explain(
     """What is wrong with an override that Hydra refuses, and the key or the choice that was meant."""
     key = override.key_or_group
     group = key.split(".")[0]
-    keys = [name for name, _ in _settings(config) if name.startswith("hydra.") == key.startswith("hydra.")]
+    keys = [
+        name
+        for name, _ in flatten(OmegaConf.to_container(config))
+        if name.startswith("hydra.") == key.startswith("hydra.")
+    ]
     keys += [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
     if "none" in _options(group, folders) and config.get(group) == {}:
         options = ", ".join(f"{group}={name}" for name in _options(group, folders) if name != "none")
@@ -242,15 +247,6 @@ def _explain(
     if key not in keys:
         return UserError(f"there is no setting {key!r}{did_you_mean(key, keys)}")
     return UserError(str(error).splitlines()[0])
-
-
-def _settings(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, bool]]:
-    """The full name of each setting, and whether it still has to be given."""
-    for key, value in config.items_ex(resolve=False):
-        is_missing = OmegaConf.is_missing(config, key)
-        yield f"{prefix}{key}", is_missing
-        if not is_missing and OmegaConf.is_dict(value):
-            yield from _settings(value, f"{prefix}{key}.")
 
 
 def _check_kind(key: str, default: object, value: object) -> None:

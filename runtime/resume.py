@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from ofa.config import typed
 from ofa.errors import UserError
 from runtime.checkpoint_io import PREVIOUS, verify_checkpoint
 from runtime.collectives import broadcast_object, gather, rank, world_size
+from runtime.configuration import flatten, to_container
 from runtime.digest import digest
 from runtime.legacy_config import upgrade
 from runtime.lightning_internals import is_accumulating
@@ -147,24 +148,14 @@ def _intact_checkpoint(run: Path) -> Path:
 def _check_same_run(config: DictConfig, run: Path) -> None:
     if not (run / CONFIG).is_file():
         raise UserError(f"{run} contains checkpoints, but no {CONFIG} with the settings of their run; put it back")
-    groups = OmegaConf.to_container(OmegaConf.load(run / CONFIG), resolve=True)
-    now = dict(_settings(OmegaConf.to_container(config, resolve=True)))
-    before = upgrade(dict(_settings(groups)), groups, now)
+    now = dict(flatten(to_container(config)))
+    before = upgrade(to_container(OmegaConf.load(run / CONFIG)), now)
     for key in before | now:
         if not any(f"{key}.".startswith(f"{free}.") for free in MAY_DIFFER) and before.get(key) != now.get(key):
             raise UserError(
                 f"{key}={typed(now.get(key))}, but the run of {run} was started with {key}={typed(before.get(key))}; "
                 "repeat its overrides, or start a new run from its weights with init="
             )
-
-
-def _settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The full name of each setting, and its value."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _settings(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 class SaveTrainingState(pl.Callback):

@@ -21,7 +21,8 @@ from runtime.sharding import full_model
 from runtime.truncate_logs import truncate_csv_logs
 from tracking import report
 from training import build
-from training.data_files import build_data, splits_with_files
+from training.data_files import baseline_files, build_data, splits_with_files
+from training.distillation.summary import log_distillation
 from training.evaluation import EvaluationModule
 from training.trainer import build_loggers, build_trainer, learnt_files, training_callbacks, validation_settings
 
@@ -34,10 +35,10 @@ def train(config: DictConfig) -> float | None:
     interrupted = broadcast_object(find_resume_point(config, folder) if rank() == 0 else None)
     in_place = interrupted is not None and interrupted.run == folder
     if in_place and interrupted.is_tested:
-        report.say_finished(folder)
+        report.log_finished(folder)
         return best_score(folder / BEST) if (folder / BEST).is_file() else None
     loggers = build_loggers(config, interrupted)
-    report.say_start(config, folder)
+    report.log_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer)
@@ -54,7 +55,7 @@ def train(config: DictConfig) -> float | None:
         data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, task, distillation)
     if distillation is not None:
-        report.say_distillation(distillation, cache)
+        log_distillation(distillation, cache)
     trainer = build_trainer(
         config,
         training_callbacks(config, task, folder, learnt_files(data, distillation)),
@@ -77,8 +78,8 @@ def train(config: DictConfig) -> float | None:
         atomic_write(folder / CONFIG, lambda part: OmegaConf.save(config, part, resolve=True))
         if in_place:
             truncate_csv_logs(loggers, interrupted.step, interrupted.validates_first)
-    report.say_model(model, trainer.strategy.root_device)
-    report.say_batch(config)
+    report.log_model(model, trainer.strategy.root_device)
+    report.log_batch_size(config)
     checkpoint = None if interrupted is None else interrupted.checkpoint
     # The loss of a batch: training/module.py, TrainingModule.loss.
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -88,8 +89,8 @@ def train(config: DictConfig) -> float | None:
             load_weights(model, best)
         export(folder / EXPORT, model, tokenizer, kept)
     trainer.test(EvaluationModule(model, task, generation), datamodule=data, verbose=False)
-    report.say_scores(config, folder, task)
-    report.say_next(config, folder, task)
+    report.print_scores(config, folder, task, baseline_files(config))
+    report.print_next_steps(config, folder, task)
     return float(trainer.checkpoint_callback.best_model_score) if best else None
 
 

@@ -18,7 +18,8 @@ from ofa.atomic_write import atomic_write
 from runtime.collectives import gather
 from runtime.run_dir import METRICS
 from tasks.base import Task
-from training.evaluation import Answer, Answers, EvaluationModule
+from tracking.predictions import PredictionBatch, SamplePrediction
+from training.evaluation import EvaluationModule
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,9 @@ class WritePredictions(pl.Callback):
         self.predictions = (self.folder / name).open("w", encoding="utf-8")
 
     def on_test_batch_end(
-        self, trainer: pl.Trainer, module: EvaluationModule, outputs: Answers, *args: Any, **kwargs: Any
+        self, trainer: pl.Trainer, module: EvaluationModule, outputs: PredictionBatch, *args: Any, **kwargs: Any
     ) -> None:
-        self.predictions.writelines(prediction_line(outputs.split, answer) for answer in outputs.answers)
+        self.predictions.writelines(prediction_line(outputs.split, answer) for answer in outputs.predictions)
         self.predictions.flush()
 
     def on_test_end(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
@@ -63,7 +64,7 @@ class WritePredictions(pl.Callback):
             self._write_results(module)
         if trainer.world_size > 1:
             if trainer.is_global_zero:
-                atomic_write(self.folder / "predictions.jsonl", lambda part: _write_predictions(part, module.answers))
+                atomic_write(self.folder / "predictions.jsonl", lambda part: _write(part, module.predictions))
             trainer.strategy.barrier()  # only then are the parts of no more use
             self.predictions.close()
             Path(self.predictions.name).unlink()
@@ -79,7 +80,7 @@ class WritePredictions(pl.Callback):
         atomic_write(self.folder / METRICS, lambda part: part.write_text(content))
 
     def _write_results(self, module: EvaluationModule) -> None:
-        for split, answers in module.answers.items():
+        for split, answers in module.predictions.items():
             results: dict[Any, dict[str, Any]] = {}  # by the id they start with; the first of several is kept
             for answer in answers:
                 result = self.task.result(answer.id, answer.prediction, answer.truth)
@@ -95,13 +96,13 @@ class WritePredictions(pl.Callback):
             self.predictions = None
 
 
-def prediction_line(split: str, answer: Answer) -> str:
+def prediction_line(split: str, answer: SamplePrediction) -> str:
     """An answer as a line of predictions.jsonl."""
     record = {"split": split, "uniq_id": answer.id, **dataclasses.asdict(answer.prediction)}
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _write_predictions(file: Path, answers: Mapping[str, Sequence[Answer]]) -> None:
+def _write(file: Path, answers: Mapping[str, Sequence[SamplePrediction]]) -> None:
     with file.open("w", encoding="utf-8") as opened:
         opened.writelines(prediction_line(split, answer) for split, found in answers.items() for answer in found)
 

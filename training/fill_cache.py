@@ -12,9 +12,9 @@ from runtime.checks import check
 from runtime.collectives import barrier, local_rank_zero_first, rank, world_size
 from runtime.command_line import command
 from runtime.launching import devices_of
-from tracking import report
 from training import build
 from training.data_files import build_data
+from training.distillation.summary import log_cache, log_distillation
 from training.trainer import build_trainer
 
 
@@ -31,7 +31,7 @@ def fill_cache(config: DictConfig) -> None:
         data = build_data(config, task, ["train"])
         data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, task, distillation)
-    report.say_distillation(distillation, cache)
+    log_distillation(distillation, cache)
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     device = build_trainer(config, [], folder, logger=False).strategy.root_device
@@ -47,7 +47,7 @@ def fill_cache(config: DictConfig) -> None:
                 teacher(batch, distillation.criterion.hard.targets(batch.target, task.tree))
                 bar.update(len(batch))
     barrier()
-    report.say_cache(cache, distillation.cache.views)
+    log_cache(cache, distillation.cache.views)
 
 
 if __name__ == "__main__":

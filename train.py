@@ -24,7 +24,14 @@ from training import build
 from training.data_files import baseline_files, build_data, splits_with_files
 from training.distillation.summary import log_distillation
 from training.evaluation import EvaluationModule
-from training.trainer import build_loggers, build_trainer, learnt_files, training_callbacks, validation_settings
+from training.trainer import (
+    build_callbacks,
+    build_loggers,
+    build_trainer,
+    learnt_files,
+    training_callbacks,
+    validation_settings,
+)
 
 
 @command("train")
@@ -37,7 +44,7 @@ def train(config: DictConfig) -> float | None:
     if in_place and interrupted.is_tested:
         report.log_finished(folder)
         return best_score(folder / BEST) if (folder / BEST).is_file() else None
-    loggers = build_loggers(config, interrupted)
+    loggers, chosen_callbacks = build_loggers(config, interrupted), build_callbacks(config)
     report.log_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
@@ -58,7 +65,7 @@ def train(config: DictConfig) -> float | None:
         log_distillation(distillation, cache)
     trainer = build_trainer(
         config,
-        training_callbacks(config, task, folder, learnt_files(data, distillation)),
+        training_callbacks(config, task, folder, learnt_files(data, distillation), chosen_callbacks),
         folder,
         logger=loggers,
         **validation_settings(config, batches=len(data.train_dataloader())),

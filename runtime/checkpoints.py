@@ -88,10 +88,12 @@ class LastCheckpoint(Checkpoint):
         self.every = every
         self.step: int | None = None  # of the checkpoint; None: training has not begun
         self.validates_first = False  # whether the run that goes on from it starts with a validation
+        self.stopped_early = False  # whether a callback had ended the training of the run that is resumed
         self.is_over = False  # whether this run goes on with a validation that no update follows on
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.step = trainer.global_step
+        trainer.should_stop |= self.stopped_early
         fit_loop = trainer.fit_loop
         if fit_loop.epoch_progress.current.processed == fit_loop.epoch_progress.current.ready:
             fit_loop.reset_restart_stage()  # or Lightning forgets to count the epoch that begins
@@ -122,9 +124,11 @@ class LastCheckpoint(Checkpoint):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["validates_first"] = self.validates_first
+        checkpoint["stopped_early"] = trainer.should_stop
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         self.validates_first = checkpoint.get("validates_first", False)  # none in one of an older version
+        self.stopped_early = checkpoint.get("stopped_early", False)
         if self.validates_first:
             # It was saved in the last hook of a batch, and Lightning counts the batch behind that.
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable
-from functools import partial
-from itertools import filterfalse
 from pathlib import Path
 
 from pytorch_lightning.loggers import CSVLogger, Logger
@@ -28,15 +26,14 @@ def truncate_csv_logs(loggers: Iterable[Logger], step: int, validates_first: boo
         if file.is_file() and not aside.is_file():
             os.replace(file, aside)
         if aside.is_file():
-            comes_again = partial(_comes_again, step=step, validates_first=validates_first)
-            logger.experiment.metrics = list(filterfalse(comes_again, _rows(aside)))
+            for row in _rows(aside):
+                last = int(row["step"])  # counted from 0
+                if validates_first and last == step - 1:
+                    row = {name: value for name, value in row.items() if not name.startswith("val/")}
+                if last < step:
+                    logger.experiment.log_metrics(row, last)
             logger.save()
             aside.unlink()
-
-
-def _comes_again(row: dict[str, str], step: int, validates_first: bool) -> bool:
-    last = int(row["step"])  # counted from 0
-    return last >= step or (validates_first and last == step - 1 and any(name.startswith("val/") for name in row))
 
 
 def _rows(file: Path) -> Iterable[dict[str, str]]:

@@ -12,7 +12,7 @@ from runtime.preemption import StopOnSignal, signals_of
 from runtime.run_dir import run_dir
 from tracking import report
 from training import build
-from training.data_files import build_data, splits_to_test
+from training.data_files import baseline_files, build_data, splits_to_test
 from training.evaluation import EvaluationModule
 from training.trainer import build_trainer, test_callbacks
 
@@ -23,7 +23,7 @@ def evaluate(config: DictConfig) -> None:
     check(config)
     checkpoint = find(config.checkpoint)
     folder = run_dir()
-    report.say_start(config, folder)
+    report.log_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer or tokenizer_folder(checkpoint))
@@ -39,7 +39,7 @@ def evaluate(config: DictConfig) -> None:
     model = load_model(checkpoint)
     build.check_image_size(config, model.config)
     trainer.test(EvaluationModule(model, task, generation), datamodule=data, verbose=False)
-    report.say_scores(config, folder, task)
+    report.print_scores(config, folder, task, baseline_files(config))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,17 @@ from runtime.resume import find_resume_point
 from runtime.run_dir import run_dir
 from tracking import report
 from training import build
-from training.data_files import build_data, splits_with_files
+from training.data_files import baseline_files, build_data, splits_with_files
 from training.evaluation import EvaluationModule
 from training.run import build_initial_model, export_best, report_parts, save_run_files, score_of_run
-from training.trainer import build_loggers, build_trainer, learnt_files, training_callbacks, validation_settings
+from training.trainer import (
+    build_callbacks,
+    build_loggers,
+    build_trainer,
+    learnt_files,
+    training_callbacks,
+    validation_settings,
+)
 
 
 @command("train")
@@ -29,10 +36,10 @@ def train(config: DictConfig) -> float | None:
     folder = run_dir()
     resume_point = find_resume_point(config, folder)
     if resume_point is not None and resume_point.is_finished:
-        report.say_finished(folder)
+        report.log_finished(folder)
         return score_of_run(folder)
-    loggers = build_loggers(config, resume_point)
-    report.say_start(config, folder)
+    loggers, chosen_callbacks = build_loggers(config, resume_point), build_callbacks(config)
+    report.log_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer)
@@ -47,7 +54,7 @@ def train(config: DictConfig) -> float | None:
         data = build_data(config, task, list(dict.fromkeys(["train", "val", *splits_with_files(config, task)])))
         data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, task, distillation)
-    callbacks = training_callbacks(config, task, folder, learnt_files(data, distillation))
+    callbacks = training_callbacks(config, task, folder, learnt_files(data, distillation), chosen_callbacks)
     intervals = validation_settings(config, batches=len(data.train_dataloader()))
     trainer = build_trainer(config, callbacks, folder, logger=loggers, **intervals)
     model = build_initial_model(config, resume_point, distillation)
@@ -61,8 +68,8 @@ def train(config: DictConfig) -> float | None:
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     best = export_best(trainer, module, folder, tokenizer)
     trainer.test(EvaluationModule(best, task, generation), datamodule=data, verbose=False)
-    report.say_scores(config, folder, task)
-    report.say_next(config, folder, task)
+    report.print_scores(config, folder, task, baseline_files(config))
+    report.print_next_steps(config, folder, task)
     score = trainer.checkpoint_callback.best_model_score
     return None if score is None else float(score)
 

@@ -88,10 +88,12 @@ class LastCheckpoint(Checkpoint):
         self.every = every
         self.step: int | None = None  # of the checkpoint; None: training has not begun
         self.validates_first = False  # whether a run that resumes from it starts with a validation
+        self.stopped_early = False  # whether a callback had ended the training of the resumed run
         self.is_over = False  # whether this run only resumes with a validation after its last step
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.step = trainer.global_step
+        trainer.should_stop |= self.stopped_early
         fit_loop = trainer.fit_loop
         if fit_loop.epoch_progress.current.processed == fit_loop.epoch_progress.current.ready:
             fit_loop.reset_restart_stage()  # or Lightning forgets to count the epoch that begins
@@ -119,9 +121,11 @@ class LastCheckpoint(Checkpoint):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["validates_first"] = self.validates_first
+        checkpoint["stopped_early"] = trainer.should_stop
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         self.validates_first = checkpoint.get("validates_first", False)  # old checkpoints do not have it
+        self.stopped_early = checkpoint.get("stopped_early", False)
         if self.validates_first:
             # It was saved in the last hook of a batch, after which Lightning counts the batch.
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]

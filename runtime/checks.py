@@ -42,6 +42,9 @@ def check(config: DictConfig) -> None:
     data = config.get("data", {})
     if data.get("name") == "tsv" and not data.files and "root" in data and not Path(data.root).is_dir():
         raise UserError(f"data.root={data.root} is not a folder; give that of the TSV files")
+    log_every = config.get("log_every", 1)  # not a setting of every command
+    if not isinstance(log_every, int | float) or log_every <= 0:
+        raise UserError(f"log_every={log_every} is not a number of seconds above 0")
     decay = OmegaConf.select(config, "ema.decay")
     if decay is not None and not (isinstance(decay, float) and 0 < decay < 1):
         raise UserError(f"ema.decay={decay} is not a number between 0 and 1")
@@ -72,7 +75,7 @@ def _check_sharding(config: DictConfig, no_gpu: bool) -> None:
     refused = {
         "ema.decay": "the average needs full weights",
         "model.compile": "a compiled graph does not gather weights",
-        "distill.on_policy.weight": "the student generates in each step, and processes would take different numbers of steps",
+        "distill.on_policy.weight": "the student generates in each step, in numbers of steps that differ by process",
     }
     for key, reason in refused.items():
         value = OmegaConf.select(config, key)

@@ -84,7 +84,7 @@ class Run:
         for number, process in enumerate(self.started, start=1):
             if process.poll() is not None and process.returncode < 0:
                 return (
-                    f"process {number} of this run was killed by signal {-process.returncode}; signal 9 often means that "
+                    f"process {number} of this run was killed by signal {-process.returncode}; signal 9 often means "
                     "memory is short: lower data.batch_size or data.num_workers"
                 )
         return None

@@ -26,15 +26,14 @@ def truncate_csv_logs(loggers: Iterable[Logger], step: int, validates_first: boo
         if file.is_file() and not aside.is_file():
             os.replace(file, aside)
         if aside.is_file():
-            rows = _rows(aside)
-            logger.experiment.metrics = [row for row in rows if not _is_repeated(row, step, validates_first)]
+            for row in _rows(aside):
+                last = int(row["step"])  # counted from 0
+                if validates_first and last == step - 1:
+                    row = {name: value for name, value in row.items() if not name.startswith("val/")}
+                if last < step:
+                    logger.experiment.log_metrics(row, last)
             logger.save()
             aside.unlink()
-
-
-def _is_repeated(row: dict[str, str], step: int, validates_first: bool) -> bool:
-    last = int(row["step"])  # counted from 0
-    return last >= step or (validates_first and last == step - 1 and any(name.startswith("val/") for name in row))
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

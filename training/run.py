@@ -23,6 +23,7 @@ from tracking import report
 from training.build import build_model
 from training.distillation.cache import TeacherCache
 from training.distillation.plan import DistillationPlan
+from training.distillation.summary import log_distillation
 from training.module import TrainingModule
 
 
@@ -64,9 +65,9 @@ def report_parts(
 ) -> None:
     """Log what is about to be trained: teachers, size of the model, device, effective batch size."""
     if distillation is not None:
-        report.say_distillation(distillation, cache)
-    report.say_model(model, trainer.strategy.root_device)
-    report.say_batch(config)
+        log_distillation(distillation, cache)
+    report.log_model(model, trainer.strategy.root_device)
+    report.log_batch_size(config)
 
 
 def export_best(trainer: pl.Trainer, module: TrainingModule, folder: Path, tokenizer: Tokenizer) -> OFAModel:

@@ -22,7 +22,7 @@ BANNED = {
     # order and time
     r"behind": "after, following, to the right of",
     r"anew": "again, from scratch",
-    r"(?:goes|go|went|gone|going) on(?! (?:the|a) (?:CPU|GPU))": "resume, continue, happen",
+    r"(?:goes|go|went|gone|going) on": "resume, continue, happen",
     r"carr(?:y|ies|ied) on": "continue",
     r"comes? (?:no|any) further|came no further": "make no progress",
     r"at an end": "finished",
@@ -43,7 +43,7 @@ BANNED = {
     r"ask(?:s|ed)? (?:openly|anew|again|about|in English)": "prompt",
     r"openly": "without a list of answers",
     r"says? so": "log it, report it",
-    r"(?:files?|folders?|checkpoints?|page|table|config|configuration|row|line|it) (?:itself )?(?:says?|tells?|said|told)":
+    r"(?:files?|folders?|checkpoints?|page|table|config|configuration|row|line|it) (?:says?|tells?|said|told)":
         "contains, reports, states",
     r"(?:is|are|was|were|be|been) (?:said|told)": "reported, documented, set",
     r"says? (?:how|what|which|where|whether|themselves|itself)": "define, state, report",
@@ -120,12 +120,8 @@ def prose(name: str, text: str) -> str:
         kept = _comments(text)
     else:
         kept = re.sub(r"#", " ", text)
-    return re.sub(
     code = r"`[^`\n]*`|https?://\S+|\]\(\S+?\)|[\w*<>-]+(?:[/_.][\w*<>-]+)+|(?<!\w)--[\w-]+"
     return re.sub(code, _nul, kept)
-        _nul,
-        kept,
-    )
 
 
 def _nul(text) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from data.demo.rows import DemoRow, Split
 from data.demo.scenes import Box, Scene, SceneConfig, make_scene
 from ofa.errors import UserError
+from runtime.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +98,10 @@ def _write_folder(folder: Path, task: DemoSource, config: SceneConfig, rows: Map
             with (
                 (unfinished / f"{name}.tsv").open("w", encoding="utf-8") as tsv,
                 (unfinished / f"{name}.scenes.jsonl").open("w", encoding="utf-8") as records,
+                progress(f"drawing {name}", count, "scenes") as advance,
             ):
                 for row in task.demo_rows(split):
+                    advance(1)
                     tsv.write("\t".join(row.columns) + "\n")
                     records.write(_record_line(row) + "\n")
         if task.demo_answers:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.rows import make_row, picture
+from data.boxes import CLIPPED
+from helpers.datasets import encoded_image, make_row
 
-from data.cells import CLIPPED
 from data.teacher_answers import AnsweredRows, TeacherAnswers
 from data.tsv import RowError
 from ofa.generation import Hypothesis
@@ -27,7 +27,7 @@ SMALL = {"tokenizer": Tokenizer.demo(), "image_size": 32}
 def vqa(tmp_path_factory):
     path = tmp_path_factory.mktemp("answers") / "answers.json"
     path.write_text('["red", "dark blue"]')
-    return VQA.build(**SMALL, answer_list=path)
+    return VQA(**SMALL, answer_list=path)
 
 
 def learnt(task, row, answer):
@@ -45,7 +45,7 @@ def written(task, prediction):
 @pytest.mark.parametrize("size", [(60, 40), (640, 427), (333, 500)])
 def test_every_bin_of_a_predicted_box_is_learnt_as_the_teacher_wrote_it(bins, size):
     task = RefCOCO.build(**SMALL, max_image_size=32)
-    row = make_row(text="the red circle", box="1,1,5,5", image=picture(size=size))
+    row = make_row(text="the red circle", box="1,1,5,5", image=encoded_image(size=size))
     tokens = [*(BIN_OFFSET + number for number in bins), EOS]
     prediction = task.decode(Hypothesis(tokens, -0.5, [0.0] * 5), task.encode(row, RNG, False).truth)
     sample = learnt(task, row, written(task, prediction))
@@ -54,7 +54,7 @@ def test_every_bin_of_a_predicted_box_is_learnt_as_the_teacher_wrote_it(bins, si
 
 def test_a_box_outside_its_image_is_a_broken_row_that_names_the_predictions():
     task = RefCOCO.build(**SMALL, max_image_size=32)
-    row = make_row(text="the red circle", box="1,1,5,5", image=picture(size=(60, 40)))
+    row = make_row(text="the red circle", box="1,1,5,5", image=encoded_image(size=(60, 40)))
     with pytest.raises(
         RowError, match="line 3 of train.tsv: .* outside its image .*, where box is the teacher's, from"
     ):
@@ -63,14 +63,14 @@ def test_a_box_outside_its_image_is_a_broken_row_that_names_the_predictions():
 
 @pytest.mark.parametrize("own", ["a blue square", ""])
 def test_a_caption_is_the_teachers_and_a_row_needs_none_of_its_own(own):
-    task = Caption.build(**SMALL)
+    task = Caption(**SMALL)
     sample = learnt(task, make_row(caption=own, image_id="42"), "a red circle")
-    assert sample.target == [*task.processor.tokenizer.encode("a red circle"), EOS]
+    assert sample.target == [*task.tokenizer.encode("a red circle"), EOS]
 
 
 @pytest.mark.parametrize("answer", ["yes", "maybe", "no"])
 def test_entailment_is_learnt_as_the_label_of_the_answer(answer):
-    task = SNLIVE.build(**SMALL)
+    task = SNLIVE(**SMALL)
     sample = learnt(task, make_row(hypothesis="a circle", caption="shapes", label="entailment"), answer)
     assert sample.truth.answer == answer and sample.target == task.encode_answer(answer, None)
 

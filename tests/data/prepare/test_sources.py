@@ -5,11 +5,11 @@ import json
 import pickle
 
 import pytest
-from data.prepare.vqa_answers import answers_cell, normalise_answer
-from helpers.payload import Payload
-from helpers.raw_data import write_karpathy, write_refer, write_snli_ve, write_vqa
+from helpers.datasets import write_karpathy, write_refer, write_snli_ve, write_vqa
+from helpers.fakes import Payload
 
 from data.prepare.__main__ import main
+from data.prepare.answers import answers_cell, normalise_answer
 
 
 def convert(name, words, out, *more):
@@ -151,13 +151,7 @@ def test_a_missing_source_is_one_sentence_that_says_what_was_expected_where(
     ("name", "write", "file", "content", "complaint"),
     [
         ("refcoco", write_refer, "refer/refcoco/instances.json", "{", "is not JSON"),
-        (
-            "refcoco",
-            write_refer,
-            "refer/refcoco/instances.json",
-            "{}",
-            "the layout of COCO's instances.json",
-        ),
+        ("refcoco", write_refer, "refer/refcoco/instances.json", "{}", "the layout of COCO's instances.json"),
         ("caption", write_karpathy, "dataset_coco.json", "[]", "holds a list, not Karpathy's split"),
         ("caption", write_karpathy, "dataset_coco.json", '{"images": [{}]}', "names no split"),
         ("vqa", write_vqa, "v2_mscoco_train2014_annotations.json", '{"annotations": [{}]}', "has not the layout"),

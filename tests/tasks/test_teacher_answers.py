@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.boxes import CLIPPED
 from helpers.datasets import encoded_image, make_row
 
+from data.cells import CLIPPED
 from data.teacher_answers import AnsweredRows, TeacherAnswers
 from data.tsv import RowError
 from ofa.generation import Hypothesis
@@ -27,7 +27,7 @@ SMALL = {"tokenizer": Tokenizer.demo(), "image_size": 32}
 def vqa(tmp_path_factory):
     path = tmp_path_factory.mktemp("answers") / "answers.json"
     path.write_text('["red", "dark blue"]')
-    return VQA(**SMALL, answer_list=path)
+    return VQA.build(**SMALL, answer_list=path)
 
 
 def learnt(task, row, answer):
@@ -63,14 +63,14 @@ def test_a_box_outside_its_image_is_a_broken_row_that_names_the_predictions():
 
 @pytest.mark.parametrize("own", ["a blue square", ""])
 def test_a_caption_is_the_teachers_and_a_row_needs_none_of_its_own(own):
-    task = Caption(**SMALL)
+    task = Caption.build(**SMALL)
     sample = learnt(task, make_row(caption=own, image_id="42"), "a red circle")
-    assert sample.target == [*task.tokenizer.encode("a red circle"), EOS]
+    assert sample.target == [*task.processor.tokenizer.encode("a red circle"), EOS]
 
 
 @pytest.mark.parametrize("answer", ["yes", "maybe", "no"])
 def test_entailment_is_learnt_as_the_label_of_the_answer(answer):
-    task = SNLIVE(**SMALL)
+    task = SNLIVE.build(**SMALL)
     sample = learnt(task, make_row(hypothesis="a circle", caption="shapes", label="entailment"), answer)
     assert sample.truth.answer == answer and sample.target == task.encode_answer(answer, None)
 

@@ -12,6 +12,7 @@ from ofa.checkpoint import TaskSettings, exporting, load, load_model, read_task
 from ofa.checkpoint.task_settings import NEGATED_PREFIX_COUNTS, PLANNED, from_fairseq
 from ofa.errors import UserError
 from ofa.model import OFAModel
+from ofa.processors import PROCESSORS
 from ofa.tokenizer import Tokenizer
 
 TASK = TaskSettings(

@@ -24,7 +24,7 @@ from ofa.processors.grounding import GroundingProcessor
 from ofa.vocabulary import EOS
 from tasks.base import TILE, Task, draw_tile
 from tasks.baselines import readable
-from tasks.metrics.boxes import BoxAccuracy
+from tasks.metrics.accuracy import BoxAccuracy
 
 
 @dataclass(frozen=True)

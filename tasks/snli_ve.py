@@ -18,7 +18,7 @@ from ofa.processors.entailment import ANSWERS, LABELS, EntailmentProcessor
 from tasks.base import draw_tile
 from tasks.baselines import blind_answers
 from tasks.closed import Answer, ClosedAnswerTask
-from tasks.metrics.entailment import EntailmentAccuracy
+from tasks.metrics.accuracy import EntailmentAccuracy
 
 
 @dataclass(frozen=True)

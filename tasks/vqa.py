@@ -20,7 +20,7 @@ from ofa.processors.question_answering import QuestionProcessor
 from tasks.base import draw_tile
 from tasks.baselines import blind_answers
 from tasks.closed import Answer, ClosedAnswerTask
-from tasks.metrics.vqa import VQAScore
+from tasks.metrics.accuracy import VQAScore
 
 
 @dataclass(frozen=True)

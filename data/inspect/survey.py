@@ -75,11 +75,12 @@ def guess_task(path: Path, config_dir: Path | None = None) -> str:
     Raises:
         UserError: no row fits any task.
     """
-    fitting: dict[str, int] = {}
+    layouts: dict[str, Layout] = {}  # without the repeated ones
     for name in task_names(config_dir):
         layout = find_task(name, config_dir).layout
-        if layout is not None:
-            fitting[name] = _count_fitting(open_file(path, layout))
+        if layout is not None and layout not in layouts.values():
+            layouts[name] = layout
+    fitting = {name: _count_fitting(open_file(path, layout)) for name, layout in layouts.items()}
     task = max(fitting, key=fitting.__getitem__)
     if not fitting[task]:
         raise UserError(

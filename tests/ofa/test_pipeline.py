@@ -159,7 +159,7 @@ def test_a_model_made_for_another_task_is_asked_with_the_published_settings(mode
     [
         ({"text": "a circle"}, "give caption="),
         ({"text": "  ", "caption": "a circle"}, "the hypothesis is empty"),
-        ({"text": 3, "caption": "a circle"}, "not as a int"),
+        ({"text": 3, "caption": "a circle"}, "text has to be a string, not a int"),
     ],
 )
 def test_questions_that_cannot_be_asked_are_refused(models, photos, texts, message):
@@ -212,7 +212,7 @@ def test_a_list_of_answers_can_be_given_and_is_missed_where_there_is_none(models
     file = write_nested(network, tmp_path / "vqa.pt", cfg=cfg)
     Tokenizer.demo().save(tmp_path)
     assert pipeline(name, file).processor.tree is None
-    assert "vqa.pt has no list of answers with it and is asked openly; answers=FILE gives one" in caplog.text
+    assert "vqa.pt has no list of answers with it, so any answer is possible; answers=FILE gives one" in caplog.text
     caplog.clear()
     (tmp_path / "answers.json").write_text(json.dumps({"blue": 1, "red": 0}))
     pipe = pipeline(name, file, answers=tmp_path / "answers.json")

@@ -3,7 +3,7 @@ import torch
 from helpers.golden import load_json
 
 from ofa.images import bins_to_boxes, box_iou, boxes_to_bins
-from tasks.metrics.boxes import BoxAccuracy
+from tasks.metrics.accuracy import BoxAccuracy
 
 RECORDED = load_json("fairseq_data.json")
 

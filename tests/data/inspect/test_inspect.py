@@ -108,7 +108,7 @@ def test_broken_rows_are_named_by_their_lines_and_the_exit_status_says_so(lines,
     shown = capsys.readouterr().out
     assert "broken rows: 2" in shown
     assert "the row has 2 columns, this format has 5" in shown and "no picture of a known kind" in shown
-    assert "box clipped to the image" in shown and "uniq_id that another row has, too" in shown
+    assert "box clipped to the image" in shown and "uniq_id that occurs twice" in shown
 
 
 def test_a_good_file_ends_well_with_a_grid_of_pictures(files, tmp_path, capsys):
@@ -121,7 +121,7 @@ def test_a_good_file_ends_well_with_a_grid_of_pictures(files, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("grid", "complaint"), [("nodir/grid.png", "nodir is not a folder"), ("grid.txt", "call it grid.png")]
+    ("grid", "complaint"), [("nodir/grid.png", "nodir is not a folder"), ("grid.txt", "name it grid.png")]
 )
 def test_a_grid_that_cannot_be_written_is_said_before_rows_are_read(files, tmp_path, capsys, grid, complaint):
     assert main([str(files / "own.tsv"), "--grid", str(tmp_path / grid)]) == 2
@@ -131,7 +131,7 @@ def test_a_grid_that_cannot_be_written_is_said_before_rows_are_read(files, tmp_p
 
 def test_a_limit_takes_the_first_rows_and_a_seed_any(files, capsys):
     assert main([str(files / "own.tsv"), "--limit", "2"]) == 0
-    assert "2 rows were looked at" in capsys.readouterr().out
+    assert "2 rows were read" in capsys.readouterr().out
     seen = []
     survey(files / "own.tsv", "refcoco", [4, 2], lambda example: seen.append(example.row.line))
     assert seen == [5, 3]
@@ -151,8 +151,8 @@ def test_photos_that_are_to_be_shown_turned_are_noted(lines, tmp_path):
     ("content", "words", "complaint"),
     [
         (None, (), "does not exist"),
-        ("a\tb\n", (), "is one of refcoco, caption, snli_ve, vqa; --task says"),
-        ("17,1,x,15\tb\tc\td\te\n", (), "is one of refcoco, caption"),
+        ("a\tb\n", (), "fits one of caption, refcoco, snli_ve, vqa; give --task"),
+        ("17,1,x,15\tb\tc\td\te\n", (), "fits one of caption, refcoco"),
         ("a\tb\n", ("--task", "vqa", "--grid", "grid.png"), "grid.png would be empty"),
     ],
 )

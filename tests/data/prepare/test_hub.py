@@ -175,7 +175,7 @@ def test_answers_of_several_people_are_counted(tmp_path):
         ("own.txt", (), "is not one of the files that are read: .parquet"),
         ("own.jsonl", ("--split", "val"), "--split val cannot be read: Bad split"),
         ("own.jsonl", (), "has no field 'image', which caption needs, only picture"),
-        ("tables", (), "tables holds neither Parquet files nor pictures; name one of its files instead"),
+        ("tables", (), "tables has neither Parquet files nor images; name one of its files instead"),
         ("broken.parquet", (), "cannot be read"),
         ("broken.jsonl", (), "cannot be read"),
     ],

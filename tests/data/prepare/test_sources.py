@@ -154,7 +154,7 @@ def test_a_missing_source_is_one_sentence_that_says_what_was_expected_where(
         ("refcoco", write_refer, "refer/refcoco/instances.json", "{}", "the layout of COCO's instances.json"),
         ("caption", write_karpathy, "dataset_coco.json", "[]", "holds a list, not Karpathy's split"),
         ("caption", write_karpathy, "dataset_coco.json", '{"images": [{}]}', "names no split"),
-        ("vqa", write_vqa, "v2_mscoco_train2014_annotations.json", '{"annotations": [{}]}', "has not the layout"),
+        ("vqa", write_vqa, "v2_mscoco_train2014_annotations.json", '{"annotations": [{}]}', "does not have the layout"),
         ("vqa", write_vqa, "v2_OpenEnded_mscoco_train2014_questions.json", "[]", "holds a list"),
     ],
 )

@@ -61,7 +61,7 @@ def test_an_interrupted_conversion_goes_on_to_the_same_file(photos, tmp_path, mo
         with monkeypatch.context() as patch:
             interrupt_behind(patch, count)
             assert convert(path, tmp_path) == 130
-        assert "the same command goes on" in capsys.readouterr().err
+        assert "the same command resumes" in capsys.readouterr().err
         assert not (tmp_path / "boxes.tsv").exists()
     journal = json.loads((tmp_path / "boxes.tsv.journal").read_text())
     assert journal["progress"]["samples"] == 13  # none was read twice
@@ -69,7 +69,7 @@ def test_an_interrupted_conversion_goes_on_to_the_same_file(photos, tmp_path, mo
     assert_same(tmp_path, whole)
 
 
-def test_what_was_written_behind_the_last_entry_of_the_journal_is_made_anew(photos, tmp_path, monkeypatch):
+def test_what_was_written_after_the_last_journal_entry_is_made_again(photos, tmp_path, monkeypatch):
     path, whole = photos
     with monkeypatch.context() as patch:
         interrupt_behind(patch, 7)
@@ -101,7 +101,7 @@ def test_other_arguments_are_refused_with_the_remedy(photos, tmp_path, monkeypat
     capsys.readouterr()
     assert convert(path, tmp_path, "--max-side", "32") == 2
     error = capsys.readouterr().err
-    assert "was begun with max_side None, not 32" in error and "delete boxes.tsv" in error
+    assert "was started with max_side None, not 32" in error and "delete boxes.tsv" in error
 
 
 def test_a_source_that_changed_is_refused(tmp_path, monkeypatch, capsys):
@@ -117,7 +117,7 @@ def test_a_source_that_changed_is_refused(tmp_path, monkeypatch, capsys):
 def test_a_file_from_elsewhere_is_not_overwritten(photos, tmp_path, capsys):
     (tmp_path / "boxes.tsv").write_text("precious\n")
     assert convert(photos[0], tmp_path) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert (tmp_path / "boxes.tsv").read_text() == "precious\n"
 
 
@@ -158,7 +158,7 @@ def test_a_full_disk_ends_in_a_sentence_and_the_next_start_goes_on(photos, tmp_p
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err
-    assert "boxes.tsv cannot be written" in error and "the same command goes on behind sample" in error
+    assert "boxes.tsv cannot be written" in error and "the same command resumes after sample" in error
     assert error.count("\n") == 1
     assert json.loads((tmp_path / "boxes.tsv.journal").read_text())["progress"]["samples"] > 0
     assert convert(path, tmp_path) == 0
@@ -174,7 +174,7 @@ def test_a_shortened_part_is_refused(photos, tmp_path, monkeypatch, capsys):
     assert "is shorter than" in capsys.readouterr().err
 
 
-def test_a_file_that_was_deleted_is_made_anew_whatever_the_arguments(photos, tmp_path):
+def test_a_file_that_was_deleted_is_written_again_whatever_the_arguments(photos, tmp_path):
     path, whole = photos
     assert convert(path, tmp_path, "--max-side", "32") == 0
     (tmp_path / "boxes.tsv").unlink()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from ofa.generation import Hypothesis
 from ofa.processors.base import Prompt, PromptError
 from ofa.processors.closed import ClosedAnswerProcessor
-from ofa.text import clean_caption, cut_words
+from ofa.tokenizer import clean_caption, cut_words
 
 _WITH_CAPTION = 'can image and text1 " {caption} " imply text2 " {hypothesis} "?'
 _WITHOUT_CAPTION = 'does the image describe " {hypothesis} "?'

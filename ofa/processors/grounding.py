@@ -13,7 +13,7 @@ from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
 from ofa.images import Box, bins_to_boxes, boxes_to_bins, resize_ratios
 from ofa.processors.base import ImageProcessor, Prompt, PromptError, SettingError
-from ofa.text import clean_caption, cut_words
+from ofa.tokenizer import clean_caption, cut_words
 from ofa.vocabulary import BIN_OFFSET, BINS, N_BINS
 
 BOX_TOKENS = 4

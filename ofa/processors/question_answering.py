@@ -13,7 +13,7 @@ from ofa.answers import read_answers
 from ofa.generation import GenerationOptions, Hypothesis, PrefixTree
 from ofa.processors.base import Prompt, PromptError, SettingError
 from ofa.processors.closed import ClosedAnswerProcessor
-from ofa.text import clean_question, cut_words
+from ofa.tokenizer import clean_question, cut_words
 
 _MAX_OPEN_ANSWER = 10  # tokens of an answer without a list
 

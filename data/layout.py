@@ -60,7 +60,7 @@ class Layout:
     """The columns of a file.
 
     Attributes:
-        columns: their names, in order; uniq_id and image among them.
+        columns: their names from left to right; uniq_id and image among them.
         truth: the column that is trained on and scored; a row without it can be neither.
         needed: columns that are never empty; others may be.
         checks: of columns that are not empty.

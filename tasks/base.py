@@ -92,7 +92,7 @@ class Task(ABC, Generic[Truth, Prediction]):
     """The task whose trained model this one has to start from (`init=`)."""
 
     next_task: ClassVar[tuple[str, str] | None] = None
-    """A task to continue with after training, and a line that says what it is for."""
+    """A task to continue with after training, and a line about its purpose."""
 
     @classmethod
     def build(cls, tokenizer: Tokenizer, **settings: Any) -> Self:
@@ -114,14 +114,14 @@ class Task(ABC, Generic[Truth, Prediction]):
 
     @property
     def unused_columns(self) -> tuple[str, ...]:
-        """Those of `columns` that are not read with these settings, so that a file need not have them."""
+        """Those of `columns` that are not read with these settings, which a file does not have to contain."""
         return ()
 
     @abstractmethod
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
         """Converts a row to ids, image and truth; `rng` is for tasks that draw captions or augmentations.
 
-        In evaluation a row need not have a truth: its prediction is written and not scored.
+        In evaluation a row may lack a truth: its prediction is written and not scored.
 
         Raises:
             RowError: the row cannot be used.

@@ -24,7 +24,7 @@ from tasks.metrics.accuracy import VQAScore
 
 
 @dataclass(frozen=True)
-class Question:
+class AnnotatedQuestion:
     """The cleaned question, and each answer that people gave with its confidence; none where they are not known."""
 
     text: str
@@ -32,7 +32,7 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VQA(ClosedAnswerTask[Question]):
+class VQA(ClosedAnswerTask[AnnotatedQuestion]):
     """VQA v2 (arXiv 1612.00837)."""
 
     processor: QuestionProcessor
@@ -65,7 +65,7 @@ class VQA(ClosedAnswerTask[Question]):
             source=prompt.source,
             target=self.encode_answer(answer, row) if train else [],
             image=self.processor.pixels(decode_image(row.values["image"], row)),
-            truth=Question(*prompt.texts, confidences),
+            truth=AnnotatedQuestion(*prompt.texts, confidences),
             prefix=prompt.prefix,
             weight=confidences[answer] if train else 1.0,
             notes=prompt.notes if confidences else (*prompt.notes, "no answer: not scored"),
@@ -83,14 +83,14 @@ class VQA(ClosedAnswerTask[Question]):
     def metric(self) -> VQAScore:
         return VQAScore()
 
-    def score(self, metric: VQAScore, prediction: Answer, truth: Question) -> None:
+    def score(self, metric: VQAScore, prediction: Answer, truth: AnnotatedQuestion) -> None:
         metric.update(truth.confidences.get(prediction.answer, 0.0) if truth.confidences else None)
 
-    def server_record(self, uniq_id: str, prediction: Answer, truth: Question) -> dict[str, Any]:
+    def server_record(self, uniq_id: str, prediction: Answer, truth: AnnotatedQuestion) -> dict[str, Any]:
         """The format of the public evaluation server; question ids that are numbers are written as numbers."""
         return {"question_id": int(uniq_id) if uniq_id.isdecimal() else uniq_id, "answer": prediction.answer}
 
-    def draw(self, image: Tensor | None, prediction: Answer, truth: Question) -> Image.Image:
+    def draw(self, image: Tensor | None, prediction: Answer, truth: AnnotatedQuestion) -> Image.Image:
         best = max(truth.confidences, key=truth.confidences.__getitem__, default="unknown")
         texts = [truth.text, f"answer: {prediction.answer}", f"true: {best}"]
         return draw_tile(image, self.processor, texts, lines=[2, 1, 1])[0]

@@ -13,7 +13,7 @@ import numpy as np
 from data.cells import SEPARATOR
 from data.demo.hypotheses import LABELS, hypothesis, pick_subject
 from data.demo.language import captions, pick, referring_expressions
-from data.demo.questions import Question, questions
+from data.demo.questions import SceneQuestion, questions
 from data.demo.scenes import Scene, SceneConfig, draw_scene
 from ofa.errors import UserError
 
@@ -102,7 +102,7 @@ def question_rows(split: Split) -> Iterator[DemoRow]:
         yield DemoRow([split.number_of(i), image_id(scene), *texts, encode_scene(scene)], scene, question.kind)
 
 
-def _pick_question(candidates: list[Question], rng: np.random.Generator) -> Question:
+def _pick_question(candidates: list[SceneQuestion], rng: np.random.Generator) -> SceneQuestion:
     """A kind, then an answer, then a question, each uniformly; else "no" would answer most questions about looks."""
     kind = pick(rng, list(dict.fromkeys(question.kind for question in candidates)))
     candidates = [question for question in candidates if question.kind == kind]

@@ -67,7 +67,7 @@ def answers_cell(answers: Sequence[str], allowed: set[str] | None = None) -> str
 
 
 def normalise_cell(confidences: Mapping[str, float]) -> str:
-    """Answers and their confidences as a cell; equal ones are summed, up to 1."""
+    """Answers and their confidences as a cell; the confidences of equal ones are added, up to 1."""
     normalised: dict[str, float] = {}
     for answer, confidence in confidences.items():
         text = normalise_answer(answer)

@@ -40,7 +40,7 @@ def make_line(sample: Sample, layout: Layout, tsv: Path, bounds: Bounds) -> byte
 
 
 def write_box(box: Box, ratio: tuple[float, float]) -> str:
-    """`x0,y0,x1,y1` in hundredths of a pixel, enough for any picture, and without the noise of float sums."""
+    """`x0,y0,x1,y1` in hundredths of a pixel, enough for any image, and without the noise of float sums."""
     scaled = (value * ratio[i % 2] for i, value in enumerate(box))
     return ",".join(str(round(float(value), 2)) for value in scaled)
 

@@ -1,4 +1,4 @@
-"""Conversions in several processes, in order and resumable: `convert`."""
+"""Resumable conversions in several processes: `convert`."""
 
 from __future__ import annotations
 

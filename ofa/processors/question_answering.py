@@ -1,4 +1,4 @@
-"""Visual question answering, out of a list of answers or openly."""
+"""Visual question answering, with or without a list of answers."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def scenes(config, count=60):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.difficulty)
-def test_objects_lie_inside_the_picture_and_do_not_overlap(config):
+def test_objects_lie_inside_the_image_and_do_not_overlap(config):
     for scene in scenes(config):
         assert config.min_objects <= len(scene.objects) <= config.max_objects
         for thing in scene.objects:
@@ -47,7 +47,7 @@ def test_boxes_are_tight_around_what_is_drawn():
 
 
 def fits(text, thing, scene):
-    """Whether an expression describes an object, worked out from the words alone."""
+    """Whether an expression describes an object, worked out from the words only."""
     words = text.split()
     rivals = [
         o for o in scene.objects
@@ -78,7 +78,7 @@ def test_an_expression_fits_the_object_that_is_meant_and_no_other(config):
     assert said > 100
 
 
-def test_easy_objects_are_told_apart_by_colour_and_shape_alone():
+def test_colour_and_shape_identify_easy_objects():
     texts = {referring_expressions(scene, o)[0] for scene in scenes(CONFIGS[0]) for o in scene.objects}
     assert texts <= {f"the {colour} {shape}" for colour in COLOURS for shape in SHAPES}
 

@@ -138,7 +138,7 @@ def test_each_word_of_all_tasks_is_one_token(tmp_path):
     ],
 )
 def test_a_seed_writes_the_referring_expressions_it_always_wrote(tmp_path, task, digest):
-    """Recorded; all but the pictures, whose bytes depend on the versions of Pillow and zlib."""
+    """Recorded; all but the images, whose bytes depend on the versions of Pillow and zlib."""
     written = hashlib.sha256()
     for file in demo_files(task, tmp_path, CONFIG, {"train": 12, "evaluation": 5}).values():
         for line in file.read_text().splitlines():

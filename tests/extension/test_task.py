@@ -79,7 +79,7 @@ def test_the_required_parts_suffice_for_own_files(demo_run, tmp_path, vocabulary
     assert not (folder / "run/model/task.json").exists()
 
 
-def test_without_demo_rows_the_demo_is_refused_in_a_sentence(tmp_path):
+def test_without_demo_rows_the_demo_is_refused(tmp_path):
     folder = write_task(tmp_path, optional=False)
     process = command(folder, "train.py", *DEMO, *SHORT, check=False)
     assert process.returncode == 1

@@ -107,14 +107,14 @@ def test_entailment_gives_the_probability_of_each_label(models, photos):
     assert answer["score"] == answer["labels"][answer["label"]] == max(answer["labels"].values())
 
 
-def test_questions_are_answered_out_of_the_list_or_openly(models, photos):
+def test_questions_are_answered_out_of_the_list_or_unlisted(models, photos):
     name = "visual-question-answering"
     answer = pipeline(name, models / name)(photos[0], "what color is the circle?")
     assert answer["answers"].keys() == set(ANSWERS) and sum(answer["answers"].values()) == pytest.approx(1, abs=1e-4)
     assert answer["text"] in ANSWERS and answer["score"] == max(answer["answers"].values())
-    openly = pipeline("visual-question-answering", models / "image-captioning")  # a model that says nothing of VQA
-    assert openly.processor.tree is None and openly.processor.image_size == 480
-    assert isinstance(openly(photos[0], "what color is the circle?")["text"], str)
+    unlisted = pipeline("visual-question-answering", models / "image-captioning")  # made for another task
+    assert unlisted.processor.tree is None and unlisted.processor.image_size == 480
+    assert isinstance(unlisted(photos[0], "what color is the circle?")["text"], str)
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
@@ -129,7 +129,7 @@ def test_a_pipeline_takes_the_texts_that_its_processor_names(name, models, photo
             pipe(photos[0], **{other: TEXTS[name][other] for other in TEXTS[name] if other != text})
 
 
-def test_one_picture_may_be_asked_many_texts_and_unequal_lists_are_refused(models, photos):
+def test_one_image_may_have_many_texts_and_unequal_lists_are_refused(models, photos):
     pipe = pipeline("visual-grounding", models / "visual-grounding")
     texts = ["the red circle", "the blue square"]
     assert all(map(agree, pipe(photos[0], texts), [pipe(photos[0], text) for text in texts]))
@@ -148,7 +148,7 @@ def test_of_several_items_the_one_at_fault_is_named(models, photos):
         pipe(photos[:1], [" "])
 
 
-def test_a_model_made_for_another_task_is_asked_with_the_published_settings(models, caplog):
+def test_a_model_made_for_another_task_gets_the_published_settings(models, caplog):
     with caplog.at_level(logging.WARNING):
         pipe = pipeline("visual-grounding", models / "image-captioning")
     assert "was made for image-captioning" in caplog.text and pipe.processor.image_size == 512
@@ -162,7 +162,7 @@ def test_a_model_made_for_another_task_is_asked_with_the_published_settings(mode
         ({"text": 3, "caption": "a circle"}, "text has to be a string, not a int"),
     ],
 )
-def test_questions_that_cannot_be_asked_are_refused(models, photos, texts, message):
+def test_texts_without_a_prompt_are_refused(models, photos, texts, message):
     with pytest.raises(InputError, match=message):
         pipeline("visual-entailment", models / "visual-entailment")(photos[0], **texts)
 
@@ -184,7 +184,7 @@ def test_a_caption_is_refused_by_a_model_that_reads_none(models, photos, tmp_pat
         ("visual-groundin", "did you mean 'visual-grounding'"),
     ],
 )
-def test_a_pipeline_that_is_not_there_is_refused_in_a_sentence(models, name, message):
+def test_a_pipeline_that_is_not_there_is_refused(models, name, message):
     with pytest.raises(UserError, match=message):
         pipeline(name, models / "visual-grounding")
 
@@ -299,7 +299,7 @@ def test_changed_options_of_generation_are_kept():
     assert from_task_settings(task, processor.tokenizer, "task.json")[1].beam_size == 2
 
 
-def test_a_file_of_the_original_trainer_is_asked_as_its_options_say(models, photos, tmp_path):
+def test_a_file_of_the_original_trainer_is_prompted_by_its_options(models, photos, tmp_path):
     model = load_model(models / "visual-grounding")
     task = {"patch_image_size": 64, "max_image_size": 64, "max_src_length": 3, "imagenet_default_mean_and_std": True}
     cfg = {"model": options(model.config), "task": {"_name": "refcoco", **task}}

@@ -47,7 +47,7 @@ def test_recorded_examples_and_batches_are_made_as_published(published_tokenizer
     assert batch.target.tolist() == recorded["batch"]["target"]
 
 
-def test_a_caption_is_learnt_without_punctuation_and_a_long_one_is_cut_and_noted(task):
+def test_training_captions_have_no_punctuation_and_a_long_one_is_cut_and_noted(task):
     sample = task.encode(caption_row("a red, circle. " + "and " * 30), RNG, True)
     assert task.processor.tokenizer.decode(sample.target) == "a red circle" + " and" * 17
     assert sample.notes == ("caption cut to 20 words",)
@@ -79,7 +79,7 @@ def test_an_answer_is_text_without_punctuation_and_its_result_names_the_image(ta
     assert task.server_record("7", prediction, References("x", ()))["image_id"] == "x"
 
 
-def test_a_perfect_caption_scores_best_and_pictures_have_one_size(task):
+def test_a_perfect_caption_scores_best_and_images_have_one_size(task):
     truths = [
         task.encode(caption_row(f"a {colour} circle&&the {colour} circle", colour), RNG, False).truth
         for colour in ("red", "blue", "green")

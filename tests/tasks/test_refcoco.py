@@ -79,7 +79,7 @@ def test_the_right_box_scores_one_and_a_wrong_one_zero(task):
     assert metric.compute()[task.monitor] == 0.5
 
 
-def test_tokens_that_are_no_box_are_refused_with_the_options_to_use(task):
+def test_tokens_that_are_not_a_box_are_refused_with_the_options_to_use(task):
     truth = task.encode(make_row(), RNG, True).truth
     for tokens in ([EOS], [BIN_OFFSET] * 3 + [EOS], [BIN_OFFSET] * 3 + [5, EOS]):
         with pytest.raises(UserError, match="max_len and min_len 4"):
@@ -131,6 +131,6 @@ def test_a_drawn_answer_shows_the_true_box_in_green_and_the_predicted_one_in_red
     assert empty.size == picture.size
 
 
-def test_refcocog_differs_in_its_splits_alone():
+def test_refcocog_differs_only_in_its_splits():
     assert RefCOCO.splits == ("val", "testA", "testB")
     assert RefCOCOg.splits == ("val", "test")

@@ -47,7 +47,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("change", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_row_ends_in_one_line_with_file_and_line(write, change, message):
+def test_a_broken_row_is_one_line_with_file_and_line(write, change, message):
     with pytest.raises(RowError, match=message) as error:
         list(loader(write(change)))
     assert str(error.value).startswith("line 4 of ") and "rows.tsv" in str(error.value)

@@ -1,4 +1,4 @@
-"""What guessing scores on demo files."""
+"""Trivial baselines on demo files."""
 
 import pytest
 from helpers.demo import demo_files

@@ -12,7 +12,7 @@ from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import EOS
 from tasks.closed import Answer
-from tasks.vqa import VQA, Question
+from tasks.vqa import VQA, AnnotatedQuestion
 
 RECORDED = load_json("fairseq_data.json")
 RNG = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def test_recorded_examples_and_batches_are_made_as_published(published_tokenizer
         assert [task.processor.tree.next_tokens(sample.target[:i]) for i in range(len(answer))] == answer
 
 
-def test_objects_stand_behind_the_question_at_most_so_many(answer_list):
+def test_objects_follow_the_question_up_to_a_maximum(answer_list):
     task = VQA.build(tokenizer=Tokenizer.demo(), image_size=32, answer_list=answer_list, max_objects=2)
     sample = task.encode(question_row(objects="circle&&square&&star"), RNG, True)
     assert task.processor.tokenizer.decode(sample.source) == "what color is the circle? object: circle square"
@@ -107,7 +107,7 @@ def test_evaluation_takes_answers_outside_the_list_and_questions_without(task):
 
 def test_the_score_is_the_confidence_of_the_predicted_answer(task):
     metric = task.metric()
-    truth = Question("what color?", {"red": 0.9, "dark red": 0.3})
+    truth = AnnotatedQuestion("what color?", {"red": 0.9, "dark red": 0.3})
     for answer in ("red", "dark red", "blue"):
         task.score(metric, Answer(answer, -0.1), truth)
     assert metric.compute()["vqa_score"].item() == pytest.approx(0.4)
@@ -115,7 +115,7 @@ def test_the_score_is_the_confidence_of_the_predicted_answer(task):
 
 def test_answers_come_from_the_list_and_results_name_the_question(task):
     tokens = [*task.processor.tokenizer.encode("two dogs"), EOS]
-    truth = Question("how many?", {})
+    truth = AnnotatedQuestion("how many?", {})
     prediction = task.decode(Hypothesis(tokens, -0.5, [0.0] * len(tokens)), truth)
     assert prediction == Answer("two dogs", -0.5)
     assert task.server_record("17", prediction, truth) == {"question_id": 17, "answer": "two dogs"}

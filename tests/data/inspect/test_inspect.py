@@ -1,4 +1,4 @@
-"""What a file holds is told as training reads it."""
+"""What a file holds is reported as training reads it."""
 
 import base64
 import io
@@ -99,7 +99,7 @@ def test_labels_answers_captions_and_empty_columns_are_counted(files):
     assert notes.total() == 6 and any(note.startswith("answers empty: training refuses") for note in notes)
 
 
-def test_broken_rows_are_named_by_their_lines_and_the_exit_status_says_so(lines, tmp_path, capsys):
+def test_broken_rows_are_named_by_their_lines_and_by_the_exit_status(lines, tmp_path, capsys):
     lines[1] = "x\ty"
     lines[3] = "\t".join([*lines[3].split("\t")[:4], "AAAA"])
     lines[4] = lines[4].replace("4.0,2.0,24.0,30.0", "4.0,2.0,24.0,50.0")
@@ -107,11 +107,11 @@ def test_broken_rows_are_named_by_their_lines_and_the_exit_status_says_so(lines,
     assert main([str(write(tmp_path, lines))]) == 1
     shown = capsys.readouterr().out
     assert "broken rows: 2" in shown
-    assert "the row has 2 columns, this format has 5" in shown and "no picture of a known kind" in shown
+    assert "the row has 2 columns, this format has 5" in shown and "not an image of a known format" in shown
     assert "box clipped to the image" in shown and "uniq_id that occurs twice" in shown
 
 
-def test_a_good_file_ends_well_with_a_grid_of_pictures(files, tmp_path, capsys):
+def test_a_good_file_ends_well_with_a_grid_of_images(files, tmp_path, capsys):
     assert main([str(files / "own.tsv"), "--grid", str(tmp_path / "grid.png")]) == 0
     assert "no broken rows" in capsys.readouterr().out
     grid = np.asarray(Image.open(tmp_path / "grid.png")).astype(int)
@@ -123,7 +123,7 @@ def test_a_good_file_ends_well_with_a_grid_of_pictures(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("grid", "complaint"), [("nodir/grid.png", "nodir is not a folder"), ("grid.txt", "name it grid.png")]
 )
-def test_a_grid_that_cannot_be_written_is_said_before_rows_are_read(files, tmp_path, capsys, grid, complaint):
+def test_a_grid_that_cannot_be_written_is_refused_before_rows_are_read(files, tmp_path, capsys, grid, complaint):
     assert main([str(files / "own.tsv"), "--grid", str(tmp_path / grid)]) == 2
     shown = capsys.readouterr()
     assert complaint in shown.err and shown.err.count("\n") == 1 and not shown.out
@@ -156,7 +156,7 @@ def test_photos_that_are_to_be_shown_turned_are_noted(lines, tmp_path):
         ("a\tb\n", ("--task", "vqa", "--grid", "grid.png"), "grid.png would be empty"),
     ],
 )
-def test_what_cannot_be_inspected_is_one_sentence(tmp_path, capsys, content, words, complaint):
+def test_what_cannot_be_inspected_is_a_clear_error(tmp_path, capsys, content, words, complaint):
     path = tmp_path / "own.tsv"
     if content:
         path.write_text(content)

@@ -55,7 +55,7 @@ def test_two_processes_make_the_file_of_one(photos, tmp_path):
     assert_same(tmp_path, whole)
 
 
-def test_an_interrupted_conversion_goes_on_to_the_same_file(photos, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_conversion_resumes_to_the_same_file(photos, tmp_path, monkeypatch, capsys):
     path, whole = photos
     for count in (0, 7, 6):
         with monkeypatch.context() as patch:
@@ -131,7 +131,7 @@ def test_bad_rows_are_named_counted_and_left_out(photos, tmp_path, capsys):
     assert "18 rows" in said and "2 of 20 samples are left out" in said and "line 6 of photos.csv" in said
 
 
-def test_on_error_stop_ends_at_the_first_and_skip_goes_on_from_there(photos, tmp_path, capsys):
+def test_on_error_stop_ends_at_the_first_and_skip_resumes_there(photos, tmp_path, capsys):
     path, whole = photos
     assert convert(path, tmp_path, "--on-error", "stop") == 2
     assert "error: line 6 of photos.csv: the image cannot be used: it does not decode" in capsys.readouterr().err
@@ -148,7 +148,7 @@ def test_a_conversion_without_any_row_is_an_error_and_leaves_the_way_free(tmp_pa
     assert convert(path, tmp_path, "--max-side", "30") == 0
 
 
-def test_a_full_disk_ends_in_a_sentence_and_the_next_start_goes_on(photos, tmp_path, capsys):
+def test_a_full_disk_is_a_clear_error_and_the_next_start_resumes(photos, tmp_path, capsys):
     path, whole = photos
     size = (whole / "boxes.tsv").stat().st_size
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

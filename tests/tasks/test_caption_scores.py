@@ -68,7 +68,7 @@ def test_rows_of_one_image_are_united_with_the_first_caption():
 
 
 def over_processes(metrics):
-    """What the last metric computes after torchmetrics gathered the states of all, one in each process."""
+    """What the last metric computes after torchmetrics collected the states of all, one in each process."""
 
     def gather(own, group):
         states = [torch.cat(metric.rows) if metric.rows else own[:0] for metric in metrics]

@@ -186,7 +186,7 @@ def test_a_source_that_cannot_be_read_is_a_clear_error(tmp_path, capsys, source,
     (tmp_path / "own.txt").write_text("x")
     (tmp_path / "broken.parquet").write_text("x")
     (tmp_path / "broken.jsonl").write_text('{"image": "a.jpg"')
-    (tmp_path / "own.jsonl").write_text('{"picture": "a.jpg"}\n')
+    (tmp_path / "own.jsonl").write_text('{"photo": "a.jpg"}\n')
     assert convert(tmp_path, tmp_path / source, "caption", *words) == 2
     error = capsys.readouterr().err
     assert complaint in error and error.startswith("error: ") and "Traceback" not in error

@@ -1,14 +1,11 @@
-import base64
-import io
 import itertools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.demo import demo_files
-from PIL import Image
 
-from data.demo.files import read_scenes, write_demo
+from data.demo.files import write_demo
 from data.demo.language import referring_expressions
 from data.demo.scenes import COLOURS, SHAPES, SceneConfig, draw_scene, make_scene
 from ofa.errors import UserError
@@ -88,33 +85,6 @@ def test_recurring_looks_call_for_size_or_side():
         text for scene in scenes(CONFIGS[1]) for o in scene.objects for text in referring_expressions(scene, o)
     )
     assert {"small", "large", "left", "right", "top", "bottom"} <= set(texts.split())
-
-
-@pytest.mark.parametrize(
-    ("task", "splits"), [("refcoco", {"train", "val", "testA", "testB"}), ("refcocog", {"train", "val", "test"})]
-)
-def test_files_have_the_published_columns_and_splits(tmp_path, task, splits):
-    files = demo_files(task, tmp_path, SceneConfig(), ROWS)
-    assert files.keys() == splits
-    for split, file in files.items():
-        lines = file.read_text().splitlines()
-        records = read_scenes(file)
-        assert len(lines) == len(records) == ROWS["train" if split == "train" else "evaluation"]
-        for line, record in zip(lines, records, strict=True):
-            name, _, text, box, image = line.split("\t")
-            assert name == record.uniq_id and text.startswith("the ")
-            assert tuple(map(float, box.split(","))) in [tuple(b) for b in record.boxes]
-            assert Image.open(io.BytesIO(base64.b64decode(image))).size == (record.width, record.height)
-
-
-def test_no_scene_of_one_split_has_the_content_of_another(tmp_path):
-    config = SceneConfig(
-        grid=2, image_size=32, min_objects=1, max_objects=1
-    )  # so that text and box are all the content
-    files = demo_files("refcoco", tmp_path, config, {"train": 300, "evaluation": 60})
-    contents = {s: {tuple(line.split("\t")[2:4]) for line in f.read_text().splitlines()} for s, f in files.items()}
-    for first, second in itertools.combinations(contents, 2):
-        assert contents[first] and not contents[first] & contents[second]
 
 
 def test_the_same_seed_writes_the_same_files_and_another_seed_others(tmp_path):

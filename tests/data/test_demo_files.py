@@ -23,12 +23,14 @@ from ofa.tokenizer import Tokenizer
 CONFIG = SceneConfig(image_size=32)
 ROWS = {"train": 90, "evaluation": 30}
 COLUMNS = {  # of the published files; image_id and image mean the same everywhere
+    "refcoco": ("uniq_id", "image_id", "text", "box", "image"),
+    "refcocog": ("uniq_id", "image_id", "text", "box", "image"),
     "caption": ("uniq_id", "image_id", "caption", "objects", "image"),
     "caption_scst": ("uniq_id", "image_id", "caption", "objects", "image"),
     "snli_ve": ("uniq_id", "image_id", "image", "hypothesis", "caption", "label"),
     "vqa": ("uniq_id", "image_id", "question", "answers", "objects", "image"),
 }
-every_new_task = pytest.mark.parametrize("task", COLUMNS)
+every_task = pytest.mark.parametrize("task", COLUMNS)
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +44,21 @@ def rows(file, task):
     return [dict(zip(COLUMNS[task], line.split("\t"), strict=True)) for line in lines]
 
 
-@every_new_task
+@every_task
 def test_files_have_the_published_columns_and_a_record_for_each_row(files, task):
-    assert list(files[task]) == ["train", "val", "test"]
+    assert list(files[task]) == ["train", *(["val", "testA", "testB"] if task == "refcoco" else ["val", "test"])]
     for split, file in files[task].items():
         records = read_scenes(file)
         written = rows(file, task)
         assert len(written) == len(records) == ROWS["train" if split == "train" else "evaluation"]
         for row, record in zip(written, records, strict=True):
             assert row["uniq_id"] == record.uniq_id
-            assert 2 <= len(record.boxes) <= 3
+            assert 2 <= len(record.boxes) <= CONFIG.max_objects
+            assert "box" not in row or [float(side) for side in row["box"].split(",")] in record.boxes
             assert Image.open(io.BytesIO(base64.b64decode(row["image"]))).size == (record.width, record.height)
 
 
-@every_new_task
+@every_task
 def test_no_two_splits_show_scenes_of_the_same_content(tmp_path, task, monkeypatch):
     monkeypatch.setattr("data.demo.files._record_line", lambda row: row.scene.key)
     few = SceneConfig(image_size=16, grid=2, max_objects=2, n_colours=3, n_shapes=2)  # 144 contents

@@ -14,7 +14,6 @@ from runtime.checkpoints import best_score
 from runtime.checks import check
 from runtime.collectives import broadcast_object, local_rank_zero_first, rank
 from runtime.command_line import command
-from runtime.configuration import instantiate
 from runtime.launching import devices_of
 from runtime.resume import CONFIG, find_resume_point
 from runtime.sharding import full_model
@@ -38,6 +37,7 @@ def train(config: DictConfig) -> float | None:
         return best_score(folder / BEST) if (folder / BEST).is_file() else None
     loggers = build_loggers(config, interrupted)
     report.say_start(config, folder)
+    build.log_recipe(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer)
@@ -46,13 +46,12 @@ def train(config: DictConfig) -> float | None:
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once
         task = build.build_task(config, tokenizer)
         generation = build.generation_options(config, task)
-        criterion = build.build_criterion(config, task)
-        optim, freezing = instantiate(config.optim), instantiate(config.freezing)
-        distillation = build.build_distillation(config, tokenizer, task, criterion)
+        objective = build.build_objective(config, tokenizer, task)
+        distillation = objective.distillation
         splits = dict.fromkeys(["train", "val", *splits_with_files(config, task)])
         data = build_data(config, task, list(splits))
         data.prepare_data()
-    cache = build.build_cache(config, data, tokenizer, task, distillation)
+    cache = build.build_cache(config, data, tokenizer, distillation)
     if distillation is not None:
         report.say_distillation(distillation, cache)
     trainer = build_trainer(
@@ -67,8 +66,8 @@ def train(config: DictConfig) -> float | None:
         if config.init is not None:
             load_weights(model, config.init)
         if distillation is not None:
-            distillation.start(model)
-    module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
+            distillation.initialize(model)
+    module = build.build_module(config, objective, data, model, task, generation, cache)
 
     kept = to_task_settings(task, generation)
     module.save_hyperparameters({"task": asdict(kept)}, logger=False)  # in checkpoints, which can be asked by it

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Column, Table
 
-from criterions.distillation.matching import match_table
+from criterions.distillation.layer_mapping import layer_mapping_table
 from ofa.model import OFAModel
 from runtime.collectives import world_size
 from runtime.run_dir import METRICS
@@ -69,8 +69,8 @@ def say_batch(config: DictConfig) -> None:
 def say_distillation(plan: DistillationPlan, cache: TeacherCache | None) -> None:
     """Who teaches what, and how much of it is known already."""
     log.info("teachers: %s", ", ".join(map(str, plan.files)))
-    if plan.matches:
-        Console().print(match_table(plan.matches))
+    if plan.feature_pairs:
+        Console().print(layer_mapping_table(plan.feature_pairs))
     if cache is not None:
         say_cache(cache, plan.cache.views)
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from criterions.label_smoothing import log_probabilities
+from criterions.base import log_probabilities
 
 
 def ce(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allowed: Tensor | None = None) -> Tensor:
@@ -61,7 +61,7 @@ def jsd(
 
 def mse(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allowed: Tensor | None = None) -> Tensor:
     """Mean over the allowed ids of the squared difference of the logits / t (arXiv 1312.6184), [N]."""
-    squares = (heated(student, temperature) - heated(teacher, temperature)).square()
+    squares = (scaled(student, temperature) - scaled(teacher, temperature)).square()
     return squares.mean(-1) if allowed is None else squares.masked_fill(~allowed, 0).sum(-1) / allowed.sum(-1)
 
 
@@ -69,7 +69,7 @@ def mse(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, all
 LOGIT_LOSSES = {"ce": ce, "ce_with_mask": ce, "reverse_kl": reverse_kl, "jsd": jsd, "mse": mse}
 
 
-def heated(logits: Tensor, temperature: float | Tensor) -> Tensor:
+def scaled(logits: Tensor, temperature: float | Tensor) -> Tensor:
     """Logits [N, A] divided by the temperature, one number or [N], in float32."""
     return logits.float() / (temperature[..., None] if isinstance(temperature, Tensor) else temperature)
 
@@ -78,7 +78,7 @@ def _log_probabilities(
     student: Tensor, teacher: Tensor, temperature: float | Tensor, allowed: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The student's and the teacher's, [N, A] each; 0 where an id is not allowed."""
-    return tuple(log_probabilities(heated(logits, temperature), allowed) for logits in (student, teacher))
+    return tuple(log_probabilities(scaled(logits, temperature), allowed) for logits in (student, teacher))
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:

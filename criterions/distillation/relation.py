@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from criterions.label_smoothing import log_probabilities
+from criterions.base import log_probabilities
 
 
 def relation_divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from criterions.label_smoothing import log_probabilities
+from criterions.base import log_probabilities
 from ofa.config import check_choice, check_number
 
 SCHEDULES = ("constant", "flsw", "cwsm")

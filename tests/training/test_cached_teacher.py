@@ -215,7 +215,10 @@ def test_a_changed_row_is_noticed(change, teacher, samples, tmp_path):
         ({"cache_views": 0}, "distill.cache_views=0 is not a whole number of at least 1"),
         ({"cache_views": None}, "distill.cache_views=None is not a whole number"),
         ({"cache_top_k": 0}, "distill.cache_top_k=0 is not a whole number of at least 1"),
-        ({"matches": "first:attention_mse_sum:encoder"}, "distill.cache=kept keeps logits alone, and distill.matches"),
+        (
+            {"feature_losses": "first:attention_mse_sum:encoder"},
+            "distill.cache=kept keeps logits alone, and distill.feature_losses",
+        ),
         ({"on_policy": {"weight": 2.0}}, "distill.cache=kept keeps .* and distill.on_policy.weight=2.0 asks about"),
         ({"kd": "mse"}, "distill.kd=mse reads the logits of all 59457 ids, of which distill.cache_top_k=64 keeps"),
         ({"temperature": {"schedule": "flsw"}}, "distill.temperature.schedule=flsw reads the logits of all"),

@@ -68,7 +68,7 @@ def batch():
 def test_the_loss_is_the_sum_of_its_parts_as_computed_by_hand(teacher, batch):
     matches = ["last:attention_mse_sum:encoder", {"rule": [[1, 2]], "loss": "cos", "stack": "decoder", "weight": 3.0}]
     module = make_module(
-        teacher, ce_weight=0.5, kd_weight=2.0, matches=matches, match_weight=10.0, projection="relu"
+        teacher, ce_weight=0.5, kd_weight=2.0, feature_losses=matches, feature_weight=10.0, projection="relu"
     ).eval()
     loss = module.loss(batch)
     ours, theirs = outputs(module.model, batch), outputs(module.teacher.models[0], batch)
@@ -117,7 +117,9 @@ def test_the_logits_that_count_are_those_of_the_allowed_ids(case, teacher, batch
 
 
 def test_training_changes_student_and_projections_and_no_bit_of_the_teacher(teacher, batch):
-    module = make_module(teacher, matches="first:hidden_mse:encoder,first:value_relation:cross", projection="linear")
+    module = make_module(
+        teacher, feature_losses="first:hidden_mse:encoder,first:value_relation:cross", projection="linear"
+    )
     theirs = module.teacher.models[0]
     before = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
     learnt = {name: tensor.clone() for name, tensor in module.named_parameters()}
@@ -140,7 +142,7 @@ def test_training_changes_student_and_projections_and_no_bit_of_the_teacher(teac
 
 def test_a_student_starts_from_the_same_weights_with_projections_and_without(teacher):
     states = []
-    for settings in ({}, {"matches": "first:cos:encoder", "projection": "linear"}):
+    for settings in ({}, {"feature_losses": "first:cos:encoder", "projection": "linear"}):
         torch.manual_seed(3)
         make_plan(teacher, **settings)
         states.append(torch.get_rng_state())
@@ -189,7 +191,7 @@ def test_several_teachers_are_averaged(kd, teacher, second_teacher, batch):
 
 
 def test_the_teacher_may_see_the_students_images_larger(teacher, batch):
-    module = make_module(teacher, teacher_image_size=64, matches="first:cos:decoder", projection="linear").eval()
+    module = make_module(teacher, teacher_image_size=64, feature_losses="first:cos:decoder", projection="linear").eval()
     images = F.interpolate(batch.patch_images, (64, 64), mode="bicubic", antialias=True)
     theirs = outputs(module.teacher.models[0], batch, images)
     given = module.teacher(batch, module.criterion.hard.targets(batch.target))
@@ -208,7 +210,7 @@ def test_the_teacher_has_a_precision_of_its_own(teacher, batch):
 
 
 def test_a_teacher_of_encoder_states_alone_does_not_decode(teacher, batch):
-    module = make_module(teacher, kd=None, matches="gap:attention_ce_mean:encoder").eval()
+    module = make_module(teacher, kd=None, feature_losses="gap:attention_ce_mean:encoder").eval()
     module.teacher.models[0].decoder = None
     assert module.loss(batch).terms.keys() == {"loss", "hard", "nll", "attention_ce_mean_encoder"}
 
@@ -227,22 +229,31 @@ def test_a_teacher_of_encoder_states_alone_does_not_decode(teacher, batch):
         ({"kd_schedule": ["growing"]}, "distill.kd_schedule=.* is not one of"),
         ({"kd_schedule": "grow"}, "distill.kd_schedule=grow is not one of .*; did you mean 'growing'"),
         ({"temperature": {"base": 0}}, "distill.temperature.base=0 is not a number above 0"),
-        ({"matches": "first:attention_mse:encoder"}, "the student has 4 heads and the teacher 6"),
-        ({"matches": "first:hidden_mse:encoder"}, "the student is 64 wide and the teacher 96; set the projection"),
+        ({"feature_losses": "first:attention_mse:encoder"}, "the student has 4 heads and the teacher 6"),
+        (
+            {"feature_losses": "first:hidden_mse:encoder"},
+            "the student is 64 wide and the teacher 96; set the projection",
+        ),
         ({"teacher": []}, "distill.teacher names no teacher; give a run"),
         ({"teacher": None}, "distill.teacher names no teacher; give a run"),
         ({"teacher": "nowhere"}, "checkpoint nowhere does not exist"),
         ({"teacher_precision": "bf16"}, "distill.teacher_precision=bf16 is not one of .*; did you mean 'bf16-true'"),
         ({"teacher_image_size": 688}, "has positions for 672 px and would see 688 px"),
         (
-            {"teacher_image_size": 64, "matches": "first:attention_mse_sum:cross"},
+            {"teacher_image_size": 64, "feature_losses": "first:attention_mse_sum:cross"},
             "distill.teacher_image_size=64: attention_mse_sum:cross compares source positions",
         ),
         ({"projection": "gelu"}, "distill.projection=gelu is not one of linear, relu, tanh"),
-        ({"projection": "relu"}, "distill.projection has no effect where distill.matches is null; set distill.matches"),
-        ({"match_weight": 2}, "distill.match_weight has no effect where distill.matches is null"),
-        ({"match_weight": None}, "distill.match_weight=null is not a number"),
-        ({"match_schedule": "growing"}, "distill.match_schedule has no effect where distill.matches is null"),
+        (
+            {"projection": "relu"},
+            "distill.projection has no effect where distill.feature_losses is null; set distill.feature_losses",
+        ),
+        ({"feature_weight": 2}, "distill.feature_weight has no effect where distill.feature_losses is null"),
+        ({"feature_weight": None}, "distill.feature_weight=null is not a number"),
+        (
+            {"feature_schedule": "growing"},
+            "distill.feature_schedule has no effect where distill.feature_losses is null",
+        ),
         ({"cache_views": 2}, "distill.cache_views has no effect where distill.cache is null"),
         ({"cache_top_k": None}, "distill.cache_top_k has no effect where distill.cache is null"),
         ({"kd": None, "kd_schedule": "growing"}, "distill.kd_schedule has no effect where distill.kd is null"),
@@ -283,7 +294,7 @@ def test_the_students_own_sequences_may_be_all_that_is_learnt_from(teacher):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"matches": "first:attention_mse_sum:encoder"}, "distill.teacher names 2"),
+        ({"feature_losses": "first:attention_mse_sum:encoder"}, "distill.teacher names 2"),
         ({"init_from_teacher": "first"}, "distill.teacher names 2"),
         (
             {"temperature": {"schedule": "flsw"}},
@@ -340,7 +351,7 @@ def test_a_student_starts_from_chosen_layers_and_the_leading_channels(teacher):
 
 def test_a_run_learns_from_a_run_and_its_checkpoint_is_a_student_like_any_other(tmp_path):
     run("train.py", *SMALL_DEMO, "hydra.run.dir=teacher", folder=tmp_path)
-    distill = ["distill=refcoco", "distill.teacher=teacher"]
+    distill = ["distill=ofa_compress", "distill.teacher=teacher"]
     process = run("train.py", *SMALL_DEMO, *distill, "ema.decay=0.9", "hydra.run.dir=student", folder=tmp_path)
     assert "Matched layers" in process.stdout
     header = (tmp_path / "student/metrics.csv").read_text().splitlines()[0]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.distilling import STUDENT, make_model, make_plan, save
+from training.distillation.cache_fingerprint import fingerprint
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample
@@ -16,7 +17,6 @@ from ofa.generation import PrefixTree
 from ofa.tokenizer import Tokenizer
 from training.distillation import cache as teacher_cache
 from training.distillation.cache import TeacherCache
-from training.distillation.cache_fingerprint import fingerprint
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from criterions.label_smoothing import Targets, log_probabilities
+from criterions.base import Targets, log_probabilities
 
 
 def pack(logits: Tensor, targets: Targets, top_k: int | None) -> list[bytes]:
@@ -44,7 +44,7 @@ def pack(logits: Tensor, targets: Targets, top_k: int | None) -> list[bytes]:
     return [b"".join(part.numpy().tobytes() for part in sample) for sample in zip(*parts, strict=True)]
 
 
-def unpack(records: Sequence[bytes], targets: Targets, top_k: int | None, vocabulary_size: int) -> Tensor:
+def unpack(records: Sequence[bytes], targets: Targets, top_k: int | None) -> Tensor:
     """Logits [N, A] in float32 from the records of B samples, packed with equal targets and `top_k`.
 
     They are the teacher's but for rounding or, with `top_k`, log-probabilities of the V ids of the vocabulary. Where an
@@ -58,7 +58,7 @@ def unpack(records: Sequence[bytes], targets: Targets, top_k: int | None, vocabu
         ends = [top_k * end for end in ends]
         ids = _joined("<i4", [record[:end] for record, end in zip(rest, ends, strict=True)], device)
         best = _joined("<f2", [record[end:] for record, end in zip(rest, ends, strict=True)], device)
-        even = (numbers - math.log(vocabulary_size - top_k))[:, None].expand(-1, vocabulary_size)
+        even = (numbers - math.log(targets.vocabulary_size - top_k))[:, None].expand(-1, targets.vocabulary_size)
         return even.scatter(-1, ids.view(-1, top_k).long(), best.view(-1, top_k).float())
     values = _joined("<f2", rest, device).float()
     if targets.allowed is None:

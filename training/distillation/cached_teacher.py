@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from criterions.base import Targets
 from criterions.distillation.states import States
-from criterions.label_smoothing import Targets
 from data.batch import Batch
 from ofa.errors import UserError
 from ofa.vocabulary import PAD
@@ -26,13 +26,10 @@ class CachedTeacher:
         cache: of what was said; its fingerprint is that of the teacher.
         load: loads the teacher.
         top_k: how many ids of the vocabulary are kept of each token; None: all that it may be.
-        vocabulary_size: the number of all ids.
     """
 
-    def __init__(
-        self, cache: TeacherCache, load: Callable[[], Teacher], top_k: int | None, vocabulary_size: int
-    ) -> None:
-        self.cache, self.load, self.top_k, self.vocabulary_size = cache, load, top_k, vocabulary_size
+    def __init__(self, cache: TeacherCache, load: Callable[[], Teacher], top_k: int | None) -> None:
+        self.cache, self.load, self.top_k = cache, load, top_k
         self.teacher: Teacher | None = None
         self.device = torch.device("cpu")
 
@@ -64,7 +61,7 @@ class CachedTeacher:
                     f"sample {name} has other tokens than when distill.cache={self.cache.folder} was filled; {REMEDY}"
                 )
         records = [self.cache.read(key) for key in batch.keys]
-        return States(unpack(records, targets, self.top_k, self.vocabulary_size), {})
+        return States(unpack(records, targets, self.top_k), {})
 
     def _ask(self, batch: Batch, targets: Targets) -> torch.Tensor:
         """[N, A], the teacher's logits."""

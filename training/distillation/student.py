@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from criterions.distillation.matching import check_layer_rule, layer_pairs
+from criterions.distillation.layer_mapping import check_layer_rule, layer_pairs
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.model import OFAModel

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from criterions.base import Targets, log_probabilities
 from criterions.distillation.states import States
-from criterions.label_smoothing import Targets, log_probabilities
 from data.batch import Batch
 from ofa.decoder import DecoderOutput
 from ofa.encoder import EncoderOutput

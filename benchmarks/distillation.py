@@ -101,8 +101,10 @@ class DistillationStep(StepOfBatch):
         pairs = map_layers(read_rules(self.pairs, 1.0, None), student.config, teacher.config)
         criterion = DistillationCriterion(LabelSmoothedCrossEntropy(), pairs, student.config, teacher.config)
         teacher = self.build_teacher(teacher, criterion, folder)
-        module = DistillationModule(student, task, task.generation, criterion, Optim(lr=1e-4), Freezing(), teacher)
-        module.total_updates = 1
+        module = DistillationModule(
+            student, task, task.generation, criterion, Optim(lr=1e-4), Freezing(), teacher=teacher
+        )
+        module.total_steps = 1
         teacher.to(torch.device(machine.device))
         return self.workload(module, machine)
 
@@ -124,4 +126,4 @@ class CachedStep(DistillationStep):
     def build_teacher(self, model: OFAModel, criterion: DistillationCriterion, folder: Path) -> Teacher | CachedTeacher:
         cache = TeacherCache(folder / "cache", self.batch_size, {})
         asked = super().build_teacher(model, criterion, folder)
-        return CachedTeacher(cache, lambda: asked, self.top_k, model.config.vocab_size)
+        return CachedTeacher(cache, lambda: asked, self.top_k)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import torch
 from omegaconf import OmegaConf
 
+from criterions.base import AllowedIds
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample, collate
 from helpers.runs import ROOT
@@ -32,7 +33,7 @@ TEACHER = OFAConfig.from_name(
     encoder_layers=3, decoder_layers=3,
 )  # fmt: skip
 DEFAULTS = OmegaConf.to_container(OmegaConf.load(ROOT / "configs/distill/_settings.yaml"))
-del DEFAULTS["predictions"]  # they are data, and no part of the plan
+del DEFAULTS["predictions"]  # part of the data, not of the plan
 
 
 def make_model(config, seed):
@@ -41,7 +42,7 @@ def make_model(config, seed):
 
 
 def make_batch():
-    """Two samples with pictures and prompts, both of other lengths."""
+    """Two samples with images and prompts of different lengths."""
     torch.manual_seed(4)
     return collate(
         [
@@ -66,10 +67,13 @@ def save(model, folder):
     return str(folder)
 
 
-def make_plan(teacher, hard=None, image_size=32, tree=None, **settings):
-    hard = hard or LabelSmoothedCrossEntropy(0.1)
+def make_plan(teacher, criterion=None, image_size=32, tree=None, constraint_range=None, **settings):
+    criterion, allowed = (
+        criterion or LabelSmoothedCrossEntropy(0.1),
+        AllowedIds(STUDENT.vocab_size, constraint_range, tree),
+    )
     settings = {**copy.deepcopy(DEFAULTS), "teacher": teacher, **settings}
-    return plan_distillation(settings, STUDENT, hard, Tokenizer.demo(), image_size, tree)
+    return plan_distillation(settings, STUDENT, criterion, allowed, Tokenizer.demo(), image_size)
 
 
 def outputs(model, batch, images=None):

@@ -6,9 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.distilling import STUDENT, make_model, make_plan, save
-from training.distillation.cache_fingerprint import fingerprint
 
-from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample
 from data.module import OFADataModule
 from data.teacher_answers import TeacherAnswers
@@ -176,7 +174,6 @@ def world(tmp_path):
     return SimpleNamespace(
         teacher=save(make_model(STUDENT, 1), tmp_path / "teacher"),
         settings={"cache": str(tmp_path / "cache")},
-        hard=LabelSmoothedCrossEntropy(),
         seed=1,
         task={"name": "refcoco", "image_size": 32},
         tree=None,
@@ -187,13 +184,13 @@ def world(tmp_path):
 
 
 def parts(world):
-    plan = make_plan(world.teacher, world.hard, tree=world.tree, **world.settings)
+    plan = make_plan(world.teacher, tree=world.tree, **world.settings)
     answers = None if world.predictions is None else TeacherAnswers(world.predictions, "id", {})
     data = OFADataModule(
         {"train": world.file}, {"id": 0}, encode, batch_size=1, eval_batch_size=1, seed=world.seed,
         teacher_answers=answers,
     )  # fmt: skip
-    return fingerprint(plan, data, world.task, world.tree, world.tokenizer)
+    return plan.fingerprint(data, world.task, world.tokenizer)
 
 
 CHANGES = {

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from data.batch import Sample
 from data.tsv import Row, RowError
@@ -21,7 +20,7 @@ from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.processors.captioning import CaptionProcessor, without_punctuation
 from ofa.vocabulary import EOS
-from runtime.collectives import rank
+from runtime.progress import progress
 from tasks.drawing import draw_tile
 from tasks.image_task import ImageTask
 from tasks.metrics.captions import CaptionReport, CaptionScores
@@ -175,12 +174,14 @@ class SelfCriticalCaption(Caption):
             return CiderReward(self, CiderD(DocumentFrequencies.from_file(self.reward_document_frequencies)))
         log.info("counting the n-grams of all training references; task.reward_document_frequencies=FILE saves this")
         found = []
-        for i in tqdm(range(len(rows)), "reading references", leave=False, disable=rank() > 0):
-            try:
-                found.append([with_end(text) for text in self.required_references(rows[i])])
-            except RowError:
-                if not skip_broken:
-                    raise
+        with progress("reading references", len(rows), "rows") as advance:
+            for i in range(len(rows)):
+                try:
+                    found.append([with_end(text) for text in self.required_references(rows[i])])
+                except RowError:
+                    if not skip_broken:
+                        raise
+                advance(1)
         return CiderReward(self, CiderD(DocumentFrequencies.from_references(found)))
 
     def required_references(self, row: Row) -> tuple[str, ...]:

@@ -7,19 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import published
-from helpers.distilling import (
-    SMALL_DEMO,
-    STUDENT,
-    TEACHER,
-    forget_trainer,
-    make_batch,
-    make_model,
-    make_plan,
-    outputs,
-    save,
-)
+from helpers.distillation import SMALL_DEMO, STUDENT, TEACHER, make_model, make_plan, outputs, save
 from helpers.losses import loss_of_states
 from helpers.runs import run
+from helpers.trainers import without_trainer
 
 from criterions.base import AllowedIds
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
@@ -48,7 +39,7 @@ def second_teacher(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_trainer(monkeypatch):
-    forget_trainer(monkeypatch)
+    without_trainer(monkeypatch)
 
 
 def make_module(teacher, criterion=None, **settings):
@@ -58,11 +49,6 @@ def make_module(teacher, criterion=None, **settings):
     plan.initialize(model)
     module.total_steps = 10
     return module
-
-
-@pytest.fixture
-def batch():
-    return make_batch()
 
 
 def test_the_loss_is_the_sum_of_its_parts_as_computed_by_hand(teacher, batch):

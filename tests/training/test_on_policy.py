@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.distilling import SMALL_DEMO, forget_trainer, make_batch
+from helpers.distillation import SMALL_DEMO
 from helpers.runs import run
+from helpers.trainers import without_trainer
 
 from criterions.base import AllowedIds
 from criterions.distillation.criterion import DistillationCriterion
@@ -28,7 +29,7 @@ CLOSE = dict(rtol=1e-4, atol=1e-5)
 
 @pytest.fixture(autouse=True)
 def no_trainer(monkeypatch):
-    forget_trainer(monkeypatch)
+    without_trainer(monkeypatch)
 
 
 def make_model(seed, **options):
@@ -52,16 +53,11 @@ def make_module(
     )
     generation = GenerationOptions(max_len=4, prefix_counts_toward_max_len=False)
     teacher = Teacher([make_model(i) for i in teachers], mean_of=None if kd is None else "probabilities")
-    parts = (make_model(3, **model), SimpleNamespace(tree=tree), generation, criterion, Optim(lr=1e-2), Freezing())
+    parts = (make_model(3, **options), SimpleNamespace(tree=tree), generation, criterion, Optim(lr=1e-2), Freezing())
     allowed = AllowedIds(CONFIG.vocab_size, constraint_range, tree)
     module = DistillationModule(*parts, teacher=teacher, on_policy=on_policy, seed=seed, allowed=allowed)
     module.total_steps = 10
     return module
-
-
-@pytest.fixture
-def batch():
-    return make_batch()
 
 
 def logits(model, batch):

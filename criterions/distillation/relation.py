@@ -1,4 +1,4 @@
-"""Distillation of how positions relate to each other in the queries, keys or values of an attention (MiniLM)."""
+"""Distillation of relations between positions in the queries, keys or values of an attention (MiniLM)."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_without_focus_it_is_the_cross_entropy(folder, monkeypatch):
         ("builtins.dict", [], "builtins.dict lacks attributes of criterions.base.Criterion; make it a subclass of it"),
     ],
 )
-def test_what_is_incompatible_is_one_sentence(target, arguments, message, folder):
+def test_what_is_incompatible_is_a_clear_error(target, arguments, message, folder):
     chosen = ["criterion=focal", f"criterion._target_={target}"]
     process = train(folder, *chosen, *arguments, "hydra.run.dir=refused", check=False)
     assert process.returncode == 1 and message in process.stderr.splitlines()[-1]

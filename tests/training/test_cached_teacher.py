@@ -1,4 +1,4 @@
-"""A student that learns from a teacher cache learns what the teacher itself would say."""
+"""Training with a teacher cache equals training with the teacher."""
 
 import copy
 import csv

@@ -73,7 +73,7 @@ def test_the_loss_is_the_sum_of_its_parts_as_computed_by_hand(teacher, batch):
     ]
     read = batch.decoder_input_ids != 1
     cosines = []
-    for i, j in ((0, 0), (2, 3)):  # the embeddings, and the output of layer 1 beside that of layer 2
+    for i, j in ((0, 0), (2, 3)):  # the embeddings, and the outputs of student layer 1 and teacher layer 2
         projection = module.criterion.projections[str(len(maps) + len(cosines))]
         projected = projection(ours.decoder_hidden_states[i])
         cosines.append(1 - F.cosine_similarity(projected, theirs.decoder_hidden_states[j], dim=-1)[read].mean())
@@ -135,7 +135,7 @@ def test_a_student_starts_from_the_same_weights_with_projections_and_without(tea
     assert torch.equal(*states)
 
 
-def test_the_loss_on_the_targets_alone_is_that_of_plain_training(teacher, batch):
+def test_with_only_the_loss_on_the_targets_it_is_plain_training(teacher, batch):
     module = make_module(teacher).eval()
     module.criterion.kd_weight = 0.0
     hidden = module.model.decoder(
@@ -195,7 +195,7 @@ def test_the_teacher_has_a_precision_of_its_own(teacher, batch):
     torch.testing.assert_close(half(batch, targets).logits.float(), full(batch, targets).logits, rtol=0.1, atol=0.3)
 
 
-def test_a_teacher_of_encoder_states_alone_does_not_decode(teacher, batch):
+def test_a_teacher_of_encoder_states_only_does_not_decode(teacher, batch):
     module = make_module(teacher, kd=None, feature_losses="gap:attention_ce_mean:encoder").eval()
     module.teacher.models[0].decoder = None
     assert module.loss(batch).terms.keys() == {"loss", "ce", "nll", "attention_ce_mean_encoder"}

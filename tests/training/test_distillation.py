@@ -285,7 +285,7 @@ def test_on_policy_may_be_the_only_loss_on_the_teacher(teacher):
         ({"init_from_teacher": "first"}, "distill.teacher names 2"),
         (
             {"temperature": {"schedule": "flsw"}},
-            "flsw reads the logits of a teacher, and of the 2 in distill.teacher the prob",
+            "distill.teacher names 2 .* schedule=flsw reads logits",
         ),
     ],
 )

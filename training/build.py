@@ -88,10 +88,12 @@ def build_objective(config: DictConfig, tokenizer: Tokenizer, task: Task) -> Obj
     if not isinstance(criterion, Criterion | SelfCritical):
         raise UserError(f"criterion: {name} lacks attributes of criterions.base.Criterion; make it a subclass of it")
     if criterion.needs_rewards != bool(task.reward_columns):
+        given, remedy = (
+            ("rewards", "set criterion=self_critical") if task.reward_columns else ("targets", "take another")
+        )
         raise UserError(
             f"criterion: {name} is trained on {'rewards' if criterion.needs_rewards else 'targets'}, and "
-            f"task={config.task.name} gives {'rewards' if task.reward_columns else 'targets only'}; take another "
-            "criterion or task (task=caption_scst and criterion=self_critical belong together)"
+            f"task={config.task.name} gives {given}"
         )
     distillation = _build_distillation(config, tokenizer, criterion, allowed)
     return Objective(criterion, allowed, instantiate(config.optim), instantiate(config.freezing), distillation)

@@ -178,7 +178,7 @@ def test_questions_are_answered_by_candidates_by_beams_and_openly(published, dat
         ),
         (["generation.beam_size=3"], "generation.beam_size=3 has no effect where every candidate answer is scored"),
         (["task.prompt_type=both"], "task.prompt_type=both is not one of none, src, prev_output"),
-        (["criterion=self_critical"], "SelfCritical is trained on rewards, and task=vqa gives targets only"),
+        (["criterion=self_critical"], "SelfCritical is trained on rewards, and task=vqa gives targets"),
         (["criterion.constraint_range=[10,20]"], "the task allows its listed answers only"),
     ],
 )

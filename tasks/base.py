@@ -88,6 +88,9 @@ class Task(ABC, Generic[Truth, Prediction]):
     trivial_baselines: ClassVar[Callable[[TSVFile, TSVFile], dict[str, float]] | None] = None
     """What guesses score by the `monitor` metric on a demo file: (training file, test file) -> score by name."""
 
+    reward_columns: ClassVar[tuple[str, ...]] = ()
+    """The columns that `build_reward` reads; none: the task gives no rewards for generated sequences."""
+
     starts_from: ClassVar[str | None] = None
     """The task whose trained model this one has to start from (`init=`)."""
 
@@ -154,6 +157,18 @@ class Task(ABC, Generic[Truth, Prediction]):
     @abstractmethod
     def draw(self, image: Tensor | None, prediction: Prediction, truth: Truth) -> Image.Image:
         """A prediction drawn for people to look at, of the same size for every sample; image [3, h, w] or None."""
+
+    def build_reward(self, rows: Sequence[Row], skip_broken: bool) -> Callable[[Sequence[Hypothesis], Truth], Tensor]:
+        """A function of K hypotheses for a sample and its truth that returns their rewards, [K].
+
+        Args:
+            rows: the training rows, with `reward_columns` only.
+            skip_broken: leave broken rows out.
+
+        Raises:
+            RowError: a row is broken, without `skip_broken`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no reward_columns")
 
     def server_record(self, uniq_id: str, prediction: Prediction, truth: Truth) -> dict[str, Any] | None:
         """A prediction in the format of the task's public evaluation server, its id first; None where there is none."""

@@ -4,7 +4,8 @@ import json
 import re
 
 import pytest
-from helpers.runs import ROOT, predictions_of, run
+from helpers.examples import write_example
+from helpers.runs import predictions_of, run
 
 from data.inspect.__main__ import main as inspect
 from ofa import pipeline
@@ -14,21 +15,16 @@ DEMO = [*TASK, "data.rows.train=32", "data.rows.evaluation=8", "data.scenes.grid
 SHORT = ["model=micro", "trainer.max_steps=2", "validate_every=2"]
 
 
-def write_task(folder, optional=True):
-    """The files of the example, in `folder`."""
-    section = re.split(r"^## ", (ROOT / "docs/extend.md").read_text(), flags=re.MULTILINE)[1]
-    module, config = re.findall(r"```(?:python|yaml)\n(.*?)```", section, flags=re.DOTALL)
-    if not optional:
-        module = re.sub(r"    pipeline = .*\n", "", module.split("    # Optional")[0])
-    (folder / "configs/task").mkdir(parents=True)
-    (folder / "count_task.py").write_text(module)
-    (folder / "configs/task/count.yaml").write_text(config)
+def write_required_parts(folder):
+    """The example without its optional parts."""
+    module = write_example("A task", folder) / "count_task.py"
+    module.write_text(re.sub(r"    pipeline = .*\n", "", module.read_text().split("    # Optional")[0]))
     return folder
 
 
 @pytest.fixture(scope="module")
 def demo_run(tmp_path_factory):
-    folder = write_task(tmp_path_factory.mktemp("count"))
+    folder = write_example("A task", tmp_path_factory.mktemp("count"))
     return folder, command(folder, "train.py", *DEMO, *SHORT, "hydra.run.dir=run")
 
 
@@ -69,7 +65,7 @@ def test_its_files_are_inspected(demo_run, monkeypatch, capsys):
 
 
 def test_the_required_parts_suffice_for_own_files(demo_run, tmp_path, vocabulary):
-    folder = write_task(tmp_path, optional=False)
+    folder = write_required_parts(tmp_path)
     (demo,) = demo_run[0].glob("cache/demo/count_*")
     for split in ("train", "val", "test"):
         (folder / f"count_{split}.tsv").write_bytes((demo / f"{split}.tsv").read_bytes())
@@ -80,7 +76,7 @@ def test_the_required_parts_suffice_for_own_files(demo_run, tmp_path, vocabulary
 
 
 def test_without_demo_rows_the_demo_is_refused(tmp_path):
-    folder = write_task(tmp_path, optional=False)
+    folder = write_required_parts(tmp_path)
     process = command(folder, "train.py", *DEMO, *SHORT, check=False)
     assert process.returncode == 1
     assert "error: task=count has no demo data: declare demo_rows in its class, or set data=tsv" in process.stderr

@@ -21,7 +21,7 @@ from runtime.sharding import full_model
 from runtime.truncate_logs import truncate_csv_logs
 from tracking import report
 from training import build
-from training.data_files import build_data, splits_with_files
+from training.data_files import build_data, build_source, evaluation_splits
 from training.evaluation import EvaluationModule
 from training.trainer import build_loggers, build_trainer, learnt_files, training_callbacks, validation_settings
 
@@ -40,17 +40,18 @@ def train(config: DictConfig) -> float | None:
     report.say_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
-    tokenizer = build.build_tokenizer(config, config.tokenizer)
-    if config.init is not None:
-        check_vocabulary(config.init, tokenizer)
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once
-        task = build.build_task(config, tokenizer)
+        source = build_source(config)
+        tokenizer = build.build_tokenizer(config, source, config.tokenizer)
+        if config.init is not None:
+            check_vocabulary(config.init, tokenizer)
+        task = build.build_task(config, source, tokenizer)
         generation = build.generation_options(config, task)
         criterion = build.build_criterion(config, task)
         optim, freezing = instantiate(config.optim), instantiate(config.freezing)
         distillation = build.build_distillation(config, tokenizer, task, criterion)
-        splits = dict.fromkeys(["train", "val", *splits_with_files(config, task)])
-        data = build_data(config, task, list(splits))
+        splits = dict.fromkeys(["train", "val", *evaluation_splits(source, task)])
+        data = build_data(config, source, task, list(splits))
         data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, task, distillation)
     if distillation is not None:
@@ -88,7 +89,7 @@ def train(config: DictConfig) -> float | None:
             load_weights(model, best)
         export(folder / EXPORT, model, tokenizer, kept)
     trainer.test(EvaluationModule(model, task, generation), datamodule=data, verbose=False)
-    report.say_scores(config, folder, task)
+    report.say_scores(config, folder, task, source)
     report.say_next(config, folder, task)
     return float(trainer.checkpoint_callback.best_model_score) if best else None
 

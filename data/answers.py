@@ -1,10 +1,10 @@
-"""The answers in a row, each with its confidence: `parse_answers`."""
+"""The answers column: answers and their confidences."""
 
 from __future__ import annotations
 
 from math import isfinite
 
-from data.tsv import Row
+from data.source import Row
 
 
 def parse_answers(row: Row) -> dict[str, float]:

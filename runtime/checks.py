@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -39,9 +37,6 @@ def check(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and (not isinstance(value, int) or value < least):
             raise UserError(f"{key}={value} is not a whole number of at least {least}")
-    data = config.get("data", {})
-    if data.get("name") == "tsv" and not data.files and "root" in data and not Path(data.root).is_dir():
-        raise UserError(f"data.root={data.root} is not a folder; give that of the TSV files")
     decay = OmegaConf.select(config, "ema.decay")
     if decay is not None and not (isinstance(decay, float) and 0 < decay < 1):
         raise UserError(f"ema.decay={decay} is not a number between 0 and 1")

@@ -83,7 +83,7 @@ def check_overrides(config_name: str, words: list[str]) -> DictConfig:
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise UserError(str(error).splitlines()[0]) from error
     for key, is_missing in _settings(config):
-        if not is_missing or key == "data.root":  # data.files may stand for data.root
+        if not is_missing:
             continue
         program = f"{config_name}.py" if config_name in SCRIPTS else f"python -m training.{config_name}"
         raise UserError(f"{key} has to be given: {program} {key}=...")

@@ -41,8 +41,8 @@ DAMAGED = LAST.with_name("last.damaged.ckpt")  # inside a run folder: kept for w
 # What may differ from the run that is resumed: it says where files lie and what is shown or kept, and changes no
 # update. (validate_every may not: it decides which checkpoint is the best. on_nonfinite may, since it only matters
 # where a run cannot go on as it was.)
-FREE = ("resume", "save_every", "pictures", "logger", "on_nonfinite", "data.root", "data.num_workers",
-        "data.worker_timeout", "data.eval_batch_size", "signals", "cluster", "trainer.log_every_n_steps",
+FREE = ("resume", "save_every", "pictures", "logger", "on_nonfinite", "data.root", "data.source",
+        "data.revision", "data.num_workers", "data.worker_timeout", "data.eval_batch_size", "signals", "cluster", "trainer.log_every_n_steps",
         "trainer.enable_model_summary")  # fmt: skip
 
 
@@ -164,17 +164,20 @@ class SaveTrainingState(pl.Callback):
     count the updates of the run.
 
     Args:
-        files: that are learnt from, under the name by which an error is to call them.
+        files: that are learnt from, under the name by which an error is to call them; or texts that identify them.
     """
 
-    def __init__(self, files: Mapping[str, Sequence[Path]]) -> None:
+    def __init__(self, files: Mapping[str, Sequence[Path | str]]) -> None:
         self.files = files
         self.position: dict[str, Any] | None = None  # in the data; None: not resumed
         self.gradients: dict[str, Tensor] = {}
 
     @cached_property
     def digests(self) -> dict[str, list[str]]:
-        return {name: [digest(path) for path in paths] for name, paths in self.files.items()}
+        return {
+            name: [digest(part) if isinstance(part, Path) else part for part in parts]
+            for name, parts in self.files.items()
+        }
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         waiting = module.named_parameters() if trainer.fit_loop.epoch_loop._should_accumulate() else ()

@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from criterions.distillation.matching import match_table
+from data.demo.source import DemoSource
+from data.source import DataSource
 from ofa.model import OFAModel
 from runtime.collectives import world_size
 from runtime.run_dir import METRICS
 from tasks.base import Task
 from tasks.caption import Caption
 from tasks.trivial_baselines import trivial_baselines
-from training.data_files import demo_files
 from training.distillation.cache import TeacherCache
 from training.distillation.plan import DistillationPlan
 
@@ -32,12 +33,6 @@ log = logging.getLogger(__name__)
 def say_start(config: DictConfig, folder: Path) -> None:
     """The first lines: task, data, where the outputs go."""
     log.info("task %s, data %s; outputs go to %s", config.task.name, config.data.name, folder)
-    if config.data.name == "demo":
-        log.info(
-            "this is the demo: generated scenes, %d px pictures, a short schedule from scratch; for published data and "
-            "recipes use data=tsv data.root=FOLDER tokenizer=FOLDER_OR_HUB_ID",
-            config.task.image_size,
-        )
 
 
 def say_finished(folder: Path) -> None:
@@ -88,13 +83,12 @@ def say_cache(cache: TeacherCache, views: int) -> None:
 
 
 @rank_zero_only
-def say_scores(config: DictConfig, folder: Path, task: Task) -> None:
+def say_scores(config: DictConfig, folder: Path, task: Task, source: DataSource) -> None:
     """The scores of every split, beside chance where the data is the demo's."""
     metrics = json.loads((folder / METRICS).read_text())
     chance = {}
-    if config.data.name == "demo":
-        files = demo_files(config)
-        chance = {split: trivial_baselines(task, files["train"], files[split]) for split in metrics}
+    if isinstance(source, DemoSource):
+        chance = {split: trivial_baselines(task, source.files["train"], source.files[split]) for split in metrics}
     console = Console()
     console.print(score_table(f"{config.task.name}: scores", metrics))
     for name, matrix in _matrices(metrics):

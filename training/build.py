@@ -12,7 +12,7 @@ from tqdm import tqdm
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from criterions.self_critical import SelfCritical
 from data.module import OFADataModule
-from data.tsv import RowError
+from data.source import DataSource, RowError
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
@@ -39,10 +39,10 @@ from training.self_critical import SelfCriticalModule
 log = logging.getLogger(__name__)
 
 
-def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:
+def build_tokenizer(config: DictConfig, data: DataSource, source: str | Path | None) -> Tokenizer:
     """The vocabulary of a folder or hub id, or the demo's; real data needs a published one."""
     tokenizer = Tokenizer.demo() if source is None else Tokenizer.from_pretrained(source)
-    if tokenizer.is_demo and config.data.name != "demo":
+    if tokenizer.is_demo and not data.is_demo:
         raise UserError(
             f"data={config.data.name} needs the published vocabulary, not the demo's: set tokenizer= to a folder or "
             f"Hugging Face hub id that holds vocab.json and merges.txt (every published OFA model folder does)"
@@ -50,10 +50,10 @@ def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:
     return tokenizer
 
 
-def build_task(config: DictConfig, tokenizer: Tokenizer) -> Task:
+def build_task(config: DictConfig, source: DataSource, tokenizer: Tokenizer) -> Task:
     settings = {key: value for key, value in to_container(config.task).items() if key != "name"}
     if settings.get("constrained") and settings["answer_list"] is None:
-        settings["answer_list"] = answer_list(config)
+        settings["answer_list"] = answer_list(source)
     try:
         return instantiate(settings, tokenizer=tokenizer)
     except SettingError as error:

@@ -33,9 +33,9 @@ def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Call
     return [*callbacks, LogSamplePredictions(folder, task, config.pictures)] if config.pictures else callbacks
 
 
-def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:
+def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, Sequence[Path | str]]:
     """What training learns from, for RestOfState."""
-    files = {"training file (data)": [data.files["train"]]}
+    files = {"training file (data)": data.source.depends_on("train")}
     if data.teacher_answers is not None:
         files["file of answers (distill.predictions)"] = [data.teacher_answers.path]
     if distillation is not None:
@@ -44,7 +44,7 @@ def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> 
 
 
 def training_callbacks(
-    config: DictConfig, task: Task, folder: Path, files: Mapping[str, Sequence[Path]]
+    config: DictConfig, task: Task, folder: Path, files: Mapping[str, Sequence[Path | str]]
 ) -> list[pl.Callback]:
     """Those of a test, and what a training run keeps: its best and its last checkpoint, its learning rates.
 

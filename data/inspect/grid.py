@@ -70,6 +70,6 @@ def draw_tile(example: Example) -> Image.Image:
         pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline="lime", width=3)
     values = example.row.values
     texts = [values[name] for name in (*TEXTS, "label", "answers") if values.get(name)]
-    text = f"{example.row.line}: {' | '.join(texts)}"
+    text = f"{example.row.number}: {' | '.join(texts)}"
     pen.text((4, height + 8), textwrap.fill(text, width=_LETTERS, max_lines=_LINES), fill="black")
     return tile

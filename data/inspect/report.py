@@ -33,7 +33,7 @@ def tables(found: Survey, path: Path) -> Iterator[Table | str]:
     if found.notes:
         yield _table("notes", ("what", "rows"), [(note, str(count)) for note, count in found.notes.most_common()])
     if found.problems:
-        rows = [(str(problem.line), problem.message) for problem in found.problems[:_SHOWN]]
+        rows = [(str(problem.number), problem.message) for problem in found.problems[:_SHOWN]]
         more = len(found.problems) - len(rows)
         title = f"broken rows: {len(found.problems)}"
         yield _table(title + (f", the first {_SHOWN}" if more else ""), ("line", "problem"), rows)

@@ -126,7 +126,7 @@ class FieldMap:
         """
         if isinstance(value, str) and "|!+" in value:
             # There is no file yet; of an error only the message is used.
-            return normalise_cell(parse_answers(Row({"answers": value}, Path(), 0))) if self.normalise else value
+            return normalise_cell(parse_answers(Row({"answers": value}, "", 0))) if self.normalise else value
         several = value if isinstance(value, list | tuple) else _text(value).split(JOINT)
         given = [entry["answer"] if isinstance(entry, dict) and "answer" in entry else entry for entry in several]
         texts = [str(text).strip() for text in given if text is not None]

@@ -17,7 +17,7 @@ def make_line(sample: Sample, layout: str, tsv: Path, bounds: Bounds) -> bytes |
     if isinstance(sample, LeftOut):
         return sample
     cells = {name: re.sub(r"[\t\r\n]+", " ", text).strip() for name, text in sample.values.items()}
-    where = Row(cells, tsv, line=0)  # it has no line yet; of errors only the message is used
+    where = Row(cells, tsv, 0)  # it has no line yet; of errors only the message is used
     try:
         picture = read_picture(sample.image, bounds, where)
         if sample.box is not None:

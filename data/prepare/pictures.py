@@ -46,14 +46,14 @@ def read_picture(image: Path | bytes, bounds: Bounds, where: Row) -> Picture:
     if isinstance(image, bytes):
         return _check(image, bounds, where)
     try:
-        return _of_file(image, bounds, where.path)
+        return _of_file(image, bounds, Path(where.source))
     except OSError as error:
         raise where.error(f"the image {image} cannot be read ({error.strerror})") from error
 
 
 @lru_cache(maxsize=4)  # several rows about one image follow each other
 def _of_file(path: Path, bounds: Bounds, tsv: Path) -> Picture:
-    return _check(path.read_bytes(), bounds, Row({}, tsv, line=0, source=f" ({path})"))
+    return _check(path.read_bytes(), bounds, Row({}, tsv, 0, note=f" ({path})"))
 
 
 def _check(encoded: bytes, bounds: Bounds, where: Row) -> Picture:

@@ -6,7 +6,8 @@ from data.batch import Sample
 from data.dataset import MAX_SKIPPED, TaskDataset
 from data.module import EvalLoader, OFADataModule
 from data.sampling import ExactShardSampler
-from data.tsv import RowError, TSVFile
+from data.source import RowError
+from data.tsv import TSVFile, TSVSource
 from ofa.errors import UserError
 
 COLUMNS = {"id": 0, "number": 1}
@@ -36,8 +37,8 @@ def dataset(path, **options):
 
 
 def module(path, **options):
-    files = {"train": path, "val": path}
-    return OFADataModule(files, COLUMNS, encode, n_columns=2, **{"batch_size": 4, "eval_batch_size": 4, **options})
+    source = TSVSource({"train": path, "val": path}, COLUMNS, 2)
+    return OFADataModule(source, COLUMNS, encode, **{"batch_size": 4, "eval_batch_size": 4, **options})
 
 
 def ids(batches):
@@ -55,14 +56,14 @@ def test_a_broken_row_stops_by_default(write, train):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_a_file_that_was_cut_is_no_broken_row_to_skip(write, train):
+def test_a_truncated_file_is_not_a_broken_row_to_skip(write, train):
     path = write(8)
     rows = dataset(path, train=train, on_error="skip")
     rows[7]
     os.truncate(path, 10)
     error = rows.collate(rows.__getitems__([0, 7]))
     assert not isinstance(error, RowError)
-    with pytest.raises(UserError, match="was changed while it was read: it had 39 bytes and has 10; put back"):
+    with pytest.raises(UserError, match="was changed while it was read: it had 39 bytes and has 10; restore it"):
         raise error
 
 
@@ -143,19 +144,18 @@ def test_a_limit_uses_the_first_rows_only(write):
 
 
 def test_a_missing_file_is_noticed_before_anything_is_read(write, tmp_path):
+    source = TSVSource({"train": write(3), "testA": tmp_path / "testA.tsv"}, COLUMNS)
     with pytest.raises(UserError, match="testA.tsv does not exist; set data.root"):
-        OFADataModule(
-            {"train": write(3), "testA": tmp_path / "testA.tsv"}, COLUMNS, encode, batch_size=1, eval_batch_size=1
-        )
+        source.prepare(["train", "testA"])
 
 
 def test_every_split_but_train_is_tested(write):
     files = {name: write(n, name=name) for n, name in enumerate(("train", "val", "testA", "testB"), start=1)}
-    data = OFADataModule(files, COLUMNS, encode, batch_size=2, eval_batch_size=2)
+    data = OFADataModule(TSVSource(files, COLUMNS), COLUMNS, encode, batch_size=2, eval_batch_size=2)
     assert data.test_splits == ["val", "testA", "testB"]
     assert [len(ids(loader)) for loader in data.test_dataloader()] == [2, 3, 4]
     assert ids(data.dataloader("train")) == ["r1"]
-    with pytest.raises(UserError, match="split 'testC' is not one of train, val, testA, testB"):
+    with pytest.raises(UserError, match="no split 'testC', only train, val, testA, testB; give its file in data.files"):
         data.dataloader("testC")
 
 

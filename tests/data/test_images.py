@@ -15,7 +15,7 @@ from data.tsv import Row, RowError
 from ofa.images import MAX_PIXELS, ImageTransform, resize_ratios
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "fairseq_data.json").read_text())
-WHERE = Row({}, Path("train.tsv"), 17)
+WHERE = Row({}, "train.tsv", 17)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from data.batch import Sample
 from data.module import OFADataModule
 from data.sampling import ExactShardSampler, ShuffleSampler
+from data.tsv import TSVSource
 from ofa.errors import UserError
 
 
@@ -41,7 +42,9 @@ class Recorder(pl.LightningModule):
 
 def fit(files, folder, checkpoint=None, workers=0, **options):
     """The batches of training, by their ids; a checkpoint after every step is left in `folder`."""
-    data = OFADataModule(files, {"id": 0}, encode, batch_size=5, eval_batch_size=8, num_workers=workers, seed=3)
+    data = OFADataModule(
+        TSVSource(files, {"id": 0}), ["id"], encode, batch_size=5, eval_batch_size=8, num_workers=workers, seed=3
+    )
     every_step = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from data import tsv
-from data.tsv import RowError, TSVFile
+from data.source import RowError
+from data.tsv import TSVFile
 from ofa.errors import UserError
 
 COLUMNS = {"id": 0, "text": 2}
@@ -36,7 +37,7 @@ def test_rows_have_the_named_columns_and_know_their_line(three_rows):
     file = TSVFile(three_rows, COLUMNS, n_columns=3)
     assert len(file) == 3
     assert file[2].values == {"id": "c", "text": "ä three"}
-    assert (file[2].path, file[2].line) == (three_rows, 3)
+    assert (file[2].source, file[2].number) == (three_rows, 3)
     assert file[-1] == file[2]
     with pytest.raises(IndexError):
         file[3]
@@ -92,7 +93,7 @@ def test_columns_outside_the_format_are_refused_at_once(three_rows):
 
 def test_a_blank_line_in_the_middle_is_a_broken_row(tmp_path):
     file = TSVFile(write(tmp_path / "train.tsv", b"a\t0\tone\n\nb\t1\ttwo\n"), COLUMNS)
-    assert file[2].line == 3
+    assert file[2].number == 3
     with pytest.raises(RowError, match="line 2 of .*blank"):
         file[1]
 
@@ -108,7 +109,7 @@ def test_text_that_is_not_utf8_breaks_its_row_only_where_it_is_read(tmp_path):
 def test_a_row_error_survives_pickling():
     error = RowError(Path("train.tsv"), 17, "the row is odd")
     copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), copy.path, copy.line) == (str(error), error.path, 17)
+    assert (str(copy), copy.source, copy.number) == (str(error), error.source, 17)
     assert "\n" not in str(error)
 
 

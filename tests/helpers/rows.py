@@ -2,7 +2,6 @@
 
 import base64
 import io
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -20,4 +19,4 @@ def picture(format="PNG", size=(60, 40), colour="orange", alphabet=base64.b64enc
 
 
 def make_row(**values):
-    return Row(values={"uniq_id": "7", "image": picture(), **values}, path=Path("train.tsv"), line=3)
+    return Row(values={"uniq_id": "7", "image": picture(), **values}, source="train.tsv", number=3)

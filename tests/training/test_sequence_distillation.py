@@ -37,7 +37,7 @@ def test_a_teacher_answers_the_training_file_and_a_student_learns_that(tmp_path,
 
     distill = ["distill=sequence", "distill.predictions=answers/predictions.jsonl"]
     process = run("train.py", *SMALL_DEMO, *SHORT, *distill, "hydra.run.dir=student", folder=tmp_path)
-    assert "the teacher answered 24 rows of training in answers/predictions.jsonl" in process.stdout
+    assert "teacher answers to 24 training rows in answers/predictions.jsonl" in process.stdout
     metrics = json.loads((tmp_path / "student/metrics.json").read_text())
     assert metrics.keys() == {"val", "test"} and 0 <= metrics["val"]["accuracy"] <= 1
     assert "train/kd" not in (tmp_path / "student/metrics.csv").read_text().splitlines()[0]
@@ -45,8 +45,9 @@ def test_a_teacher_answers_the_training_file_and_a_student_learns_that(tmp_path,
     monkeypatch.setenv("OFA_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     config = config_of(*SMALL_DEMO, *distill)
-    task = build_task(config, Tokenizer.demo())
-    batches = build_data(config, task, ["train", "val"]).train_dataloader()
+    source = build_source(config)
+    task = build_task(config, source, Tokenizer.demo())
+    batches = build_data(config, source, task, ["train", "val"]).train_dataloader()
     said = {name: truth.answer for batch in batches for name, truth in zip(batch.ids, batch.truths, strict=True)}
     assert said == {answer["uniq_id"]: answer["answer"] for answer in answers}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
@@ -36,14 +37,18 @@ def fingerprint(
         "mean of several teachers (distill.kd)": plan.mean_of if len(plan.files) > 1 else None,
         "precision of the teacher (distill.teacher_precision)": plan.precision,
         "image size of the teacher (distill.teacher_image_size)": plan.image_size,
-        "training file (data)": [len(data.rows("train")), digest(data.files["train"])],
+        "training file (data)": [len(data.rows("train")), *map(_digest, data.source.depends_on("train"))],
         "teacher's answers to learn (distill.predictions)": None if answers is None else digest(answers.path),
-        "choice of columns (data.columns)": dict(data.columns),
+        "choice of columns (data.columns)": {name: data.source.columns.get(name) for name in data.columns},
         "task or settings of it (task)": task,
         "set of allowed ids (criterion.constraint_range, or the answers)": _allowed(plan.criterion.hard, tree),
         "number of ids kept (distill.cache_top_k)": plan.cache.top_k,
         "vocabulary (tokenizer)": tokenizer.digest(),
     }
+
+
+def _digest(part: Path | str) -> str:
+    return digest(part) if isinstance(part, Path) else part
 
 
 def _allowed(hard: LabelSmoothedCrossEntropy, tree: PrefixTree | None) -> Any:

@@ -6,23 +6,23 @@ import base64
 
 from PIL import Image
 
-from data.tsv import Row
+from data.source import Row
 from ofa.images import ImageError, open_image
 
 URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
-def decode_image(text: str, where: Row) -> Image.Image:
+def decode_image(text: str | bytes, where: Row) -> Image.Image:
     """The RGB picture in `text`, base64 of an encoded file in the standard or the URL-safe alphabet, padded or not.
 
     Args:
-        text: the image column.
+        text: the image column, or the encoded file itself.
         where: the row it stands in, named in errors.
 
     Raises:
         RowError: for base64 or a picture that does not decode in full, and for one of too many pixels.
     """
-    encoded = _decode_base64(text, where)
+    encoded = text if isinstance(text, bytes) else _decode_base64(text, where)
     try:
         return open_image(encoded)
     except ImageError as error:

@@ -1,7 +1,8 @@
 """TSV files of any size, with constant-time access to each row.
 
-A file is memory-mapped, and so is its sidecar index `<file>.index`, which holds the offset of each row. The index is built by one sequential read into a temporary file, which is
-renamed when it is complete, so concurrent processes never see a partial index.
+A file is memory-mapped, and so is its sidecar index `<file>.index`, which holds the offset of each row. The index is
+built by one sequential read into a temporary file, which is renamed when it is complete, so concurrent processes never
+see a partial index.
 
 Layout of an index, little endian: magic, version, size and mtime_ns of the data file it belongs to, number of rows
 (`HEADER`), then rows + 1 offsets as uint64: the start of each row and the end of the last.

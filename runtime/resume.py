@@ -42,7 +42,8 @@ DAMAGED = LAST.with_name("last.damaged.ckpt")  # inside a run folder: kept for w
 # update. (validate_every may not: it decides which checkpoint is the best. on_nonfinite may, since it only matters
 # where a run cannot go on as it was.)
 FREE = ("resume", "save_every", "pictures", "logger", "on_nonfinite", "data.root", "data.source",
-        "data.revision", "data.num_workers", "data.worker_timeout", "data.eval_batch_size", "signals", "cluster", "trainer.log_every_n_steps",
+        "data.revision", "data.num_workers", "data.worker_timeout", "data.eval_batch_size", "signals", "cluster",
+        "trainer.log_every_n_steps",
         "trainer.enable_model_summary")  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
 from runtime.overrides import CONFIGS, check_overrides
 from training.build import build_distillation, build_task
-from training.data_files import build_data
+from training.data_files import build_data, build_source
 
 SMALL_DEMO = ["model=micro", "task=snli_ve", "data.rows.train=24", "data.rows.evaluation=6", "task.image_size=32",
               "data.scenes.grid=2", "data.batch_size=4"]  # fmt: skip

@@ -77,9 +77,8 @@ class DatasetsSource(DataSource):
         if isinstance(self.source, Mapping):
             return dict.fromkeys(self.source, "train")
         there = self._open("train").lengths
-        names = {split: split for split in ("train", *self.task.splits)} | {
-            "val": "val" if "val" in there else "validation"
-        }
+        renamed = {"val": "validation"} if "validation" in there else {}
+        names = {split: renamed.get(split, split) for split in ("train", *self.task.splits)}
         return {split: name for split, name in names.items() if name in there}
 
     def prepare(self, splits: Collection[str]) -> None:
@@ -161,10 +160,7 @@ class DatasetRows(Sequence[Row]):
             try:
                 values[column] = self._cell(column, field, _lookup(stored, field))
             except (OSError, ValueError) as error:
-                reason = (
-                    f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else error
-                )
-                raise row.error(f"column {field!r} ({column}) cannot be used: {reason}") from error
+                raise row.error(f"column {field!r} ({column}) cannot be used: {first_line(error)}") from error
         return Row(values, row.source, row.number, row.unit)
 
     def _cell(self, column: str, field: str, value: Any) -> str | bytes:

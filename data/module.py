@@ -78,6 +78,8 @@ class OFADataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Prepares the splits; Lightning calls this in one process per machine before the others."""
         self.source.prepare(self.splits)
+        for split in self.splits:
+            self.rows(split)  # refuses missing columns before any work starts
 
     def rows(self, split: str, columns: Collection[str] | None = None) -> Sequence[Row]:
         """The rows of `split` with the given columns; by default those that `encode` reads.

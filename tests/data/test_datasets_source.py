@@ -236,9 +236,8 @@ def test_a_source_trains_resumes_exactly_and_is_evaluated(root, vocabulary, tmp_
 
 
 def test_a_source_depends_on_its_tables_and_on_the_names_and_sizes_of_images(root, tmp_path):
-    source = open_source(
-        write_lines(tmp_path / "rows.jsonl", {"photo": "a.jpg", "text": "a"}), split={"train": "train"}
-    )
+    path = write_lines(tmp_path / "rows.jsonl", {"photo": "a.jpg", "text": "a"})
+    source = open_source(path, split={"train": "train"})
     source.prepare(["train"])
     assert source.depends_on("train") == [path]
     write_image_folder(root)

@@ -84,6 +84,7 @@ class DataSource(ABC):
         columns: where the source finds each task column, such as its number; part of a teacher cache's identity.
         answer_list: JSON file with all answers of a closed-answer task, which `task.answer_list` replaces.
         is_demo: whether the demo's own small vocabulary suffices.
+        baseline_files: TSV files on which trivial baselines are scored, after a test.
         unit: of row numbers in errors, see Row.
         split_remedy: what to set where a split is missing.
     """
@@ -91,6 +92,7 @@ class DataSource(ABC):
     columns: Mapping[str, Any] = {}
     answer_list: Path | None = None
     is_demo: bool = False
+    baseline_files: Mapping[str, Path] = {}
     unit: str = "row"
     split_remedy: str = "choose another data source"
 

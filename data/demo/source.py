@@ -15,15 +15,19 @@ from data.tsv import TSVSource
 log = logging.getLogger(__name__)
 
 
-class DemoSource(TSVSource):
+class DemoFiles(TSVSource):
     """TSV files that are generated once."""
 
     is_demo = True
 
+    @property
+    def baseline_files(self) -> Mapping[str, Path]:
+        return self.files
+
     @classmethod
     def from_config(
         cls, task: RowFormat, root: str, seed: int, scenes: Mapping[str, Any], rows: Mapping[str, int]
-    ) -> DemoSource:
+    ) -> DemoFiles:
         """Writes the files to a cache folder in `root`, unless an earlier call with the same settings did.
 
         Raises:

@@ -81,6 +81,7 @@ class DataSource(ABC):
     file, apart from those of the loaders (batch_size, num_workers, ...). Every process of a run builds its own.
 
     Attributes:
+        splits: names of the splits it has: "train" and those of the task.
         columns: where the source finds each task column, such as its number; part of a teacher cache's identity.
         answer_list: JSON file with all answers of a closed-answer task, which `task.answer_list` replaces.
         is_demo: whether the demo's own small vocabulary suffices.
@@ -89,17 +90,13 @@ class DataSource(ABC):
         split_remedy: what to set where a split is missing.
     """
 
+    splits: Collection[str]
     columns: Mapping[str, Any] = {}
     answer_list: Path | None = None
     is_demo: bool = False
     baseline_files: Mapping[str, Path] = {}
     unit: str = "row"
     split_remedy: str = "choose another data source"
-
-    @property
-    @abstractmethod
-    def splits(self) -> Collection[str]:
-        """Names of the splits it has: "train" and those of the task."""
 
     @abstractmethod
     def rows(self, split: str, columns: Collection[str]) -> Sequence[Row]:

@@ -135,7 +135,7 @@ class TSVSource(DataSource):
         answer_list: Path | None = None,
     ) -> None:
         self.files = {split: Path(path) for split, path in files.items()}
-        self.columns, self.n_columns, self.answer_list = columns, n_columns, answer_list
+        self.splits, self.columns, self.n_columns, self.answer_list = list(self.files), columns, n_columns, answer_list
 
     @classmethod
     def from_config(
@@ -163,10 +163,6 @@ class TSVSource(DataSource):
             files = {split: Path(root) / name for split, name in names.items()}
         answer_list = None if root is None else Path(root) / "answers.json"
         return cls(files, columns or task.columns, None if columns else task.n_columns, answer_list)
-
-    @property
-    def splits(self) -> Collection[str]:
-        return self.files
 
     def prepare(self, splits: Collection[str]) -> None:
         for split in splits:

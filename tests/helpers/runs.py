@@ -64,6 +64,7 @@ def _run_forked(command, environment, folder, out, err):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[:0] = environment["PYTHONPATH"].split(":")
     for file, stream in ((out, 1), (err, 2)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     try:

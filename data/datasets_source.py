@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ class DatasetsSource(DataSource):
             return dict(self._split)
         if isinstance(self.source, Mapping):
             return dict.fromkeys(self.source, "train")
-        there = self._open("train").lengths
+        there = self._open("train").tables
         renamed = {"val": "validation"} if "validation" in there else {}
         names = {split: renamed.get(split, split) for split in ("train", *self.task.splits)}
         return {split: name for split, name in names.items() if name in there}
@@ -118,12 +119,29 @@ class DatasetsSource(DataSource):
 
     def _open(self, split: str) -> _Opened:
         source = self._source(split)
-        if source not in self._opened:
-            self._opened[source] = _Opened(source, self._config, self._revision)
+        if source in self._opened:
+            return self._opened[source]
+        try:
+            self._opened[source] = _open(source, self._config, self._revision)
+        except ConnectionError as error:
+            raise UserError(
+                f"data.source={source}: the Hugging Face hub cannot be reached; read the data set once where it can, "
+                "or name a local file or folder"
+            ) from error
+        except UserError:
+            raise
+        except Exception as error:  # of the hub, of the file system, of each format's reader
+            raise UserError(f"data.source={source} cannot be read: {first_line(error)}") from error
         return self._opened[source]
 
     def _table(self, split: str) -> datasets.Dataset:
-        return self._open(split).table(self.splits[split])
+        opened = self._open(split)
+        try:
+            return opened.slice(self.splits[split])
+        except Exception as error:  # of the syntax, of an unknown split
+            raise UserError(
+                f"data.split: {self._source(split)} cannot be read as {self.splits[split]}: {first_line(error)}"
+            ) from error
 
 
 class DatasetRows(Sequence[Row]):
@@ -171,63 +189,48 @@ class DatasetRows(Sequence[Row]):
         return _answers(value) if column == "answers" else _text(value)
 
 
+@dataclass
 class _Opened:
-    """One source: its splits and what its content depends on.
+    """The tables of a source by split, the folder of its files, and what their content depends on."""
 
-    Raises:
-        UserError: it cannot be read.
-    """
+    tables: Mapping[str, datasets.Dataset]
+    folder: Path
+    depends_on: Sequence[Path | str]
 
-    def __init__(self, source: str, config: str | None, revision: str | None) -> None:
-        from datasets import DatasetDict, load_dataset_builder, load_from_disk
+    def slice(self, split: str) -> datasets.Dataset:
+        """The rows of a split such as "train[:100]".
 
-        path = Path(source)
-        self.source, self.saved = source, None
-        self.folder = path if path.is_dir() else path.parent
-        try:
-            if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-                saved = load_from_disk(source)
-                self.saved = saved if isinstance(saved, DatasetDict) else {"train": saved}
-                self.lengths = {split: len(table) for split, table in self.saved.items()}
-                self.depends_on: Sequence[Path | str] = sorted(path.rglob("*.arrow"))
-                return
-            options = local_reader(source, "data.source=")
-            self.builder = load_dataset_builder(**options or {"path": source, "name": config, "revision": revision})
-            self.builder.download_and_prepare()
-        except ConnectionError as error:
-            raise UserError(
-                f"data.source={source}: the Hugging Face hub cannot be reached; read the data set once where it can, "
-                "or name a local file or folder"
-            ) from error
-        except UserError:
-            raise
-        except Exception as error:  # of the hub, of the file system, of each format's reader
-            raise UserError(f"data.source={source} cannot be read: {first_line(error)}") from error
-        self.lengths = {split: info.num_examples for split, info in self.builder.info.splits.items()}
-        if options is None:
-            self.depends_on = [f"{source}, revision {self.builder.hash}"]
-        else:
-            files = sorted({Path(file) for files in self.builder.config.data_files.values() for file in files})
-            images = [file for file in files if file.suffix.lower() not in READERS]
-            sizes = json.dumps([[os.path.relpath(file, self.folder), file.stat().st_size] for file in images])
-            listing = [hashlib.sha256(sizes.encode()).hexdigest()] if images else []
-            self.depends_on = [*(file for file in files if file not in images), *listing]
-
-    def table(self, split: str) -> datasets.Dataset:
-        """The rows of a split, such as "train[:100]"."""
+        Raises:
+            ValueError: there is no such split, or it has no rows.
+        """
         from datasets import ReadInstruction, concatenate_datasets
 
-        try:
-            if self.saved is None:
-                table = self.builder.as_dataset(split=split)
-            else:
-                parts = ReadInstruction.from_spec(split).to_absolute(self.lengths)
-                table = concatenate_datasets([self.saved[p.splitname].select(range(p.from_, p.to)) for p in parts])
-        except Exception as error:  # of the syntax, of an unknown split, of the cache
-            raise UserError(f"data.split: {self.source} cannot be read as {split}: {first_line(error)}") from error
-        if not len(table):
-            raise UserError(f"data.split: {split} of {self.source} has no rows")
-        return table
+        parts = ReadInstruction.from_spec(split).to_absolute({name: len(table) for name, table in self.tables.items()})
+        if any(part.from_ >= part.to for part in parts):
+            raise ValueError("it has no rows")
+        return concatenate_datasets([self.tables[p.splitname].select(range(p.from_, p.to)) for p in parts])
+
+
+def _open(source: str, config: str | None, revision: str | None) -> _Opened:
+    """Opens a source; writes its tables to the cache of `datasets` first where they are not there."""
+    from datasets import DatasetDict, load_dataset_builder, load_from_disk
+
+    path = Path(source)
+    folder = path if path.is_dir() else path.parent
+    if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        saved = load_from_disk(source)
+        tables = saved if isinstance(saved, DatasetDict) else {"train": saved}
+        return _Opened(tables, folder, sorted(path.rglob("*.arrow")))
+    options = local_reader(source, "data.source=")
+    builder = load_dataset_builder(**options or {"path": source, "name": config, "revision": revision})
+    builder.download_and_prepare()
+    if options is None:
+        return _Opened(builder.as_dataset(), folder, [f"{source}, revision {builder.hash}"])
+    files = sorted({Path(file) for files in builder.config.data_files.values() for file in files})
+    images = [file for file in files if file.suffix.lower() not in READERS]
+    sizes = json.dumps([[os.path.relpath(file, folder), file.stat().st_size] for file in images])
+    listing = [hashlib.sha256(sizes.encode()).hexdigest()] if images else []
+    return _Opened(builder.as_dataset(), folder, [*(file for file in files if file not in images), *listing])
 
 
 def local_reader(source: str, option: str) -> dict[str, Any] | None:
@@ -262,8 +265,9 @@ def stored_image(value: Any, folder: Path) -> Path | bytes | None:
     """An encoded image or its path, from bytes, a path, or a dict of both; fetched from an archive or the hub.
 
     Raises:
-        OSError: it cannot be fetched.
+        FileNotFoundError: it is not in the archive or on the hub.
         ValueError: it is too large, or at another network address, which is never opened.
+        UserError: it cannot be fetched.
     """
     if isinstance(value, dict):
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
@@ -274,8 +278,13 @@ def stored_image(value: Any, folder: Path) -> Path | bytes | None:
     if all(archive.startswith(("zip://", "tar://")) for archive in archives) and (
         place.startswith("hf://") or (archives and "://" not in place)
     ):
-        with fsspec.open(value) as file:
-            return _limited(file.read(MAX_DOWNLOAD + 1), value)
+        try:
+            with fsspec.open(value) as file:
+                return _limited(file.read(MAX_DOWNLOAD + 1), value)
+        except (FileNotFoundError, ValueError):
+            raise
+        except Exception as error:  # each file system has its own; no reason to continue without the image
+            raise UserError(f"the image {value} cannot be fetched: {first_line(error)}; try again") from error
     if "://" in value:
         raise ValueError(f"{value} is an address, not a file; download it first")
     return folder / value if value else None
@@ -359,7 +368,7 @@ def _answers(value: Any) -> str:
     if isinstance(value, dict):
         value = value["answer"]
     several = value if isinstance(value, list) else _text(value).split("&&")
-    return answers_cell([_text(entry["answer"] if isinstance(entry, dict) else entry).strip() for entry in several])
+    return answers_cell([_text(entry.get("answer") if isinstance(entry, dict) else entry).strip() for entry in several])
 
 
 def _kind(value: Any) -> str:

@@ -9,7 +9,7 @@ import shutil
 import datasets
 import pytest
 import torch
-from helpers.raw_data import write_jpeg
+from helpers.datasets import write_jpeg
 from helpers.runs import predictions_of, run
 
 from data.datasets_source import DatasetsSource
@@ -183,7 +183,7 @@ def test_a_value_that_cannot_be_used_names_source_row_and_column(tmp_path, line,
         ({"map": {"image": "photo"}}, "has no column 'caption', which task=caption reads, .*data.map=.caption: COLUMN"),
         ({"split": {"trian": "train"}}, "data.split: trian is not one of train, val, test; did you mean 'train'"),
         ({"split": {"train": "tran"}}, 'data.split: .* cannot be read as tran: Unknown split "tran"'),
-        ({"split": {"train": "train[10:]"}}, "data.split: .* cannot be read as train.10:.: .*no data"),
+        ({"split": {"train": "train[10:]"}}, "data.split: .* cannot be read as train.10:.: it has no rows"),
         ({"source": "nowhere.parquet"}, "data.source=nowhere.parquet does not exist"),
         ({"source": "org/name"}, "data.source=org/name: the Hugging Face hub cannot be reached"),
     ],

@@ -269,14 +269,18 @@ def stored_image(value: Any, folder: Path) -> Path | bytes | None:
         ValueError: it is too large, or at another network address, which is never opened.
         UserError: it cannot be fetched.
     """
-    if isinstance(value, dict):
+    is_stored = isinstance(value, dict)  # as an image; a text never opens a network address
+    if is_stored:
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if not isinstance(value, str):
         return value if isinstance(value, bytes) else None
-    # Archives are named first, as in `zip://a.jpg::hf://datasets/ORG/NAME/photos.zip`.
+    # Archives come first, as in `zip://a.jpg::hf://datasets/ORG/NAME/photos.zip`.
     *archives, place = value.split("::")
-    if all(archive.startswith(("zip://", "tar://")) for archive in archives) and (
-        place.startswith("hf://") or (archives and "://" not in place)
+    is_archived = bool(archives) and "://" not in place
+    if (
+        is_stored
+        and all(archive.startswith(("zip://", "tar://")) for archive in archives)
+        and (is_archived or place.startswith("hf://"))
     ):
         try:
             with fsspec.open(value) as file:

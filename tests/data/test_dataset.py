@@ -50,12 +50,6 @@ def notes(batches):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_a_broken_row_stops_by_default(write, train):
-    with pytest.raises(RowError, match="line 2 of .*rows.tsv: 'x' is not a number; "):
-        dataset(write(3, broken=(2,)), train=train)[1]
-
-
-@pytest.mark.parametrize("train", [True, False])
 def test_a_truncated_file_is_not_a_broken_row_to_skip(write, train):
     path = write(8)
     rows = dataset(path, train=train, on_error="skip")
@@ -90,18 +84,14 @@ def test_in_evaluation_skipped_rows_are_left_out_and_counted(write, workers):
     assert all(len(batch) for batch in batches)
 
 
-def test_notes_of_an_empty_first_batch_are_kept(write):
-    batches = list(module(write(6, broken=(1, 2, 3, 4)), on_error="skip").val_dataloader())
-    assert ids(batches) == ["r5", "r6"] and len(notes(batches)) == 4
+@pytest.mark.parametrize(("rows", "left"), [(6, ["r5", "r6"]), (4, [])], ids=["first batch", "all"])
+def test_notes_of_batches_that_are_broken_altogether_are_kept(write, rows, left):
+    (batch,) = module(write(rows, broken=(1, 2, 3, 4)), on_error="skip").val_dataloader()
+    assert batch.ids == left
+    assert [note.split(" of ")[0] for note in batch.notes] == [f"skipped line {n}" for n in range(1, 5)]
 
 
-def test_rows_that_are_all_broken_give_one_empty_batch_with_all_notes(write):
-    (batch,) = module(write(5, broken=range(1, 6)), on_error="skip").val_dataloader()
-    assert len(batch) == 0
-    assert [note.split(" of ")[0] for note in batch.notes] == [f"skipped line {n}" for n in range(1, 6)]
-
-
-def test_a_process_without_a_share_is_given_one_empty_batch(write):
+def test_a_process_without_rows_gets_one_empty_batch(write):
     rows = dataset(write(1), train=False)
     loader = EvalLoader(rows, sampler=ExactShardSampler(1, 4, rank=0, world=2), collate_fn=rows.collate)
     assert [len(batch) for batch in loader] == [0] and len(loader) == 1
@@ -109,7 +99,7 @@ def test_a_process_without_a_share_is_given_one_empty_batch(write):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_an_error_in_a_worker_arrives_as_it_was(write, split, workers):
+def test_a_broken_row_stops_by_default_also_in_a_worker(write, split, workers):
     path = write(8, broken=(7,))
     data = module(path, num_workers=workers)
     with pytest.raises(RowError, match=f"^line 7 of {path}: 'x' is not a number; correct or remove [^\n]*skip$"):
@@ -134,9 +124,9 @@ def test_workers_that_outlive_an_epoch_see_the_next_one(write):
             loader.sampler.set_epoch(epoch)
             yield {name: truth for batch in loader for name, truth in zip(batch.ids, batch.truths, strict=True)}
 
-    alone, with_workers = list(truths_by_epoch(0)), list(truths_by_epoch(2))
-    assert alone == with_workers
-    assert len({epoch["r1"] for epoch in alone}) == 3
+    epochs = list(truths_by_epoch(0))
+    assert epochs == list(truths_by_epoch(2))
+    assert len({epoch["r1"] for epoch in epochs}) == 3
 
 
 def test_a_limit_uses_the_first_rows_only(write):
@@ -159,7 +149,7 @@ def test_every_split_but_train_is_tested(write):
         data.dataloader("testC")
 
 
-def test_epochs_go_round_the_views_of_each_row_in_an_order_of_their_own(write):
+def test_epochs_cycle_through_the_views_of_each_row_in_an_order_of_their_own(write):
     loader = module(write(8), train_views=2).train_dataloader()
     epochs = []
     for epoch in range(4):
@@ -174,12 +164,9 @@ def test_epochs_go_round_the_views_of_each_row_in_an_order_of_their_own(write):
 
 
 def test_views_are_the_same_for_every_seed_and_the_order_is_not(write):
-    first, second = (module(write(8), train_views=2, seed=seed).train_dataloader() for seed in (1, 2))
-    drawn = [
-        [(key, truth) for batch in loader for key, truth in zip(batch.keys, batch.truths, strict=True)]
-        for loader in (first, second)
-    ]
-    assert drawn[0] != drawn[1] and sorted(drawn[0]) == sorted(drawn[1])
+    loaders = (module(write(8), train_views=2, seed=seed).train_dataloader() for seed in (1, 2))
+    first, second = ([pair for b in batches for pair in zip(b.keys, b.truths, strict=True)] for batches in loaders)
+    assert first != second and sorted(first) == sorted(second)
 
 
 def test_a_key_is_that_of_the_row_really_read(write):
@@ -189,7 +176,7 @@ def test_a_key_is_that_of_the_row_really_read(write):
     assert rows[1].truth == rows[3].truth
 
 
-def test_chosen_rows_are_shown_as_training_shows_them(write):
+def test_chosen_rows_are_augmented_as_in_training(write):
     data = module(write(6), train_views=2)
     (batch,) = data.view_dataloader(1, [5, 2])
     rows = data.train_dataset()

@@ -15,7 +15,7 @@ from runtime.resume import find_resume_point
 from runtime.run_dir import run_dir
 from tracking import report
 from training import build
-from training.data_files import baseline_files, build_data, splits_with_files
+from training.data_files import build_data, build_source, evaluation_splits
 from training.evaluation import EvaluationModule
 from training.run import build_initial_model, export_best, report_parts, save_run_files, score_of_run
 from training.trainer import (
@@ -42,15 +42,16 @@ def train(config: DictConfig) -> float | None:
     build.log_recipe(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
-    tokenizer = build.build_tokenizer(config, config.tokenizer)
-    if config.init is not None:
-        check_vocabulary(config.init, tokenizer)
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once
-        task = build.build_task(config, tokenizer)
+        source = build_source(config)
+        tokenizer = build.build_tokenizer(config, source, config.tokenizer)
+        if config.init is not None:
+            check_vocabulary(config.init, tokenizer)
+        task = build.build_task(config, source, tokenizer)
         generation = build.generation_options(config, task)
         objective = build.build_objective(config, tokenizer, task)
         distillation = objective.distillation
-        data = build_data(config, task, list(dict.fromkeys(["train", "val", *splits_with_files(config, task)])))
+        data = build_data(config, source, task, list(dict.fromkeys(["train", "val", *evaluation_splits(source, task)])))
         data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, distillation)
     callbacks = training_callbacks(config, task, folder, learnt_files(data, distillation), chosen_callbacks)
@@ -68,7 +69,7 @@ def train(config: DictConfig) -> float | None:
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     best = export_best(trainer, module, folder, tokenizer)
     trainer.test(EvaluationModule(best, task, generation), datamodule=data, verbose=False)
-    report.print_scores(config, folder, task, baseline_files(config))
+    report.print_scores(config, folder, task, source.baseline_files)
     report.print_next_steps(config, folder, task)
     score = trainer.checkpoint_callback.best_model_score
     return None if score is None else float(score)

@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.machine import Machine
 from benchmarks.measure import Workload
 from data.module import OFADataModule
-from data.tsv import TSVFile
+from data.tsv import TSVFile, TSVSource
 from ofa.tokenizer import Tokenizer
 from tasks.refcoco import RefCOCO
 
@@ -36,10 +36,9 @@ class Loading:
         path = write_refcoco(folder / "rows.tsv", self.rows)
         task = RefCOCO.build(tokenizer=Tokenizer.demo(), image_size=self.image_size, max_image_size=self.image_size)
         data = OFADataModule(
-            {"train": path},
+            TSVSource({"train": path}, task.columns, task.n_columns),
             task.columns,
             task.encode,
-            n_columns=task.n_columns,
             batch_size=self.batch_size,
             eval_batch_size=self.batch_size,
             num_workers=self.workers,

@@ -7,7 +7,7 @@ import math
 
 from PIL import Image
 
-from data.tsv import Row
+from data.source import Row
 from ofa.images import Box, ImageError, has_area, open_image
 
 SEPARATOR = "&&"  # between the captions, answers or objects of one cell
@@ -20,17 +20,17 @@ def split_cell(text: str) -> list[str]:
     return [entry for part in text.split(SEPARATOR) if (entry := part.strip())]
 
 
-def decode_image(text: str, where: Row) -> Image.Image:
+def decode_image(text: str | bytes, where: Row) -> Image.Image:
     """The RGB image in `text`, base64 of an encoded file in the standard or the URL-safe alphabet, padded or not.
 
     Args:
-        text: the image column.
+        text: the image column, or the encoded file itself.
         where: its row, named in errors.
 
     Raises:
         RowError: for base64 or an image that does not decode completely, and for one of too many pixels.
     """
-    encoded = _decode_base64(text, where)
+    encoded = text if isinstance(text, bytes) else _decode_base64(text, where)
     try:
         return open_image(encoded)
     except ImageError as error:

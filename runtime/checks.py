@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -39,9 +37,6 @@ def check(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and (not isinstance(value, int) or value < minimum):
             raise UserError(f"{key}={value} is not a whole number of at least {minimum}")
-    data = config.get("data", {})
-    if data.get("name") == "tsv" and not data.files and "root" in data and not Path(data.root).is_dir():
-        raise UserError(f"data.root={data.root} is not a folder; give that of the TSV files")
     log_every = config.get("log_every", 1)  # not a setting of every command
     if not isinstance(log_every, int | float) or log_every <= 0:
         raise UserError(f"log_every={log_every} is not a number of seconds above 0")

@@ -99,7 +99,7 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> DictConfig:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(str(error).splitlines()[0]) from error
     for key, value in flatten(OmegaConf.to_container(config)):
-        if value == "???" and not key.startswith("hydra.") and key != "data.root":  # data.files may replace data.root
+        if value == "???" and not key.startswith("hydra."):
             program = f"{config_name}.py" if config_name in SCRIPTS else f"python -m training.{config_name}"
             raise UserError(f"{key} has to be given: {program} {key}=...")
     return config

@@ -28,12 +28,6 @@ log = logging.getLogger(__name__)
 def log_start(config: DictConfig, folder: Path) -> None:
     """The first lines: task, data, output folder."""
     log.info("task %s, data %s; outputs go to %s", config.task.name, config.data.name, folder)
-    if config.data.name == "demo":
-        log.info(
-            "this is the demo: generated scenes, %d px images, a short schedule from scratch; for published data and "
-            "recipes use data=tsv data.root=FOLDER tokenizer=FOLDER_OR_HUB_ID",
-            config.task.image_size,
-        )
 
 
 def log_finished(folder: Path) -> None:

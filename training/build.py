@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from criterions.base import AllowedIds, Criterion
 from criterions.self_critical import SelfCritical
 from data.module import OFADataModule
+from data.source import DataSource
 from ofa.config import OFAConfig, typed
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
@@ -36,10 +37,10 @@ from training.self_critical import SelfCriticalModule
 log = logging.getLogger(__name__)
 
 
-def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:
+def build_tokenizer(config: DictConfig, data: DataSource, source: str | Path | None) -> Tokenizer:
     """The vocabulary of a folder or hub id, or the demo's; real data needs a published one."""
     tokenizer = Tokenizer.demo() if source is None else Tokenizer.from_pretrained(source)
-    if tokenizer.is_demo and config.data.name != "demo":
+    if tokenizer.is_demo and not data.is_demo:
         raise UserError(
             f"data={config.data.name} needs the published vocabulary, not the demo's: set tokenizer= to a folder or "
             f"Hugging Face hub id that holds vocab.json and merges.txt (every published OFA model folder does)"
@@ -47,7 +48,7 @@ def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:
     return tokenizer
 
 
-def build_task(config: DictConfig, tokenizer: Tokenizer) -> Task:
+def build_task(config: DictConfig, source: DataSource, tokenizer: Tokenizer) -> Task:
     """The task and its processor with the configured settings.
 
     Raises:
@@ -64,7 +65,7 @@ def build_task(config: DictConfig, tokenizer: Tokenizer) -> Task:
             f"task={config.task.name} generates in each step, which trainer=fsdp does not support; set trainer=ddp"
         )
     if settings.get("constrained") and settings["answer_list"] is None:
-        settings["answer_list"] = answer_list(config)
+        settings["answer_list"] = answer_list(source)
     try:
         return kind.build(tokenizer, **settings)
     except SettingError as error:

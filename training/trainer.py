@@ -35,9 +35,9 @@ def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Call
     return [*callbacks, LogSamplePredictions(folder, task, config.pictures)] if config.pictures else callbacks
 
 
-def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:
+def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, Sequence[Path | str]]:
     """The files that training reads, by their description, for SaveTrainingState."""
-    files = {"training file (data)": [data.files["train"]]}
+    files = {"training file (data)": data.source.depends_on("train")}
     if data.teacher_answers is not None:
         files["file of answers (distill.predictions)"] = [data.teacher_answers.path]
     if distillation is not None:
@@ -49,7 +49,7 @@ def training_callbacks(
     config: DictConfig,
     task: Task,
     folder: Path,
-    files: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[Path | str]],
     chosen: Sequence[pl.Callback] = (),
 ) -> list[pl.Callback]:
     """Callbacks of a test, the chosen ones, and those for learning rates and the best and last checkpoint.

@@ -38,7 +38,7 @@ def tables(found: Survey, path: Path) -> Iterator[Table | str]:
     if found.notes:
         yield _table("notes", ("what", "rows"), [(note, str(count)) for note, count in found.notes.most_common()])
     if found.problems:
-        rows = [(str(problem.line), problem.message) for problem in found.problems[:_SHOWN]]
+        rows = [(str(problem.number), problem.message) for problem in found.problems[:_SHOWN]]
         more = len(found.problems) - len(rows)
         title = f"broken rows: {len(found.problems)}"
         yield _table(title + (f", the first {_SHOWN}" if more else ""), ("line", "problem"), rows)
@@ -119,6 +119,6 @@ def draw_tile(example: Example) -> Image.Image:
         pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline="lime", width=3)
     values = example.row.values
     texts = [values[name] for name in (*TEXTS, "label", "answers") if values.get(name)]
-    text = f"{example.row.line}: {' | '.join(texts)}"
+    text = f"{example.row.number}: {' | '.join(texts)}"
     pen.text((4, height + 8), textwrap.fill(text, width=_LETTERS, max_lines=_LINES), fill="black")
     return tile

@@ -12,7 +12,7 @@ from data.cells import SEPARATOR, parse_answers
 from data.layout import Layout, join_cell, layout_of
 from data.prepare.answers import answers_cell, normalise_answer, normalise_cell
 from data.prepare.records import LeftOut, Record, Sample
-from data.tsv import Row, RowError
+from data.source import Row, RowError
 from ofa.config import did_you_mean
 from ofa.errors import UserError
 from ofa.images import Box
@@ -129,7 +129,7 @@ class FieldMap:
         """
         if isinstance(value, str) and "|!+" in value:
             # Not a line yet; of an error only the message is used.
-            return normalise_cell(parse_answers(Row({"answers": value}, Path(), 0))) if self.normalise else value
+            return normalise_cell(parse_answers(Row({"answers": value}, "", 0))) if self.normalise else value
         several = value if isinstance(value, list | tuple) else _text(value).split(SEPARATOR)
         given = [entry["answer"] if isinstance(entry, dict) and "answer" in entry else entry for entry in several]
         texts = [str(text).strip() for text in given if text is not None]

@@ -14,7 +14,7 @@ from PIL import Image
 from data.cells import decode_image
 from data.layout import Layout
 from data.prepare.records import LeftOut, Sample
-from data.tsv import Row, RowError
+from data.source import Row, RowError
 from ofa.images import Box
 
 
@@ -23,7 +23,7 @@ def make_line(sample: Sample, layout: Layout, tsv: Path, bounds: Bounds) -> byte
     if isinstance(sample, LeftOut):
         return sample
     cells = {name: re.sub(r"[\t\r\n]+", " ", text).strip() for name, text in sample.values.items()}
-    where = Row(cells, tsv, line=0)  # not a line yet; of errors only the message is used
+    where = Row(cells, tsv, 0)  # not a line yet; of errors only the message is used
     try:
         image = read_image(sample.image, bounds, where)
         if sample.box is not None:
@@ -77,14 +77,14 @@ def read_image(image: Path | bytes, bounds: Bounds, where: Row) -> EncodedImage:
     if isinstance(image, bytes):
         return _check(image, bounds, where)
     try:
-        return _read_file(image, bounds, where.path)
+        return _read_file(image, bounds, Path(where.source))
     except OSError as error:
         raise where.error(f"the image {image} cannot be read ({error.strerror})") from error
 
 
 @lru_cache(maxsize=4)  # several rows about one image follow each other
 def _read_file(path: Path, bounds: Bounds, tsv: Path) -> EncodedImage:
-    return _check(path.read_bytes(), bounds, Row({}, tsv, line=0, source=f" ({path})"))
+    return _check(path.read_bytes(), bounds, Row({}, tsv, 0, note=f" ({path})"))
 
 
 def _check(encoded: bytes, bounds: Bounds, where: Row) -> EncodedImage:

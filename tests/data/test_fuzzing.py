@@ -16,7 +16,8 @@ from PIL import Image
 
 from data.batch import Sample
 from data.dataset import TaskDataset
-from data.tsv import RowError, TSVFile
+from data.source import RowError
+from data.tsv import TSVFile
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
 from tasks.refcoco import RefCOCO

@@ -21,6 +21,7 @@ from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample
 from data.module import OFADataModule
 from data.teacher_answers import TeacherAnswers
+from data.tsv import TSVSource
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
@@ -130,8 +131,8 @@ def fit(
 ):  # fmt: skip
     pl.seed_everything(seed, verbose=False)
     data = OFADataModule(
-        {"train": file, "val": file}, {"id": 0}, encode, batch_size=2, eval_batch_size=5, num_workers=workers,
-        train_views=None if cache is None else 1,
+        TSVSource({"train": file, "val": file}, {"id": 0}), ["id"], encode, batch_size=2, eval_batch_size=5,
+        num_workers=workers, train_views=None if cache is None else 1,
     )  # fmt: skip
     module = make_trained(teacher, cache)
     config = OmegaConf.create({
@@ -424,8 +425,8 @@ def test_a_run_goes_on_only_with_files_of_the_content_they_had(tmp_path):
 def test_a_run_goes_on_only_with_what_it_learns_from(tmp_path):
     paths = {name: write_rows(tmp_path / name) for name in ("train", "val", "answers", "teacher")}
     data = OFADataModule(
-        {"train": paths["train"], "val": paths["val"]}, {"id": 0}, encode, batch_size=2, eval_batch_size=5,
-        teacher_answers=TeacherAnswers(paths["answers"], "id", {}),
+        TSVSource({"train": paths["train"], "val": paths["val"]}, {"id": 0}), ["id"], encode,
+        batch_size=2, eval_batch_size=5, teacher_answers=TeacherAnswers(paths["answers"], "id", {}),
     )  # fmt: skip
     files = learnt_files(data, SimpleNamespace(weight_files=[paths["teacher"]]))
     assert sorted(path.name for group in files.values() for path in group) == ["answers", "teacher", "train"]

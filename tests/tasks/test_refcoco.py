@@ -1,6 +1,5 @@
 import base64
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from helpers.golden import load_json
 from PIL import Image
 
 from data.cells import CLIPPED
-from data.tsv import Row, RowError
+from data.source import Row, RowError
 from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer
@@ -25,7 +24,7 @@ def make_row(text="The red circle", box="10,5,30,35", width=90, height=60):
     file = io.BytesIO()
     Image.new("RGB", (width, height), "orange").save(file, "PNG")
     image = base64.b64encode(file.getvalue()).decode()
-    return Row(values={"uniq_id": "r7", "text": text, "box": box, "image": image}, path=Path("train.tsv"), line=3)
+    return Row(values={"uniq_id": "r7", "text": text, "box": box, "image": image}, source="train.tsv", number=3)
 
 
 def hypothesis(*bins, score=-0.25):

@@ -5,7 +5,8 @@ import pytest
 from conftest import refcoco_line
 
 from data.module import OFADataModule
-from data.tsv import RowError
+from data.source import RowError
+from data.tsv import TSVSource
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
 from tasks.refcoco import RefCOCO
@@ -15,7 +16,7 @@ def loader(path, **options):
     task = RefCOCO.build(tokenizer=Tokenizer.demo(), image_size=32, max_image_size=32, max_words=3)
     files = {"train": path, "val": path}
     sizes = {"batch_size": 2, "eval_batch_size": 2, "num_workers": 1}
-    data = OFADataModule(files, task.columns, task.encode, n_columns=task.n_columns, **sizes, **options)
+    data = OFADataModule(TSVSource(files, task.columns, task.n_columns), task.columns, task.encode, **sizes, **options)
     return data.dataloader("val")
 
 

@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from data.module import OFADataModule
-from data.tsv import RowError
+from data.source import RowError
+from data.tsv import TSVSource
 from ofa.errors import UserError
 from ofa.processors.entailment import ANSWERS
 from ofa.tokenizer import Tokenizer
@@ -21,6 +22,7 @@ from runtime.configuration import instantiate
 from runtime.overrides import CONFIGS
 from tasks.caption import SelfCriticalCaption
 from training.build import build_objective, build_task, generation_options
+from training.data_files import build_source
 
 SMALL = ["model=micro", "data.num_workers=0", "task.image_size=32", "data.eval_batch_size=3"]
 SHORT = ["trainer.max_epochs=1", "trainer.accumulate_grad_batches=1", "validate_every=2", "data.batch_size=2"]
@@ -192,7 +194,7 @@ def test_what_cannot_work_is_refused_before_the_data_is_read(published, words, m
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", ["task=vqa", *published, *words])
     with pytest.raises(UserError) as error:
-        task = build_task(config, Tokenizer.demo())
+        task = build_task(config, build_source(config), Tokenizer.demo())
         generation_options(config, task)
         build_objective(config, Tokenizer.demo(), task)
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -230,7 +232,9 @@ def test_a_row_without_references_is_named_by_the_count_of_n_grams_or_left_out(d
     write(tmp_path / "train.tsv", [line.split("\t") for line in lines])
     task = SelfCriticalCaption.build(tokenizer=Tokenizer.demo(), image_size=32)
     sizes = {"batch_size": 2, "eval_batch_size": 2}
-    data = OFADataModule({"train": tmp_path / "train.tsv"}, task.columns, task.encode, n_columns=5, **sizes)
+    data = OFADataModule(
+        TSVSource({"train": tmp_path / "train.tsv"}, task.columns, 5), task.columns, task.encode, **sizes
+    )
     rows = data.rows("train", task.reward_columns)
     with pytest.raises(RowError, match=r"line 4 of .*train.tsv: there is no reference caption"):
         task.build_reward(rows, skip_broken=False)

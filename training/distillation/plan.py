@@ -102,14 +102,16 @@ class DistillationPlan:
             tokenizer: its vocabulary.
         """
         predictions = data.teacher_answers
+        parts = data.source.depends_on("train")
+        files = [digest(part) if isinstance(part, Path) else part for part in parts]
         return {
             "teacher (distill.teacher)": [digest(file) for file in self.weight_files],
             "mean of several teachers (distill.kd)": self.mean_of if len(self.files) > 1 else None,
             "precision of the teacher (distill.teacher_precision)": self.precision,
             "image size of the teacher (distill.teacher_image_size)": self.image_size,
-            "training file (data)": [len(data.rows("train")), digest(data.files["train"])],
+            "training file (data)": [len(data.rows("train")), *files],
             "teacher's answers to learn (distill.predictions)": predictions and digest(predictions.path),
-            "choice of columns (data.columns)": dict(data.columns),
+            "choice of columns (data.columns)": {name: data.source.columns.get(name) for name in data.columns},
             "task or settings of it (task)": task,
             "set of allowed ids (criterion.constraint_range, or the answers)": self.allowed.digest,
             "number of ids kept (distill.cache_top_k)": self.cache.top_k,

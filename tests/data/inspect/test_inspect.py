@@ -133,7 +133,7 @@ def test_a_limit_takes_the_first_rows_and_a_seed_any(files, capsys):
     assert main([str(files / "own.tsv"), "--limit", "2"]) == 0
     assert "2 rows were read" in capsys.readouterr().out
     seen = []
-    survey(files / "own.tsv", "refcoco", [4, 2], lambda example: seen.append(example.row.line))
+    survey(files / "own.tsv", "refcoco", [4, 2], lambda example: seen.append(example.row.number))
     assert seen == [5, 3]
     assert main([str(files / "own.tsv"), "--limit", "3", "--seed", "1"]) == 0
 

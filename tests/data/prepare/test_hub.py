@@ -147,7 +147,7 @@ def test_an_image_in_an_archive_that_is_too_large_is_left_out(tmp_path, monkeypa
     write_jpeg(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").write_bytes(bytes(10_000))
     zip_photos(tmp_path, "a.jpg", "b.jpg")
-    monkeypatch.setattr("data.prepare.hub.MAX_DOWNLOAD", (tmp_path / "a.jpg").stat().st_size)
+    monkeypatch.setattr("data.datasets_source.MAX_DOWNLOAD", (tmp_path / "a.jpg").stat().st_size)
     names = [f"zip://{name}::{tmp_path}/photos.zip" for name in ("a.jpg", "b.jpg")]
     write_undecoded(tmp_path / "own.parquet", [{"image": {"bytes": None, "path": name}} for name in names])
     assert len(convert(tmp_path, tmp_path / "own.parquet", "caption")) == 1

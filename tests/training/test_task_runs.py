@@ -116,7 +116,7 @@ def test_self_critical_training_needs_a_model_to_start_from_and_all_of_it(publis
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", ["task=caption_scst", *published, *words])
     with pytest.raises(UserError, match=message):
-        build_task(config, Tokenizer.demo())
+        build_task(config, source=None, tokenizer=Tokenizer.demo())
 
 
 def test_a_validation_split_without_truths_is_refused(published, data_root, tmp_path):

@@ -32,6 +32,7 @@ from training.trainer import (
 def train(config: DictConfig) -> float | None:
     """Trains, tests the best checkpoint on every split, and returns the best validation score (for sweeps)."""
     check(config)
+    build.check_task(config)
     folder = run_dir()
     resume_point = find_resume_point(config, folder)
     if resume_point is not None and resume_point.is_finished:

@@ -48,22 +48,27 @@ def build_tokenizer(config: DictConfig, data: DataSource, source: str | Path | N
     return tokenizer
 
 
+def check_task(config: DictConfig) -> None:
+    """Check what a task declares about its training.
+
+    Raises:
+        UserError: the task needs an initial model, or more than a part of the model in each process.
+    """
+    task, name = get_class(config.task["_target_"]), config.task.name
+    if task.starts_from is not None and config.init is None:
+        raise UserError(f"task={name} starts from a trained model: set init=RUN, a run of task={task.starts_from}")
+    if task.reward_columns and is_sharded_run(config):
+        raise UserError(f"task={name} generates in each step, which trainer=fsdp does not support; set trainer=ddp")
+
+
 def build_task(config: DictConfig, source: DataSource, tokenizer: Tokenizer) -> Task:
     """The task and its processor with the configured settings.
 
     Raises:
-        UserError: a setting is impossible, or the task cannot be trained in this way.
+        UserError: a setting is impossible.
     """
     settings = {key: value for key, value in to_container(config.task).items() if key not in ("name", "_target_")}
     kind = get_class(config.task["_target_"])
-    if kind.starts_from is not None and config.get("init", "") is None:
-        raise UserError(
-            f"task={config.task.name} starts from a trained model: set init=RUN, a run of task={kind.starts_from}"
-        )
-    if kind.reward_columns and "optim" in config and is_sharded_run(config):
-        raise UserError(
-            f"task={config.task.name} generates in each step, which trainer=fsdp does not support; set trainer=ddp"
-        )
     if settings.get("constrained") and settings["answer_list"] is None:
         settings["answer_list"] = answer_list(source)
     try:

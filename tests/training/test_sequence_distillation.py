@@ -15,7 +15,7 @@ from training.data_files import build_data, build_source
 
 SMALL_DEMO = ["model=micro", "task=snli_ve", "data.rows.train=24", "data.rows.evaluation=6", "task.image_size=32",
               "data.scenes.grid=2", "data.batch_size=4"]  # fmt: skip
-TASK = SimpleNamespace(tree=None, reward_columns=())
+TASK = SimpleNamespace(processor=SimpleNamespace(tree=None), reward_columns=())
 SHORT = ["trainer.max_steps=2", "validate_every=2"]
 
 

@@ -21,7 +21,7 @@ from ofa.tokenizer import Tokenizer
 from runtime.configuration import instantiate
 from runtime.overrides import CONFIGS
 from tasks.caption import SelfCriticalCaption
-from training.build import build_objective, build_task, generation_options
+from training.build import build_objective, build_task, check_task, generation_options
 from training.data_files import build_source
 
 SMALL = ["model=micro", "data.num_workers=0", "task.image_size=32", "data.eval_batch_size=3"]
@@ -116,7 +116,7 @@ def test_self_critical_training_needs_a_model_to_start_from_and_all_of_it(publis
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", ["task=caption_scst", *published, *words])
     with pytest.raises(UserError, match=message):
-        build_task(config, source=None, tokenizer=Tokenizer.demo())
+        check_task(config)
 
 
 def test_a_validation_split_without_truths_is_refused(published, data_root, tmp_path):

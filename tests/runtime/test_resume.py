@@ -138,7 +138,7 @@ def fit(
     config = OmegaConf.create({
         "pictures": 0, "ema": {"decay": 0.9}, "save_every": save_every, "log_every": 30.0, "signals": ["SIGUSR1"],
     })  # fmt: skip
-    callbacks = training_callbacks(config, SimpleNamespace(best="score"), folder, files or {})
+    callbacks = training_callbacks(config, SimpleNamespace(monitor="score"), folder, files or {})
     trainer = make_trainer(
         folder, [*callbacks, *more], interrupt, max_epochs=3, logger=StepCSVLogger(folder, "", ""),
         gradient_clip_val=1.0, plugins=[CheckpointFiles()], **options,

@@ -77,7 +77,8 @@ def fit(folder, *loggers, checkpoint=None, interrupt=None):
     data = OFADataModule(
         TSVSource({"train": file, "val": file}, {"id": 0}), ["id"], encode, batch_size=2, eval_batch_size=4
     )
-    task = SimpleNamespace(tree=None, best="acc@0.5", draw=lambda *answer: Image.new("RGB", (32, 40), "red"))
+    red = Image.new("RGB", (32, 40), "red")
+    task = SimpleNamespace(processor=SimpleNamespace(tree=None), monitor="acc@0.5", draw=lambda *answer: red)
     module = Answering(
         OFAModel(MICRO), task, GenerationOptions(), LabelSmoothedCrossEntropy(0.1), Optim(lr=1e-3), Freezing()
     )

@@ -77,8 +77,9 @@ def fit(tmp_path, disturb, bad, on_nonfinite, rows=4, callbacks=(), **settings):
     data = OFADataModule(
         TSVSource({"train": tmp_path / "rows.tsv"}, {"id": 0}), ["id"], encode, batch_size=1, eval_batch_size=1
     )
+    task = SimpleNamespace(processor=SimpleNamespace(tree=None))
     module = Disturbed(
-        OFAModel(MICRO), SimpleNamespace(tree=None), GenerationOptions(), LabelSmoothedCrossEntropy(0.1),
+        OFAModel(MICRO), task, GenerationOptions(), LabelSmoothedCrossEntropy(0.1),
         Optim(lr=1e-3), Freezing(), on_nonfinite=on_nonfinite,
     )  # fmt: skip
     module.bad, module.disturb = bad, disturb

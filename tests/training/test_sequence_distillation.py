@@ -80,4 +80,6 @@ def test_a_distillation_without_predictions_is_refused():
 def test_predictions_are_refused_for_a_criterion_on_rewards():
     config = config_of("task=caption_scst", "distill=sequence", "distill.predictions=p")
     with pytest.raises(UserError, match="task=caption_scst is trained on rewards, not on a teacher"):
-        build_objective(config, Tokenizer.demo(), SimpleNamespace(tree=None, reward_columns=("caption",)))
+        build_objective(
+            config, Tokenizer.demo(), SimpleNamespace(processor=TASK.processor, reward_columns=("caption",))
+        )

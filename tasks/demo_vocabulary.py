@@ -10,8 +10,7 @@ import json
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from data.demo.hypotheses import PROPERTIES
-from data.demo.language import plural
+from data.demo.language import PROPERTIES, plural
 from data.demo.scenes import COLOURS, SHAPES, SIZES
 from ofa.tokenizer import DEMO_FOLDER
 from ofa.vocabulary import MASK

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.batch import Sample
 from data.cells import decode_image, parse_answers, split_cell
-from data.demo.questions import possible_answers
+from data.demo.language import possible_answers
 from data.demo.rows import question_rows
 from data.layout import QUESTIONS
 from data.source import Row

@@ -11,9 +11,16 @@ from itertools import islice
 import numpy as np
 
 from data.cells import SEPARATOR
-from data.demo.hypotheses import LABELS, hypothesis, pick_subject
-from data.demo.language import captions, pick, referring_expressions
-from data.demo.questions import SceneQuestion, questions
+from data.demo.language import (
+    LABELS,
+    SceneQuestion,
+    captions,
+    hypothesis,
+    pick,
+    pick_subject,
+    questions,
+    referring_expressions,
+)
 from data.demo.scenes import Scene, SceneConfig, draw_scene
 from ofa.errors import UserError
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from data.prepare.answers import convert_answers
 from data.prepare.caption import KarpathyCaptions
-from data.prepare.csv_table import CSVTable
-from data.prepare.hub import HuggingFace
 from data.prepare.lines import Bounds
 from data.prepare.records import Source
 from data.prepare.refer import Refer
 from data.prepare.snli_ve import SNLIVE
+from data.prepare.tables import CSVTable, HuggingFace
 from data.prepare.vqa import VQA
 from data.prepare.writer import Options, convert, describe_left_out
 from ofa.errors import UserError

@@ -13,8 +13,7 @@ from helpers.demo import demo_files
 from PIL import Image
 
 from data.demo.files import read_scenes
-from data.demo.hypotheses import LABELS
-from data.demo.questions import KINDS
+from data.demo.language import KINDS, LABELS
 from data.demo.scenes import SceneConfig
 from data.layout import task_names
 from ofa.errors import UserError

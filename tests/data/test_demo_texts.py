@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 from helpers.demo import demo_files
 
-from data.demo.hypotheses import PROPERTIES, Subject, hypothesis, pick_subject
-from data.demo.language import captions
-from data.demo.questions import KINDS, possible_answers, questions
+from data.demo.language import (
+    KINDS,
+    PROPERTIES,
+    Subject,
+    captions,
+    hypothesis,
+    pick_subject,
+    possible_answers,
+    questions,
+)
 from data.demo.scenes import COLOURS, SHAPES, SceneConfig, make_scene
 from ofa.errors import UserError
 

@@ -1,17 +1,21 @@
-"""From the named fields of any table to the columns of a task: `FieldMap`."""
+"""Tables of a user's own: a CSV file or any source of the library `datasets`, whose fields become a task's columns."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import csv
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data.cells import SEPARATOR, parse_answers
+from data.datasets_source import first_line, local_reader, stored_image
 from data.layout import Layout, join_cell, layout_of
-from data.prepare.answers import answers_cell, normalise_answer, normalise_cell
-from data.prepare.records import LeftOut, Record, Sample
+from data.prepare.answers import answers_cell, normalise_answer, normalise_cell, write_answers_of
+from data.prepare.records import Conversion, LeftOut, Record, Sample, require_file
 from data.source import Row, RowError
 from ofa.config import did_you_mean
 from ofa.errors import UserError
@@ -149,3 +153,124 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return join_cell(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+class CSVTable:
+    """One row per line; the first line names the fields."""
+
+    help = "a CSV of image paths, texts and boxes, for a folder of photos"
+    makes = "FILE"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("csv", type=Path, help="with a header; image paths are relative to its folder")
+        add_field_arguments(parser)
+
+    def conversions(self, arguments: argparse.Namespace) -> Iterator[Conversion]:
+        path = require_file(arguments.csv, "a CSV file with a header")
+        names = next(_read_csv(path), (0, []))[1]
+        if not names:
+            raise UserError(f"{path} is empty; its first line should name the fields, such as image,text,x0,y0,x1,y1")
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{path} has two fields {name!r} in its header; rename one")
+        fields = FieldMap.of(arguments, names, path)
+        yield Conversion(arguments.out, fields.layout, (path,), partial(_csv_samples, path, fields))
+        if fields.layout.truth == "answers":
+            write_answers_of(arguments.out)
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines that are not empty, each with its number."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:  # spreadsheets write a byte order mark
+            reader = csv.reader(lines, strict=True)
+            for cells in reader:
+                if any(cells):
+                    yield reader.line_num, [cell.strip() for cell in cells]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error.reason}); save it as CSV in UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"line {reader.line_num} of {path} is not CSV ({error})") from error
+
+
+def _csv_samples(path: Path, fields: FieldMap) -> Iterator[Sample]:
+    lines = _read_csv(path)
+    _, names = next(lines)
+    for number, (line, cells) in enumerate(lines, start=1):
+        place = f"line {line} of {path.name}"
+        if len(cells) != len(names):
+            yield LeftOut(place, f"it has {len(cells)} fields, the header has {len(names)}")
+            continue
+        row = dict(zip(names, cells, strict=True))
+        image = row[fields.fields["image"]]
+        yield fields.sample(number, place, row, path.parent / image if image else None, image)
+
+
+class HuggingFace:
+    """One row per example, streamed, so that at most one shard is in memory."""
+
+    help = "any source of the library datasets: hub id, Parquet, JSON, CSV, folder of images or Parquet"
+    makes = "FILE"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--source", required=True, help="hub id, file or folder")
+        parser.add_argument("--config", help="of a hub id with several")
+        parser.add_argument("--split", default="train", help="of the source, default %(default)s")
+        add_field_arguments(parser)
+
+    def conversions(self, arguments: argparse.Namespace) -> Iterator[Conversion]:
+        examples = _open(arguments.source, arguments.config, arguments.split)
+        names = list(examples.features or next(_read(examples, arguments.source), {}))
+        fields = FieldMap.of(arguments, names, arguments.source)
+        path = Path(arguments.source)
+        sources = (path,) if path.is_file() else ()
+        folder = path.parent if path.is_file() else path
+        samples = partial(_samples, examples, fields, arguments.source, folder)
+        yield Conversion(arguments.out, fields.layout, sources, samples)
+        if fields.layout.truth == "answers":
+            write_answers_of(arguments.out)
+
+
+def _open(source: str, config: str | None, split: str) -> Any:
+    """The examples of a split as a stream.
+
+    Raises:
+        UserError: there is none.
+    """
+    from datasets import load_dataset  # takes seconds
+
+    named = local_reader(source, "--source ") or {"path": source, "name": config}
+    try:
+        examples = load_dataset(**named, split=split, streaming=True)
+    except Exception as error:  # of the hub, of the file system, of each format's reader
+        raise UserError(f"--source {source} --split {split} cannot be read: {first_line(error)}") from error
+    # Encoded images instead of decoded ones, also in columns that are not read, which would be fetched otherwise.
+    return examples.decode(False) if examples.features else examples
+
+
+def _samples(examples: Any, fields: FieldMap, source: str, folder: Path) -> Iterator[Sample]:
+    from datasets import ClassLabel
+
+    field, features = fields.fields["image"], examples.features or {}
+    labels = {name: feature.names for name, feature in features.items() if isinstance(feature, ClassLabel)}
+    for number, example in enumerate(_read(examples, source), start=1):
+        place = f"example {number} of {source}"
+        for name, names in labels.items():
+            value = example[name]
+            example[name] = names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+        try:
+            image = stored_image(example[field], folder)
+        except (FileNotFoundError, ValueError) as error:
+            yield LeftOut(place, f"its image cannot be read ({error})")
+            continue
+        image_id = os.path.relpath(image, folder) if isinstance(image, Path) else str(number)
+        yield fields.sample(number, place, example, image, image_id)
+
+
+def _read(examples: Iterable[Any], source: str) -> Iterator[Any]:
+    try:
+        yield from examples
+    except Exception as error:  # as in _open
+        raise UserError(f"--source {source} cannot be read further: {first_line(error)}") from error

@@ -91,7 +91,6 @@ def test_the_task_of_a_run_is_that_of_its_export(folder):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"pipeline": "image-captoning"}, "pipeline=image-captoning is not one of .* did you mean 'image-captioning'"),
         ({"generation": {"beams": 5}}, "generation has no option 'beams'; did you mean 'beam_size'"),
         ({"colour": 1}, "colour"),
         ({"settings": [1]}, r"settings=\[1\] does not map names to values"),
@@ -102,6 +101,15 @@ def test_an_invalid_task_is_refused(folder, change, message):
     file = folder / "task.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(UserError, match=rf"task.json does not describe a task \(.*{message}"):
+        read_task(folder)
+
+
+def test_a_task_without_a_registered_processor_names_the_remedy(folder):
+    file = folder / "task.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pipeline": "image-captoning"}))
+    with pytest.raises(
+        UserError, match="task.json: no processor .* did you mean 'image-captioning'; import the module"
+    ):
         read_task(folder)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,18 +50,10 @@ class Survey:
     layout: Layout
     rows: int
     read: int = 0
-    measures: dict[str, list[float]] = field(default_factory=dict)
-    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    measures: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     notes: Counter[str] = field(default_factory=Counter)
     problems: list[RowError] = field(default_factory=list)
-
-    def measure(self, name: str, value: float) -> None:
-        """A number that a row has."""
-        self.measures.setdefault(name, []).append(value)
-
-    def count(self, name: str, value: str) -> None:
-        """A value that a row has."""
-        self.counts.setdefault(name, Counter())[value] += 1
 
 
 def open_file(path: Path, layout: Layout) -> TSVFile:
@@ -158,20 +150,20 @@ def _measure(example: Example, found: Survey) -> None:
             found.notes[f"{name} empty" + (UNSCORED if name == found.layout.truth else "")] += 1
         elif name in TEXTS:
             for part in text.split(SEPARATOR):
-                found.measure(f"{name}, words", len(part.split()))
-    found.measure("image width, px", image.width)
-    found.measure("image height, px", image.height)
-    found.measure("image file, KB", len(row.values["image"]) * 3 / 4 / 1000)
+                found.measures[f"{name}, words"].append(len(part.split()))
+    found.measures["image width, px"].append(image.width)
+    found.measures["image height, px"].append(image.height)
+    found.measures["image file, KB"].append(len(row.values["image"]) * 3 / 4 / 1000)
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         found.notes[ROTATED] += 1
     if example.box is not None:
         (x0, y0, x1, y1), clipped = clip_box(example.box, *image.size, row)
-        found.measure("box width, px", x1 - x0)
-        found.measure("box height, px", y1 - y0)
-        found.measure("box, % of the image", 100 * (x1 - x0) * (y1 - y0) / (image.width * image.height))
+        found.measures["box width, px"].append(x1 - x0)
+        found.measures["box height, px"].append(y1 - y0)
+        found.measures["box, % of the image"].append(100 * (x1 - x0) * (y1 - y0) / (image.width * image.height))
         if clipped:
             found.notes[clipped] += 1
     if row.values.get("label"):
-        found.count("label", row.values["label"].strip())
+        found.counts["label"][row.values["label"].strip()] += 1
     if "answers" in row.values and (confidences := parse_answers(row)):
-        found.count("most confident answer", max(confidences, key=confidences.__getitem__))
+        found.counts["most confident answer"][max(confidences, key=confidences.__getitem__)] += 1

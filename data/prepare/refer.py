@@ -13,16 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.layout import REFERRING
-from data.prepare.records import (
-    Conversion,
-    LeftOut,
-    Record,
-    Sample,
-    find_folder,
-    of_kind,
-    read_json,
-    require_file,
-)
+from data.prepare.records import Conversion, LeftOut, Record, Sample, find_folder, of_kind, read_json, require_file
 from ofa.errors import UserError
 from ofa.images import Box
 from ofa.plain_pickle import load_plain_pickle

@@ -11,16 +11,7 @@ from typing import Any
 
 from data.layout import QUESTIONS, join_cell
 from data.prepare.answers import answers_cell, common_answers, normalise_answer, write_answers
-from data.prepare.records import (
-    Conversion,
-    LeftOut,
-    Record,
-    Sample,
-    find_folder,
-    of_kind,
-    read_json,
-    require_file,
-)
+from data.prepare.records import Conversion, LeftOut, Record, Sample, find_folder, of_kind, read_json, require_file
 from ofa.errors import UserError
 
 # By split: the name of its images, and whether answers are published.

@@ -10,7 +10,6 @@ from ofa.processors.settings import to_task_settings
 from runtime.checks import check
 from runtime.collectives import local_rank_zero_first
 from runtime.command_line import command
-from runtime.configuration import instantiate
 from runtime.launching import devices_of
 from runtime.resume import find_resume_point
 from runtime.run_dir import run_dir
@@ -40,6 +39,7 @@ def train(config: DictConfig) -> float | None:
         return score_of_run(folder)
     loggers, chosen_callbacks = build_loggers(config, resume_point), build_callbacks(config)
     report.log_start(config, folder)
+    build.log_recipe(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once
@@ -49,18 +49,19 @@ def train(config: DictConfig) -> float | None:
             check_vocabulary(config.init, tokenizer)
         task = build.build_task(config, source, tokenizer)
         generation = build.generation_options(config, task)
-        criterion = build.build_criterion(config, task)
-        optim, freezing = instantiate(config.optim), instantiate(config.freezing)
-        distillation = build.build_distillation(config, tokenizer, task, criterion)
-        data = build_data(config, source, task, list(dict.fromkeys(["train", "val", *evaluation_splits(source, task)])))
+        objective = build.build_objective(config, tokenizer, task)
+        distillation = objective.distillation
+        splits = dict.fromkeys(["train", "val", *evaluation_splits(source, task)])
+        data = build_data(config, source, task, list(splits))
         data.prepare_data()
-    cache = build.build_cache(config, data, tokenizer, task, distillation)
+    cache = build.build_cache(config, data, tokenizer, distillation)
     callbacks = training_callbacks(config, task, folder, learnt_files(data, distillation), chosen_callbacks)
     intervals = validation_settings(config, batches=len(data.train_dataloader()))
     trainer = build_trainer(config, callbacks, folder, logger=loggers, **intervals)
     model = build_initial_model(config, resume_point, distillation)
-    module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
-    module.save_hyperparameters({"task": asdict(to_task_settings(task, generation))}, logger=False)  # in checkpoints
+    module = build.build_module(config, objective, data, model, task, generation, cache)
+    if (settings := to_task_settings(task.processor, generation)) is not None:
+        module.save_hyperparameters({"task": asdict(settings)}, logger=False)  # in checkpoints
     save_run_files(config, folder, tokenizer, loggers, resume_point)
     report_parts(config, model, trainer, distillation, cache)
 

@@ -34,7 +34,7 @@ class Loading:
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
         path = write_refcoco(folder / "rows.tsv", self.rows)
-        task = RefCOCO(tokenizer=Tokenizer.demo(), image_size=self.image_size, max_image_size=self.image_size)
+        task = RefCOCO.build(tokenizer=Tokenizer.demo(), image_size=self.image_size, max_image_size=self.image_size)
         data = OFADataModule(
             TSVSource({"train": path}, task.columns, task.n_columns),
             task.columns,

@@ -11,7 +11,8 @@ import numpy as np
 from benchmarks.loading import photograph
 from benchmarks.machine import Machine
 from benchmarks.measure import Workload
-from data.prepare.pictures import Bounds
+from data.layout import REFERRING
+from data.prepare.lines import Bounds
 from data.prepare.records import Conversion, Record
 from data.prepare.writer import Options, convert
 
@@ -37,7 +38,7 @@ class Preparing:
             image.write_bytes(photograph(rng))
             values = {"uniq_id": str(i), "text": "the second person from the left"}
             records.append(Record(f"row {i}", values, image, box=(100.0, 120.0, 300.0, 400.0)))
-        conversion = Conversion(folder / "rows.tsv", "refcoco", (), partial(iter, records))
+        conversion = Conversion(folder / "rows.tsv", REFERRING, (), partial(iter, records))
         options = Options(Bounds(self.max_side), self.workers)
 
         def make() -> None:

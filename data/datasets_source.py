@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import PIL.Image
 
-from data.prepare.columns import join_cell
-from data.prepare.vqa_answers import answers_cell
+from data.cells import SEPARATOR
+from data.layout import join_cell
+from data.prepare.answers import answers_cell
 from data.source import DataSource, Row, RowFormat
 from ofa.config import did_you_mean
 from ofa.errors import UserError
@@ -371,7 +372,7 @@ def _answers(value: Any) -> str:
         return join_cell(f"{confidence}|!+{answer}" for answer, confidence in given.items())
     if isinstance(value, dict):
         value = value["answer"]
-    several = value if isinstance(value, list) else _text(value).split("&&")
+    several = value if isinstance(value, list) else _text(value).split(SEPARATOR)
     return answers_cell([_text(entry.get("answer") if isinstance(entry, dict) else entry).strip() for entry in several])
 
 

@@ -65,6 +65,7 @@ class RowFormat:
         n_columns: number of columns of these files, unread ones included.
         splits: the evaluation splits; the first one is for validation.
         files: published file of a split, where its name is not `<task>_<split>.tsv`.
+        demo: the task's class, which may declare rows for data=demo.
     """
 
     task: str
@@ -72,6 +73,7 @@ class RowFormat:
     n_columns: int
     splits: Sequence[str]
     files: Mapping[str, str]
+    demo: Any = None
 
 
 class DataSource(ABC):

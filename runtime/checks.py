@@ -47,8 +47,6 @@ def check(config: DictConfig) -> None:
     precision = str(config.trainer.precision)
     if precision.startswith("16") and no_gpu:
         raise UserError(f"trainer.precision={precision} needs a GPU; on a CPU use 32-true or bf16-mixed")
-    if OmegaConf.select(config, "task.name") == "caption_scst" and config.get("init", "") is None:
-        raise UserError("task=caption_scst starts from a captioning model: set init=RUN, a run of task=caption")
     if str(OmegaConf.select(config, "distill.teacher_precision")).startswith("16") and no_gpu:
         raise UserError("distill.teacher_precision=16-true needs a GPU; on a CPU use 32-true or bf16-true")
     if config.trainer.get("max_steps") == 0:
@@ -61,9 +59,15 @@ def check(config: DictConfig) -> None:
         _check_sharding(config, no_gpu)
 
 
+def is_sharded_run(config: DictConfig) -> bool:
+    """Whether each process has a part of the model (trainer=fsdp)."""
+    target = OmegaConf.select(config, "trainer.strategy._target_")
+    return target == f"{FullySharded.__module__}.{FullySharded.__name__}"
+
+
 def _check_sharding(config: DictConfig, no_gpu: bool) -> None:
     """Refuse what needs full weights during sharded training."""
-    if OmegaConf.select(config, "trainer.strategy._target_") != f"{FullySharded.__module__}.{FullySharded.__name__}":
+    if not is_sharded_run(config):
         return
     if no_gpu and not WORKS_ON_CPUS:
         raise UserError(f"trainer=fsdp needs GPUs with PyTorch {torch.__version__}; upgrade it, or set trainer=ddp")
@@ -76,10 +80,6 @@ def _check_sharding(config: DictConfig, no_gpu: bool) -> None:
         value = OmegaConf.select(config, key)
         if value:
             raise UserError(f"{key}={typed(value)} and trainer=fsdp do not go together: {reason}; set trainer=ddp")
-    if OmegaConf.select(config, "task.name") == "caption_scst":
-        raise UserError(
-            "task=caption_scst generates in each step, which trainer=fsdp does not support; set trainer=ddp"
-        )
     precision = str(config.trainer.precision)
     if precision.startswith("16"):
         raise UserError(f"trainer.precision={precision} does not work with trainer=fsdp; set bf16-mixed or trainer=ddp")

@@ -84,6 +84,12 @@ ALLOWED = {
         "tasks": "metric.update of torchmetrics",
         "ofa/pipeline.py": "dict.update",
     },
+    r"pictures?": {
+        "data/demo": "captions of the demo",
+        "tasks/demo_vocabulary.py": "words of the demo's captions",
+        "tests/tasks/test_snli_ve.py": "a caption of the demo",
+    },
+    r"beside|besides(?= it| them)": {"tasks/demo_vocabulary.py": "a word of the demo's vocabulary"},
 }
 
 # Names of earlier versions. `+` splits each, so that `git grep` of a name does not find this list.

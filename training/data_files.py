@@ -27,7 +27,7 @@ def build_source(config: DictConfig) -> DataSource:
     """
     settings = {key: value for key, value in to_container(config.data).items() if key not in ("name", *LOADING)}
     task = get_class(config.task._target_)
-    rows = RowFormat(config.task.name, task.columns, task.n_columns, task.splits, task.files)
+    rows = RowFormat(config.task.name, task.columns, task.n_columns, task.splits, task.files, task)
     try:
         return instantiate(settings, _partial_=True)(task=rows)
     except TypeError as error:
@@ -40,7 +40,7 @@ def build_data(
     """The loaders of `splits`."""
     return OFADataModule(
         source,
-        [name for name in task.columns if name not in task.unread_columns],
+        [name for name in task.columns if name not in task.unused_columns],
         task.encode,
         seed=config.seed,
         train_views=config.distill.cache_views if OmegaConf.select(config, "distill.cache") is not None else None,

@@ -40,7 +40,7 @@ def build_initial_model(
     if resume_point is None and config.init is not None:
         load_weights(model, config.init)
     if resume_point is None and distillation is not None:
-        distillation.start(model)
+        distillation.initialize(model)
     return model
 
 
@@ -79,5 +79,5 @@ def export_best(trainer: pl.Trainer, module: TrainingModule, folder: Path, token
     if rank() == 0:
         if best:
             load_weights(model, best)
-        export(folder / EXPORT, model, tokenizer, to_task_settings(module.task, module.generation))
+        export(folder / EXPORT, model, tokenizer, to_task_settings(module.task.processor, module.generation))
     return model

@@ -65,7 +65,7 @@ def training_callbacks(
         LearningRateMonitor("step"),
         Tracking(to_container(config)),
         SaveTrainingState(files),
-        BestCheckpoint(folder / BEST, f"val/{task.best}"),
+        BestCheckpoint(folder / BEST, f"val/{task.monitor}"),
         *chosen,  # after the best checkpoint, which is trainer.checkpoint_callback; before the last
         last,
         SaveAtEnd(last),

@@ -1,4 +1,4 @@
-"""Visual entailment about a scene: `hypothesis` says what follows from the picture, contradicts it, or neither."""
+"""Visual entailment about a scene: `hypothesis` follows from the image, contradicts it, or neither."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from data.demo.scenes import Scene, SceneConfig
 from ofa.errors import UserError
 
 LABELS = ("entailment", "contradiction", "neutral")
-PROPERTIES = ("heavy", "warm", "cold", "new", "old", "cheap", "expensive", "soft")  # which no picture can show
+PROPERTIES = ("heavy", "warm", "cold", "new", "old", "cheap", "expensive", "soft")  # which no image can show
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A hypothesis about a picture, and a true caption that leaves open whether it holds."""
+    """A hypothesis about an image, and a true caption that does not decide it."""
 
     hypothesis: str
     caption: str
@@ -24,24 +24,24 @@ class Claim:
 
 @dataclass(frozen=True)
 class Subject:
-    """What a claim is to be about, chosen before a scene is: so it does not depend on the label.
+    """The subject of a claim, chosen before the scene, so that it does not depend on the label.
 
     colour: that it names.
-    alone: whether, where a look decides, it names no shape beside the colour.
-    in_sight: whether, where it names a shape and is wrong, the colour is there nevertheless, on another shape.
+    colour_only: whether a claim that the image decides names no shape.
+    in_sight: whether a wrong claim with a shape names a colour that the scene has, on another shape.
     """
 
     colour: str
-    alone: bool
+    colour_only: bool
     in_sight: bool
 
 
 def pick_subject(config: SceneConfig, rng: np.random.Generator) -> Subject:
-    """A colour, each half as common as the one before it; and two coins.
+    """A colour, each half as common as the one before it, and two coin tosses.
 
-    Words of real text differ in frequency, too, and it is what makes entailment learnable from nothing: were all
-    colours as common, a picture alone would say nothing about the answer, nor the words alone, so that neither would
-    have a slope for learning to start on. Claims about a colour alone are there for the same reason.
+    Without frequent words, as real text has them, entailment could not be trained from scratch: neither the image nor
+    the text would be correlated with the answer, so training would have no gradient to start from. Claims that name a
+    colour only exist for the same reason.
     """
     weights = 0.5 ** np.arange(len(config.colours))
     colour = config.colours[rng.choice(len(weights), p=weights / weights.sum())]
@@ -53,8 +53,8 @@ def hypothesis(
 ) -> Claim | None:
     """A claim of this label about this subject, or None where the scene allows none.
 
-    The caption tells of an object of another colour: the two texts alone tell entailment from contradiction no better
-    than a coin.
+    The caption is about an object of another colour, so that the two texts without the image distinguish entailment
+    from contradiction no better than chance.
 
     Args:
         scene: of at least two objects.
@@ -87,7 +87,7 @@ def _claim(
     colour = subject.colour
     if label == "neutral":
         return f"the {colour} {pick(rng, shapes)} is {pick(rng, PROPERTIES)}" if shapes else None
-    if subject.alone:
+    if subject.colour_only:
         return f"there is something {colour}" if bool(shapes) == (label == "entailment") else None
     if label == "entailment":
         return f"there is {with_article(colour, pick(rng, shapes))}" if shapes else None

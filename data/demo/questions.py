@@ -9,12 +9,12 @@ from data.demo.language import clear_sides, plural, with_article
 from data.demo.scenes import Scene, SceneConfig
 
 KINDS = ("color", "shape", "exists", "how many shapes", "how many objects", "place")
-MOST = 4  # numbers up to this are answers whatever the scenes are
-RUNNER_UP = 0.3  # confidence of a second answer, as where some of the people asked had miscounted
+MOST = 4  # numbers up to this are always among the answers
+RUNNER_UP = 0.3  # confidence of a second answer, as if some annotators had miscounted
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """A question of one of KINDS and its (confidence, answer) pairs, the best first."""
 
     text: str
@@ -22,8 +22,8 @@ class Question:
     kind: str
 
 
-def questions(scene: Scene, config: SceneConfig) -> list[Question]:
-    """All questions that have one right answer in this scene; `config` says which shapes and colours are asked for."""
+def questions(scene: Scene, config: SceneConfig) -> list[SceneQuestion]:
+    """All questions that have one right answer in this scene; `config` has the shapes and colours."""
     return [*_looks(scene), *_exists(scene, config), *_counts(scene, config), *_places(scene)]
 
 
@@ -34,8 +34,8 @@ def possible_answers(config: SceneConfig) -> list[str]:
     return sorted(["yes", "no", *numbers, *config.colours, *config.shapes, *looks])
 
 
-def _looks(scene: Scene) -> list[Question]:
-    """The colour of what is alone in its shape, the shape of what is alone in its colour."""
+def _looks(scene: Scene) -> list[SceneQuestion]:
+    """The colour of an object with a unique shape, the shape of one with a unique colour."""
     shapes, colours = Counter(o.shape for o in scene.objects), Counter(o.colour for o in scene.objects)
     return [
         *[_sure(f"what color is the {o.shape}?", o.colour, "color") for o in scene.objects if shapes[o.shape] == 1],
@@ -47,7 +47,7 @@ def _looks(scene: Scene) -> list[Question]:
     ]
 
 
-def _exists(scene: Scene, config: SceneConfig) -> list[Question]:
+def _exists(scene: Scene, config: SceneConfig) -> list[SceneQuestion]:
     present = {(o.colour, o.shape) for o in scene.objects}
     return [
         _sure(f"is there {with_article(colour, shape)}?", "yes" if (colour, shape) in present else "no", "exists")
@@ -56,18 +56,18 @@ def _exists(scene: Scene, config: SceneConfig) -> list[Question]:
     ]
 
 
-def _counts(scene: Scene, config: SceneConfig) -> list[Question]:
+def _counts(scene: Scene, config: SceneConfig) -> list[SceneQuestion]:
     counts, most = Counter(o.shape for o in scene.objects), _most(config)
     asked = []
     for shape in config.shapes:
         count = counts[shape]
         runner_up = count + 1 if count < most else count - 1
         answers = [(1.0, str(count)), (RUNNER_UP, str(runner_up))]
-        asked.append(Question(f"how many {plural(shape)} are there?", answers, "how many shapes"))
+        asked.append(SceneQuestion(f"how many {plural(shape)} are there?", answers, "how many shapes"))
     return [*asked, _sure("how many objects are there?", str(len(scene.objects)), "how many objects")]
 
 
-def _places(scene: Scene) -> list[Question]:
+def _places(scene: Scene) -> list[SceneQuestion]:
     """What is on each side; nothing of a single object, which may be anywhere."""
     asked = []
     for thing in scene.objects:
@@ -77,8 +77,8 @@ def _places(scene: Scene) -> list[Question]:
     return asked
 
 
-def _sure(text: str, answer: str, kind: str) -> Question:
-    return Question(text, [(1.0, answer)], kind)
+def _sure(text: str, answer: str, kind: str) -> SceneQuestion:
+    return SceneQuestion(text, [(1.0, answer)], kind)
 
 
 def _most(config: SceneConfig) -> int:

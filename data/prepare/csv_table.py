@@ -1,4 +1,4 @@
-"""A CSV file of image paths and texts, for a folder of one's own photos."""
+"""A CSV file of image paths and texts, for a folder of your own photos."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from pathlib import Path
 
 from data.prepare.answers import write_answers_of
 from data.prepare.fields import FieldMap, add_field_arguments
-from data.prepare.raw import require_file
-from data.prepare.records import Conversion, LeftOut, Sample
+from data.prepare.records import Conversion, LeftOut, Sample, require_file
 from ofa.errors import UserError
 
 
 class CSVTable:
-    """One row a line; the first line names the fields."""
+    """One row per line; the first line names the fields."""
 
     help = "a CSV of image paths, texts and boxes, for a folder of photos"
     makes = "FILE"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("csv", type=Path, help="with a header; image paths count from its folder")
+        parser.add_argument("csv", type=Path, help="with a header; image paths are relative to its folder")
         add_field_arguments(parser)
 
     def conversions(self, arguments: argparse.Namespace) -> Iterator[Conversion]:
@@ -34,15 +33,15 @@ class CSVTable:
             if names.count(name) > 1:
                 raise UserError(f"{path} has two fields {name!r} in its header; rename one")
         fields = FieldMap.of(arguments, names, path)
-        yield Conversion(arguments.out, arguments.task, (path,), partial(_samples, path, fields))
-        if arguments.task == "vqa":
+        yield Conversion(arguments.out, fields.layout, (path,), partial(_samples, path, fields))
+        if fields.layout.truth == "answers":
             write_answers_of(arguments.out)
 
 
 def _read(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines that say something, each with its number."""
+    """The lines that are not empty, each with its number."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:  # spreadsheets begin UTF-8 with a mark
+        with path.open(encoding="utf-8-sig", newline="") as lines:  # spreadsheets write a byte order mark
             reader = csv.reader(lines, strict=True)
             for cells in reader:
                 if any(cells):

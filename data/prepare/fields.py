@@ -8,28 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.answers import parse_answers
-from data.prepare.columns import JOINT, LAYOUTS, join_cell
+from data.cells import SEPARATOR, parse_answers
+from data.layout import Layout, join_cell, layout_of
+from data.prepare.answers import answers_cell, normalise_answer, normalise_cell
 from data.prepare.records import LeftOut, Record, Sample
-from data.prepare.vqa_answers import answers_cell, normalise_answer, normalise_cell
 from data.tsv import Row, RowError
-from ofa.boxes import Box
 from ofa.config import did_you_mean
 from ofa.errors import UserError
+from ofa.images import Box
 
 _CORNERS = ("x0", "y0", "x1", "y1")
 BOX_FORMATS = ("xyxy", "xywh")
 
 
 def add_field_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `FieldMap.of` reads."""
-    parser.add_argument("--task", required=True, choices=LAYOUTS, help="whose columns are written")
+    """The arguments that `FieldMap.of` reads."""
+    parser.add_argument("--task", required=True, metavar="NAME", help="whose columns are written, such as refcoco")
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="folder of your own configs, with task/NAME.yaml"
+    )
     parser.add_argument(
         "--map",
         nargs="+",
         default=[],
         metavar="COLUMN=FIELD",
-        help="which field of the source becomes a column, such as text=caption; others have the column's name",
+        help="which field of the source becomes a column, such as text=caption; by default the field of the same name",
     )
     parser.add_argument("--box-format", choices=BOX_FORMATS, default="xyxy", help="of boxes, default %(default)s")
     parser.add_argument(
@@ -41,28 +44,28 @@ def add_field_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class FieldMap:
-    """Which field of a source fills which column.
+    """The field of a source for each column.
 
     Attributes:
-        layout: name of the columns' layout.
+        layout: the columns.
         fields: the field of each column that has one; for a box in four fields, of x0, y0, x1 and y1.
         box_format: x0, y0, x1, y1 or x0, y0, width, height.
-        normalise: whether answers are written as VQA does, instead of as they are.
+        normalise: whether answers are normalized as VQA does.
     """
 
-    layout: str
+    layout: Layout
     fields: Mapping[str, str]
     box_format: str = "xyxy"
     normalise: bool = False
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, names: Sequence[str], source: object) -> FieldMap:
-        """What the command line asks for, out of the fields that the source has.
+        """The map of the command line, for the fields that the source has.
 
         Raises:
             UserError: a column or field is unknown, or a column that the task needs has no field.
         """
-        layout = LAYOUTS[arguments.task]
+        layout = layout_of(arguments.task, arguments.config_dir)
         has_box = "box" in layout.columns
         columns = (*layout.columns, *(_CORNERS if has_box else ()))
         fields = {column: column for column in columns if column in names}
@@ -82,9 +85,9 @@ class FieldMap:
                 corners = " (or x0=FIELD y0=FIELD x1=FIELD y1=FIELD)" if column == "box" else ""
                 raise UserError(
                     f"{source} has no field {column!r}, which {arguments.task} needs, only {', '.join(names)}; "
-                    f"say --map {column}=FIELD{corners}"
+                    f"give --map {column}=FIELD{corners}"
                 )
-        return cls(arguments.task, fields, arguments.box_format, arguments.normalise_answers)
+        return cls(layout, fields, arguments.box_format, arguments.normalise_answers)
 
     def sample(
         self, number: int, place: str, row: Mapping[str, Any], image: Path | bytes | None, image_id: str
@@ -92,11 +95,11 @@ class FieldMap:
         """The record of a row.
 
         Args:
-            number: counted from 1; its id where no field says one, or an empty one.
-            place: where it stands.
+            number: from 1; its id where the source has none.
+            place: its place in the source, for messages.
             row: its fields: texts, lists of texts, numbers.
-            image: its image, which the caller finds.
-            image_id: what the image is called where no field says it, or nothing in it.
+            image: its image, or the path.
+            image_id: the name of the image where the source has none.
         """
         if image is None:
             return LeftOut(place, f"the field {self.fields['image']!r} holds no image")
@@ -119,15 +122,15 @@ class FieldMap:
         return Record(place, values, image, box)
 
     def _answers(self, value: Any) -> str:
-        """A cell with confidences; or answers of one or several people, joined in a text, or as texts or VQA's dicts.
+        """A cell with confidences, or people's answers: joined in a text, or a list of texts or of VQA's dicts.
 
         Raises:
             RowError: confidences are malformed.
         """
         if isinstance(value, str) and "|!+" in value:
-            # There is no file yet; of an error only the message is used.
+            # Not a line yet; of an error only the message is used.
             return normalise_cell(parse_answers(Row({"answers": value}, "", 0))) if self.normalise else value
-        several = value if isinstance(value, list | tuple) else _text(value).split(JOINT)
+        several = value if isinstance(value, list | tuple) else _text(value).split(SEPARATOR)
         given = [entry["answer"] if isinstance(entry, dict) and "answer" in entry else entry for entry in several]
         texts = [str(text).strip() for text in given if text is not None]
         return answers_cell([normalise_answer(text) for text in texts] if self.normalise else texts)

@@ -1,4 +1,4 @@
-"""Whatever the library `datasets` reads: a Hugging Face hub id, Parquet, JSON, CSV, a folder of images or Parquet."""
+"""Any source of the library `datasets`: a Hugging Face hub id, Parquet, JSON, CSV, a folder of images or Parquet."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ofa.errors import UserError
 
 
 class HuggingFace:
-    """One row an example, read as a stream, so that nothing larger than a shard is kept."""
+    """One row per example, streamed, so that at most one shard is in memory."""
 
     help = "any source of the library datasets: hub id, Parquet, JSON, CSV, folder of images or Parquet"
     makes = "FILE"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--source", required=True, help="hub id, file or folder")
-        parser.add_argument("--config", help="of a hub id that has several")
+        parser.add_argument("--config", help="of a hub id with several")
         parser.add_argument("--split", default="train", help="of the source, default %(default)s")
         add_field_arguments(parser)
 
@@ -36,8 +36,8 @@ class HuggingFace:
         sources = (path,) if path.is_file() else ()
         folder = path.parent if path.is_file() else path
         samples = partial(_samples, examples, fields, arguments.source, folder)
-        yield Conversion(arguments.out, arguments.task, sources, samples)
-        if arguments.task == "vqa":
+        yield Conversion(arguments.out, fields.layout, sources, samples)
+        if fields.layout.truth == "answers":
             write_answers_of(arguments.out)
 
 
@@ -47,14 +47,14 @@ def _open(source: str, config: str | None, split: str) -> Any:
     Raises:
         UserError: there is none.
     """
-    from datasets import load_dataset  # takes seconds, which other commands need not wait for
+    from datasets import load_dataset  # takes seconds
 
     named = local_reader(source, "--source ") or {"path": source, "name": config}
     try:
         examples = load_dataset(**named, split=split, streaming=True)
     except Exception as error:  # of the hub, of the file system, of each format's reader
         raise UserError(f"--source {source} --split {split} cannot be read: {first_line(error)}") from error
-    # Encoded images instead of decoded ones; of columns that nobody reads, too, which would be fetched otherwise.
+    # Encoded images instead of decoded ones; also in columns that are not read, which would be fetched otherwise.
     return examples.decode(False) if examples.features else examples
 
 

@@ -1,8 +1,8 @@
-"""How far a conversion has come, so that an interrupted one goes on: `Journal`.
+"""The progress of a conversion, so that an interrupted one resumes: `Journal`.
 
-Beside `x.tsv` stand, while it is made, `x.tsv.part`, and then and later `x.rejected.jsonl` and `x.tsv.journal`. The
-journal says with which settings and of which sources the file is made, and how long the other two files were when it
-was last written; what they hold behind that is cut off before they grow again.
+Next to `x.tsv` are `x.tsv.part` until it is complete, `x.rejected.jsonl` and `x.tsv.journal`. The journal holds the
+settings and sources of the file, and the lengths of the other two files when it was last written; whatever follows in
+them is cut off before they grow again.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ofa.errors import UserError
 
 @dataclass
 class Progress:
-    """Samples that were read, rows made of them, those left out (expected ones among them) and the first of these.
+    """Samples read, rows made of them, samples left out (including expected ones) and the first of these.
 
-    `size` and `rejected_size` are the lengths in bytes of the files that hold the ones and the others.
+    `size` and `rejected_size` are the lengths in bytes of the files of rows and of samples left out.
     """
 
     samples: int = 0
@@ -34,16 +34,15 @@ class Progress:
 
 
 class Journal:
-    """The files of one conversion and how far they are.
+    """The files of one conversion and their progress.
 
     Args:
-        tsv: the file that is made.
-        settings: all that its content depends on, apart from the sources.
-        sources: the files it is made of, and their versions.
+        tsv: the file to make.
+        settings: all that its content depends on, except the sources.
+        sources: its source files and their versions.
 
     Raises:
-        UserError: there is such a file already, or a part of one, that was not made with these settings of these
-            sources.
+        UserError: the file or a part of it exists and was not made with these settings of these sources.
     """
 
     def __init__(self, tsv: Path, settings: Mapping[str, str], sources: Mapping[str, str]) -> None:
@@ -56,20 +55,20 @@ class Journal:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the whole file is there."""
+        """Whether the file is complete."""
         return self.tsv.exists() and not self.part.exists()
 
     def open(self) -> tuple[BinaryIO, BinaryIO]:
-        """The unfinished file and the one of samples left out, cut to what the journal knows and ready to grow."""
+        """The unfinished file and that of samples left out, cut to the lengths in the journal."""
         self.tsv.parent.mkdir(parents=True, exist_ok=True)
-        self.save((), self.progress)  # first, so that there is never a part of which nothing is known
+        self.save((), self.progress)  # first, so that every part has a journal
         files = self.part.open("ab"), self.rejected.open("ab")
         for file, size in zip(files, (self.progress.size, self.progress.rejected_size), strict=True):
             file.truncate(size)
         return files
 
     def save(self, files: Iterable[BinaryIO], progress: Progress) -> None:
-        """Written when all that it counts is safely on disk, and in one step."""
+        """Written atomically, after all that it counts is on disk."""
         for file in files:
             file.flush()
             os.fsync(file.fileno())
@@ -80,42 +79,42 @@ class Journal:
         self.progress = replace(progress)
 
     def finish(self) -> None:
-        """Gives the file its name."""
+        """Renames the complete file."""
         os.replace(self.part, self.tsv)
         if not self.progress.rejected_size:
             self.rejected.unlink()
 
     def forget(self) -> None:
-        """Takes back a conversion that made no row, so that the next may have other settings."""
+        """Removes a conversion without rows, so that the next may have other settings."""
         for path in (self.part, self.path):
             path.unlink()
 
     def _read(self) -> Progress:
         if self.tsv.is_dir():
-            raise UserError(f"--out {self.tsv} is a folder, expected is the name of a TSV file")
+            raise UserError(f"--out {self.tsv} is a folder; give the name of a TSV file")
         made = self.part if self.part.exists() else self.tsv
         if not made.exists():
             return Progress()
         if not self.path.exists():
-            raise UserError(f"{made} is there already, from elsewhere; delete it or choose another --out")
+            raise UserError(f"{made} exists already, from elsewhere; delete it or choose another --out")
         try:
             content = json.loads(self.path.read_text())
             settings, sources, progress = content["settings"], content["sources"], Progress(**content["progress"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path} is no journal ({error}); delete {made} to start anew") from error
-        remedy = f"choose another --out, or delete {made.name} to start anew"
+            raise UserError(f"{self.path} is not a journal ({error}); delete {made} to start again") from error
+        remedy = f"choose another --out, or delete {made.name} to start again"
         for name in {**settings, **self.settings}:
             old, new = settings.get(name), self.settings.get(name)
             if old != new:
-                raise UserError(f"{made} was begun with {name} {old}, not {new}; say the same again, {remedy}")
+                raise UserError(f"{made} was started with {name} {old}, not {new}; give the same again, {remedy}")
         for path in {**sources, **self.sources}:
             if sources.get(path) != self.sources.get(path):
-                raise UserError(f"{path} is not, or no longer, what {made} was begun with; {remedy}")
+                raise UserError(f"{path} is not, or no longer, what {made} was started with; {remedy}")
         if made.stat().st_size < progress.size:
-            raise UserError(f"{made} is shorter than {self.path.name} says; {remedy}")
+            raise UserError(f"{made} is shorter than in {self.path.name}; {remedy}")
         return progress
 
 
 def rejected_of(tsv: Path) -> Path:
-    """Where the samples that made no row of a file are named, one JSON object a line: `where` and `reason`."""
+    """The file of samples that made no row, one JSON object per line: `where` and `reason`."""
     return tsv.with_suffix(".rejected.jsonl")

@@ -1,4 +1,4 @@
-"""Conversions carried out: in several processes, in order, and so that an interrupted one can go on: `convert`."""
+"""Resumable conversions in several processes: `convert`."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
+from data.layout import Layout
 from data.prepare.journal import Journal, Progress, rejected_of
-from data.prepare.lines import make_line
-from data.prepare.pictures import Bounds
+from data.prepare.lines import Bounds, make_line
 from data.prepare.records import Conversion, LeftOut, Sample
 from ofa.errors import UserError
 
-CHUNK = 16  # samples that a process is given at a time
-SECONDS = 5.0  # between two entries of the journal, before each of which the disk is waited for
+CHUNK = 16  # samples per task of a process
+SECONDS = 5.0  # between two syncs of files and journal
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a conversion is carried out.
+    """Options of a conversion.
 
     Attributes:
-        bounds: of the pictures.
-        workers: processes; 1 is this one alone.
-        stop: end at the first sample that cannot be used, where it is not expected.
+        bounds: of the images.
+        workers: processes; 1 is only this one.
+        stop: end at the first unusable sample that is not expected.
     """
 
     bounds: Bounds = Bounds()
@@ -47,12 +47,12 @@ class Options:
 
 
 def convert(conversion: Conversion, settings: dict[str, str], options: Options) -> Progress:
-    """Makes the file, or the rest of it; one that is complete is left as it is.
+    """Makes the file, or the rest of it; a complete one is not changed.
 
     Args:
-        conversion: what is to be made.
-        settings: all that the content depends on beside the sources; a file made with others is not gone on with.
-        options: how.
+        conversion: the file to make.
+        settings: all that the content depends on in addition to the sources; a file made with others is not resumed.
+        options: how to make it.
 
     Raises:
         UserError: there is another file of this name, it cannot be written, no sample makes a row, or one does not and
@@ -66,8 +66,8 @@ def convert(conversion: Conversion, settings: dict[str, str], options: Options) 
         _write(conversion, journal, options)
     except OSError as error:
         raise UserError(
-            f"{conversion.file} cannot be written ({error.strerror}); when that is mended, the same command goes on "
-            f"behind sample {journal.progress.samples}"
+            f"{conversion.file} cannot be written ({error.strerror}); once that is fixed, the same command resumes "
+            f"after sample {journal.progress.samples}"
         ) from error
     return journal.progress
 
@@ -80,7 +80,7 @@ def _version(source: Path) -> str:
 def _write(conversion: Conversion, journal: Journal, options: Options) -> None:
     progress = replace(journal.progress)
     make = partial(_make_lines, layout=conversion.layout, tsv=conversion.file, bounds=options.bounds)
-    # What is skipped are samples, not chunks, whose size the next version may change.
+    # Samples are skipped, not chunks, whose size the next version may change.
     chunks = _in_chunks(islice(_read(conversion), progress.samples, None))
     rows, rejected = journal.open()
     with (
@@ -100,21 +100,21 @@ def _write(conversion: Conversion, journal: Journal, options: Options) -> None:
         journal.save((rows, rejected), progress)
     if not progress.rows:
         journal.forget()
-        raise UserError(f"{conversion.file} would have no row; {told(conversion.file, progress)}")
+        raise UserError(f"{conversion.file} would have no row; {describe_left_out(conversion.file, progress)}")
     journal.finish()
 
 
 def _bar(conversion: Conversion, done: int) -> tqdm:
-    """Only a terminal has one."""
+    """A progress bar, on a terminal only."""
     return tqdm(total=conversion.total, initial=done, desc=conversion.file.name, unit="rows", leave=False, disable=None)
 
 
 def _read(conversion: Conversion) -> Iterator[Sample]:
     try:
         yield from conversion.samples()
-    except OSError as error:  # not to be taken for one of writing
+    except OSError as error:  # of reading, not of writing
         names = ", ".join(map(str, conversion.sources))
-        raise UserError(f"{names} cannot be read ({error.strerror}); the same command goes on") from error
+        raise UserError(f"{names} cannot be read ({error.strerror}); the same command resumes") from error
 
 
 def _append(line: bytes | LeftOut, progress: Progress, rows: BinaryIO, rejected: BinaryIO, stop: bool) -> None:
@@ -132,8 +132,8 @@ def _append(line: bytes | LeftOut, progress: Progress, rows: BinaryIO, rejected:
     progress.rejected_size += rejected.write(f"{entry}\n".encode())
 
 
-def told(tsv: Path, progress: Progress) -> str:
-    """What was left out of a file, and why the first was."""
+def describe_left_out(tsv: Path, progress: Progress) -> str:
+    """How many samples were left out of a file, and why the first was."""
     if not progress.left_out:
         return "the source has no sample for it"
     expected = f" ({progress.expected} of them as expected)" if progress.expected else ""
@@ -149,18 +149,18 @@ def _in_chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
         yield chunk
 
 
-def _make_lines(samples: list[Sample], layout: str, tsv: Path, bounds: Bounds) -> list[bytes | LeftOut]:
+def _make_lines(samples: list[Sample], layout: Layout, tsv: Path, bounds: Bounds) -> list[bytes | LeftOut]:
     return [make_line(sample, layout, tsv, bounds) for sample in samples]
 
 
 def _in_order(
     make: Callable[[list[Sample]], list[bytes | LeftOut]], chunks: Iterator[list[Sample]], workers: int
 ) -> Iterator[list[bytes | LeftOut]]:
-    """What `make` makes of each chunk, in their order; a few are made ahead, not all."""
+    """The lines of each chunk, in their order; only a few chunks are made ahead."""
     if workers == 1:
         yield from map(make, chunks)
         return
-    context = get_context("forkserver")  # processes start fast, and none inherits the threads of a library
+    context = get_context("forkserver")  # starts fast, and inherits no threads of a library
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, context, _follow_main_process) as pool:
         try:
@@ -171,18 +171,18 @@ def _in_order(
                 yield lines
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process ended, probably for want of memory; the same command with fewer --workers goes on"
+                "a worker process ended, probably out of memory; the same command with fewer --workers resumes"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _follow_main_process() -> None:
-    """A worker ends with the main process, however that ends; Ctrl-C is that one's affair."""
+    """A worker ends with the main process, which also handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_when_alone, daemon=True).start()
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
 
 
-def _end_when_alone() -> None:
+def _exit_after_parent() -> None:
     parent_process().join()
     os._exit(1)

@@ -1,6 +1,6 @@
 import pytest
 
-from data.boxes import CLIPPED, clip_box, parse_box
+from data.cells import CLIPPED, clip_box, parse_box
 from data.tsv import Row, RowError
 
 WHERE = Row({}, "refcoco_train.tsv", 17)

@@ -9,11 +9,11 @@ import shutil
 import datasets
 import pytest
 import torch
+from data.cells import decode_image
 from helpers.datasets import write_jpeg
 from helpers.runs import predictions_of, run
 
 from data.datasets_source import DatasetsSource
-from data.images import decode_image
 from data.source import RowError, RowFormat
 from ofa.errors import UserError
 

@@ -147,7 +147,7 @@ KINDS = (
 
 @pytest.fixture(scope="module")
 def task():
-    return RefCOCO(tokenizer=Tokenizer.demo(), image_size=32, max_image_size=32)
+    return RefCOCO.build(tokenizer=Tokenizer.demo(), image_size=32, max_image_size=32)
 
 
 def answers(path, task):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.images import decode_image
+from data.cells import decode_image
 from data.tsv import Row, RowError
 from ofa.images import MAX_PIXELS, ImageTransform, resize_ratios
 

@@ -116,13 +116,13 @@ def write_rows(path, rows=10):
 
 def make_trained(teacher, cache):
     """With a teacher, one that learns, more and more, from its logits in a cache."""
-    parts = OFAModel(MICRO), SimpleNamespace(tree=None), GenerationOptions()
+    parts = OFAModel(MICRO), SimpleNamespace(processor=SimpleNamespace(tree=None)), GenerationOptions()
     optim, freezing = Optim(lr=1e-3, warmup_steps=2), Freezing()
     if teacher is None:
         return Scored(*parts, LabelSmoothedCrossEntropy(0.1), optim, freezing)
     plan = make_plan(teacher, cache=str(cache), kd_schedule="growing")
     teacher = build_teacher(plan, TeacherCache(cache, 10, {}))
-    return ScoredStudent(*parts, plan.criterion, optim, freezing, teacher)
+    return ScoredStudent(*parts, plan.criterion, optim, freezing, teacher=teacher)
 
 
 def fit(

@@ -10,7 +10,6 @@ import pytest
 from helpers.datasets import encoded_image
 from helpers.runs import answers_of_pipeline, predictions_of, run
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 from data.module import OFADataModule
@@ -18,11 +17,10 @@ from data.tsv import RowError, TSVSource
 from ofa.errors import UserError
 from ofa.processors.entailment import ANSWERS
 from ofa.tokenizer import Tokenizer
-from runtime.checks import check
 from runtime.configuration import instantiate
 from runtime.overrides import CONFIGS
 from tasks.caption import SelfCriticalCaption
-from training.build import build_criterion, build_task, generation_options, reward_frequencies
+from training.build import build_objective, build_task, generation_options
 from training.data_files import build_source
 
 SMALL = ["model=micro", "data.num_workers=0", "task.image_size=32", "data.eval_batch_size=3"]
@@ -106,11 +104,18 @@ def test_both_stages_of_captioning_train_and_report(published, data_root, tmp_pa
     assert predictions_of(tmp_path / "evaluation", "test") == predictions_of(tmp_path / "scst", "test")
 
 
-def test_self_critical_training_needs_a_model_to_start_from(published):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "task=caption_scst starts from a trained model: set init=RUN, a run of task=caption"),
+        (["init=RUN", "trainer=fsdp"], "task=caption_scst generates in each step, which trainer=fsdp does not support"),
+    ],
+)
+def test_self_critical_training_needs_a_model_to_start_from_and_all_of_it(published, words, message):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", ["task=caption_scst", *published])
-    with pytest.raises(UserError, match="task=caption_scst goes on from a captioning model: set init=RUN"):
-        check(config)
+        config = compose("train", ["task=caption_scst", *published, *words])
+    with pytest.raises(UserError, match=message):
+        build_task(config, Tokenizer.demo())
 
 
 def test_a_validation_split_without_truths_is_refused(published, data_root, tmp_path):
@@ -180,8 +185,8 @@ def test_questions_are_answered_by_candidates_by_beams_and_openly(published, dat
         ),
         (["generation.beam_size=3"], "generation.beam_size=3 has no effect where every candidate answer is scored"),
         (["task.prompt_type=both"], "task.prompt_type=both is not one of none, src, prev_output"),
-        (["criterion=self_critical"], "criterion=SelfCritical and task=vqa do not fit"),
-        (["criterion.constraint_range=[10,20]"], "task=vqa allows its listed answers alone"),
+        (["criterion=self_critical"], "SelfCritical is trained on rewards, and task=vqa gives targets"),
+        (["criterion.constraint_range=[10,20]"], "the task allows its listed answers only"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_data_is_read(published, words, message):
@@ -190,7 +195,7 @@ def test_what_cannot_work_is_refused_before_the_data_is_read(published, words, m
     with pytest.raises(UserError) as error:
         task = build_task(config, build_source(config), Tokenizer.demo())
         generation_options(config, task)
-        build_criterion(config, task)
+        build_objective(config, Tokenizer.demo(), task)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -204,27 +209,19 @@ def test_the_demo_of_each_task_ends_with_scores_beside_chance(task, tmp_path):
 def test_the_caption_demo_names_the_second_stage_and_that_one_runs(tmp_path, monkeypatch):
     without_java(tmp_path, monkeypatch)
     process = run("train.py", "task=caption", *SMALL_DEMO, "hydra.run.dir=run", folder=tmp_path)
-    assert "caption of another picture" in process.stdout
+    assert "caption of another image" in process.stdout
     (command,) = (line for line in process.stdout.splitlines() if "task=caption_scst" in line)
     words = shlex.split(command)[2:]
     process = run("train.py", *words, "trainer.max_steps=2", "validate_every=2", folder=tmp_path)
-    assert "cider_d" in process.stdout and "caption of another picture" in process.stdout
+    assert "cider_d" in process.stdout and "caption of another image" in process.stdout
 
 
-@pytest.mark.parametrize("task", ["caption", "snli_ve", "vqa"])
-def test_one_batch_can_be_learnt_by_heart_in_every_task(task):
+@pytest.mark.parametrize("task", ["caption", "caption_scst", "snli_ve", "vqa"])
+def test_one_batch_can_be_overfitted_in_every_task(task):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", [f"task={task}", "data=tsv", "debug=overfit"])
     instantiate(config.optim), instantiate(config.criterion)
     assert config.ema.decay is None and not config.freezing.embeddings
-
-
-def test_overfitting_a_batch_makes_no_sense_for_a_reward_and_is_refused():
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", ["task=caption_scst", "debug=overfit"])
-    task = SelfCriticalCaption(tokenizer=Tokenizer.demo(), image_size=32)
-    with pytest.raises(UserError, match="criterion.label_smoothing has no meaning for criterion=self_critical"):
-        build_criterion(config, task)
 
 
 def test_a_row_without_references_is_named_by_the_count_of_n_grams_or_left_out(data_root, tmp_path):
@@ -232,11 +229,12 @@ def test_a_row_without_references_is_named_by_the_count_of_n_grams_or_left_out(d
     cells = lines[3].split("\t")
     lines[3] = "\t".join([*cells[:2], " && ", *cells[3:]])
     write(tmp_path / "train.tsv", [line.split("\t") for line in lines])
-    task = SelfCriticalCaption(tokenizer=Tokenizer.demo(), image_size=32)
+    task = SelfCriticalCaption.build(tokenizer=Tokenizer.demo(), image_size=32)
     sizes = {"batch_size": 2, "eval_batch_size": 2}
     data = OFADataModule(
         TSVSource({"train": tmp_path / "train.tsv"}, task.columns, 5), task.columns, task.encode, **sizes
     )
+    rows = data.rows("train", task.reward_columns)
     with pytest.raises(RowError, match=r"line 4 of .*train.tsv: there is no reference caption"):
-        reward_frequencies(OmegaConf.create({"data": {"on_error": "stop"}}), task, data)
-    assert reward_frequencies(OmegaConf.create({"data": {"on_error": "skip"}}), task, data).images == 5
+        task.build_reward(rows, skip_broken=False)
+    assert task.build_reward(rows, skip_broken=True).cider.frequencies.images == 5

@@ -9,9 +9,10 @@ from helpers import published
 from safetensors import safe_open
 
 from ofa.checkpoint import TaskSettings, exporting, load, load_model, read_task
-from ofa.checkpoint.task_settings import NEGATED_PREFIX_COUNTS, PIPELINE_NAMES, from_fairseq
+from ofa.checkpoint.task_settings import NEGATED_PREFIX_COUNTS, PLANNED, from_fairseq
 from ofa.errors import UserError
 from ofa.model import OFAModel
+from ofa.processors import PROCESSORS
 from ofa.tokenizer import Tokenizer
 
 TASK = TaskSettings(
@@ -231,7 +232,7 @@ def test_the_description_of_a_modelscope_folder_is_a_task(tmp_path, caplog):
 def test_tasks_of_modelscope_have_pipelines(theirs, ours, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "configuration.json").write_text(json.dumps({"task": theirs, "model": {}}))
-    assert read_task(tmp_path) == TaskSettings(ours) and ours in PIPELINE_NAMES
+    assert read_task(tmp_path) == TaskSettings(ours) and ours in (*PROCESSORS, *PLANNED)
 
 
 def test_a_modelscope_task_without_a_pipeline_is_none(tmp_path, caplog):

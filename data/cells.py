@@ -7,7 +7,7 @@ import math
 
 from PIL import Image
 
-from data.tsv import Row
+from data.source import Row
 from ofa.images import Box, ImageError, has_area, open_image
 
 SEPARATOR = "&&"  # between the captions, answers or objects of one cell

@@ -13,7 +13,7 @@ import yaml
 from hydra.utils import get_class
 
 from data.cells import SEPARATOR, clip_box, parse_answers, parse_box
-from data.tsv import Row
+from data.source import Row
 from ofa.config import did_you_mean
 from ofa.errors import UserError
 from ofa.processors.entailment import ANSWERS

@@ -24,7 +24,8 @@ from data.batch import Sample
 from data.demo.rows import DemoRow, Split
 from data.demo.scenes import SceneConfig
 from data.layout import Layout
-from data.tsv import Row, TSVFile
+from data.source import Row
+from data.tsv import TSVFile
 from ofa.config import did_you_mean
 from ofa.errors import UserError
 from ofa.generation import Hypothesis

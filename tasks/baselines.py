@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from data.demo.scenes import COLOURS, SHAPES
-from data.tsv import Row, RowError, TSVFile
+from data.source import Row, RowError
+from data.tsv import TSVFile
 
 _NAMES = {*COLOURS, *SHAPES}
 T = TypeVar("T")

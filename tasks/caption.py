@@ -19,7 +19,8 @@ from data.batch import Sample
 from data.cells import SEPARATOR, decode_image
 from data.demo.rows import DemoRow, Split, caption_rows
 from data.layout import CAPTIONS
-from data.tsv import Row, RowError, TSVFile
+from data.source import Row, RowError
+from data.tsv import TSVFile
 from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.processors.captioning import CaptionProcessor, without_punctuation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from data.tsv import Row
+from data.source import Row
 from ofa.generation import Hypothesis
 from ofa.processors.base import Prompt, PromptError
 from ofa.processors.closed import ClosedAnswerProcessor

@@ -17,7 +17,8 @@ from data.cells import clip_box, decode_image, parse_box
 from data.demo.files import read_scenes
 from data.demo.rows import grounding_rows
 from data.layout import REFERRING
-from data.tsv import Row, TSVFile
+from data.source import Row
+from data.tsv import TSVFile
 from ofa.generation import Hypothesis
 from ofa.images import Box, box_iou, has_area
 from ofa.processors.grounding import GroundingProcessor

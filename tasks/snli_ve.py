@@ -13,7 +13,8 @@ from data.batch import Sample
 from data.cells import decode_image
 from data.demo.rows import entailment_rows
 from data.layout import ENTAILMENT
-from data.tsv import Row, TSVFile
+from data.source import Row
+from data.tsv import TSVFile
 from ofa.processors.entailment import ANSWERS, LABELS, EntailmentProcessor
 from tasks.base import draw_tile
 from tasks.baselines import blind_answers

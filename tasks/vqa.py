@@ -15,7 +15,8 @@ from data.cells import decode_image, parse_answers, split_cell
 from data.demo.questions import possible_answers
 from data.demo.rows import question_rows
 from data.layout import QUESTIONS
-from data.tsv import Row, TSVFile
+from data.source import Row
+from data.tsv import TSVFile
 from ofa.processors.question_answering import QuestionProcessor
 from tasks.base import draw_tile
 from tasks.baselines import blind_answers

@@ -11,7 +11,8 @@ from PIL import ExifTags, Image
 
 from data.cells import SEPARATOR, clip_box, decode_image, parse_answers, parse_box
 from data.layout import Layout, find_task, task_names
-from data.tsv import Row, RowError, TSVFile
+from data.source import Row, RowError
+from data.tsv import TSVFile
 from ofa.errors import UserError
 from ofa.images import Box
 

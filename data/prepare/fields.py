@@ -12,7 +12,7 @@ from data.cells import SEPARATOR, parse_answers
 from data.layout import Layout, join_cell, layout_of
 from data.prepare.answers import answers_cell, normalise_answer, normalise_cell
 from data.prepare.records import LeftOut, Record, Sample
-from data.tsv import Row, RowError
+from data.source import Row, RowError
 from ofa.config import did_you_mean
 from ofa.errors import UserError
 from ofa.images import Box

@@ -14,7 +14,7 @@ from PIL import Image
 from data.cells import decode_image
 from data.layout import Layout
 from data.prepare.records import LeftOut, Sample
-from data.tsv import Row, RowError
+from data.source import Row, RowError
 from ofa.images import Box
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from data.cells import CLIPPED, clip_box, parse_box
-from data.tsv import Row, RowError
+from data.source import Row, RowError
 
 WHERE = Row({}, "refcoco_train.tsv", 17)
 

@@ -9,10 +9,10 @@ import shutil
 import datasets
 import pytest
 import torch
-from data.cells import decode_image
 from helpers.datasets import write_jpeg
 from helpers.runs import predictions_of, run
 
+from data.cells import decode_image
 from data.datasets_source import DatasetsSource
 from data.source import RowError, RowFormat
 from ofa.errors import UserError

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from data.cells import decode_image
-from data.tsv import Row, RowError
+from data.source import Row, RowError
 from ofa.images import MAX_PIXELS, ImageTransform, resize_ratios
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "fairseq_data.json").read_text())

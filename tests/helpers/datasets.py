@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.tsv import Row
+from data.source import Row
 
 
 def encoded_image(format="PNG", size=(60, 40), colour="orange", alphabet=base64.b64encode):

@@ -8,7 +8,7 @@ from helpers.golden import load_json
 from PIL import Image
 
 from data.cells import CLIPPED
-from data.tsv import Row, RowError
+from data.source import Row, RowError
 from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer

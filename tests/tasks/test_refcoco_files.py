@@ -5,7 +5,8 @@ import pytest
 from conftest import refcoco_line
 
 from data.module import OFADataModule
-from data.tsv import RowError, TSVSource
+from data.source import RowError
+from data.tsv import TSVSource
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
 from tasks.refcoco import RefCOCO

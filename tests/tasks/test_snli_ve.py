@@ -4,7 +4,7 @@ from helpers.datasets import make_row
 from helpers.golden import load_json
 
 from data.batch import collate
-from data.tsv import RowError
+from data.source import RowError
 from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer

@@ -9,8 +9,8 @@ import pytest
 from helpers.datasets import encoded_image, make_row
 
 from data.cells import CLIPPED
+from data.source import RowError
 from data.teacher_answers import AnsweredRows, TeacherAnswers
-from data.tsv import RowError
 from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BIN_OFFSET, EOS

@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from data.module import OFADataModule
-from data.tsv import RowError, TSVSource
+from data.source import RowError
+from data.tsv import TSVSource
 from ofa.errors import UserError
 from ofa.processors.entailment import ANSWERS
 from ofa.tokenizer import Tokenizer

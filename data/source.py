@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ofa.config import did_you_mean
 from ofa.errors import UserError
 
 
@@ -124,3 +125,14 @@ class DataSource(ABC):
     def name(self, split: str) -> str:
         """The file or data set of a split, as errors name it."""
         return f"split {split}"
+
+
+def check_names(option: str, names: Collection[str], known: Collection[str]) -> None:
+    """Refuses unknown names.
+
+    Raises:
+        UserError: for the first, with the closest known name.
+    """
+    for name in names:
+        if name not in known:
+            raise UserError(f"{option}: {name} is not one of {', '.join(known)}{did_you_mean(name, known)}")

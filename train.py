@@ -52,7 +52,8 @@ def train(config: DictConfig) -> float | None:
         generation = build.generation_options(config, task)
         objective = build.build_objective(config, tokenizer, task)
         distillation = objective.distillation
-        data = build_data(config, source, task, list(dict.fromkeys(["train", "val", *evaluation_splits(source, task)])))
+        splits = dict.fromkeys(["train", "val", *evaluation_splits(source, task)])
+        data = build_data(config, source, task, list(splits))
         data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, distillation)
     callbacks = training_callbacks(config, task, folder, learnt_files(data, distillation), chosen_callbacks)

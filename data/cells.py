@@ -24,7 +24,7 @@ def decode_image(text: str | bytes, where: Row) -> Image.Image:
     """The RGB image in `text`, base64 of an encoded file in the standard or the URL-safe alphabet, padded or not.
 
     Args:
-        text: the image column, or the encoded file itself.
+        text: the image column, or the bytes of the file.
         where: its row, named in errors.
 
     Raises:

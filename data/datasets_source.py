@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import PIL.Image
 
+from data.cells import SEPARATOR
 from data.layout import join_cell
 from data.prepare.answers import answers_cell
-from data.source import DataSource, Row, RowFormat
-from ofa.config import did_you_mean
+from data.source import DataSource, Row, RowFormat, check_names
 from ofa.errors import UserError
 from ofa.inputs import MAX_DOWNLOAD
 
@@ -59,15 +59,9 @@ class DatasetsSource(DataSource):
         self.task, self.source, self.columns = task, source, map or {}
         self._config, self._revision, self._split = config, revision, split
         known = ("train", *task.splits)
-        per_split = source if isinstance(source, Mapping) else ()
-        for key, given, valid in (
-            ("map", self.columns, task.columns),
-            ("split", split or (), known),
-            ("source", per_split, known),
-        ):
-            for name in given:
-                if name not in valid:
-                    raise UserError(f"data.{key}: {name} is not one of {', '.join(valid)}{did_you_mean(name, valid)}")
+        check_names("data.map", self.columns, task.columns)
+        check_names("data.split", split or (), known)
+        check_names("data.source", source if isinstance(source, Mapping) else (), known)
         self._opened: dict[str, _Opened] = {}
 
     @cached_property
@@ -90,11 +84,7 @@ class DatasetsSource(DataSource):
         table = self._table(split)
         names = list(_names(table.features))
         for column, field in self.columns.items():
-            if field is not None and field not in names:
-                hint = did_you_mean(field, names)
-                raise UserError(
-                    f"data.map.{column}: {self.name(split)} has no column {field}, only {', '.join(names)}{hint}"
-                )
+            check_names(f"data.map.{column} of {self.name(split)}", [field] if field else (), names)
         fields = {column: self.columns.get(column, column if column in names else None) for column in columns}
         for column, field in fields.items():
             if field is None and column not in (*NUMBERED, *self.columns):
@@ -276,15 +266,11 @@ def stored_image(value: Any, folder: Path) -> Path | bytes | None:
         return value if isinstance(value, bytes) else None
     # Archives come first, as in `zip://a.jpg::hf://datasets/ORG/NAME/photos.zip`.
     *archives, place = value.split("::")
-    is_archived = bool(archives) and "://" not in place
-    if (
-        is_stored
-        and all(archive.startswith(("zip://", "tar://")) for archive in archives)
-        and (is_archived or place.startswith("hf://"))
-    ):
+    is_local = bool(archives) and "://" not in place
+    are_archives = all(archive.startswith(("zip://", "tar://")) for archive in archives)
+    if is_stored and are_archives and (is_local or place.startswith("hf://")):
         try:
-            with fsspec.open(value) as file:
-                return _limited(file.read(MAX_DOWNLOAD + 1), value)
+            return _read(fsspec.open(value), value)
         except (FileNotFoundError, ValueError):
             raise
         except Exception as error:  # each file system has its own; no reason to continue without the image
@@ -299,7 +285,9 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _limited(encoded: bytes, name: object) -> bytes:
+def _read(opened: Any, name: object) -> bytes:
+    with opened as file:
+        encoded = file.read(MAX_DOWNLOAD + 1)
     if len(encoded) > MAX_DOWNLOAD:
         raise ValueError(f"{name} has more than the {MAX_DOWNLOAD} bytes allowed")
     return encoded
@@ -311,11 +299,8 @@ def _read_image(value: Any, folder: Path) -> str | bytes:
         return value
     image = stored_image(value, folder)
     if image is None:
-        raise ValueError(f"it is {_kind(value)}, not an image, a path or base64 text")
-    if isinstance(image, bytes):
-        return image
-    with image.open("rb") as file:
-        return _limited(file.read(MAX_DOWNLOAD + 1), image)
+        raise ValueError(f"it is of kind {type(value).__name__}, not an image, a path or base64 text")
+    return image if isinstance(image, bytes) else _read(image.open("rb"), image)
 
 
 def _names(features: Any, prefix: str = "") -> Iterator[str]:
@@ -351,7 +336,7 @@ def _text(value: Any) -> str:
         return join_cell(value)
     if isinstance(value, list) and all(isinstance(entry, int | float) for entry in value):
         return ",".join(map(str, value))
-    raise ValueError(f"it is {_kind(value)}, not text, a number, or a list of texts or numbers")
+    raise ValueError(f"it is of kind {type(value).__name__}, not text, a number, or a list of texts or numbers")
 
 
 def _answers(value: Any) -> str:
@@ -371,9 +356,5 @@ def _answers(value: Any) -> str:
         return join_cell(f"{confidence}|!+{answer}" for answer, confidence in given.items())
     if isinstance(value, dict):
         value = value["answer"]
-    several = value if isinstance(value, list) else _text(value).split("&&")
+    several = value if isinstance(value, list) else _text(value).split(SEPARATOR)
     return answers_cell([_text(entry.get("answer") if isinstance(entry, dict) else entry).strip() for entry in several])
-
-
-def _kind(value: Any) -> str:
-    return "empty" if value is None else f"of kind {type(value).__name__}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ofa.config import did_you_mean
 from ofa.errors import UserError
 
 
@@ -65,7 +66,7 @@ class RowFormat:
         n_columns: number of columns of these files, unread ones included.
         splits: the evaluation splits; the first one is for validation.
         files: published file of a split, where its name is not `<task>_<split>.tsv`.
-        demo_rows, demo_answers: rows and answers of generated scenes, see `tasks.base.Task`.
+        demo: the task's class, which may declare rows for data=demo.
     """
 
     task: str
@@ -73,8 +74,7 @@ class RowFormat:
     n_columns: int
     splits: Sequence[str]
     files: Mapping[str, str]
-    demo_rows: Callable[..., Any] | None = None
-    demo_answers: Callable[..., Any] | None = None
+    demo: Any = None
 
 
 class DataSource(ABC):
@@ -125,3 +125,14 @@ class DataSource(ABC):
     def name(self, split: str) -> str:
         """The file or data set of a split, as errors name it."""
         return f"split {split}"
+
+
+def check_names(option: str, names: Collection[str], known: Collection[str]) -> None:
+    """Refuses unknown names.
+
+    Raises:
+        UserError: for the first, with the closest known name.
+    """
+    for name in names:
+        if name not in known:
+            raise UserError(f"{option}: {name} is not one of {', '.join(known)}{did_you_mean(name, known)}")

@@ -24,8 +24,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from data.source import DataSource, Row, RowError, RowFormat
-from ofa.config import did_you_mean
+from data.source import DataSource, Row, RowError, RowFormat, check_names
 from ofa.errors import UserError
 from runtime.progress import progress
 
@@ -146,16 +145,12 @@ class TSVSource(DataSource):
         Raises:
             UserError: neither is given, `root` is not a folder, or a split or column is not one of the task.
         """
-        for key, given, known in (("files", files, ("train", *task.splits)), ("columns", columns, task.columns)):
-            for name in given or ():
-                if name not in known:
-                    hint = did_you_mean(name, known)
-                    raise UserError(f"data.{key}: {name} is not one of {', '.join(known)}{hint}")
+        check_names("data.files", files or (), ("train", *task.splits))
+        check_names("data.columns", columns or (), task.columns)
         if files is None:
             if root is None:
                 raise UserError(
-                    "data=tsv needs data.root=FOLDER, the folder of the TSV files (or data.files, the file of each "
-                    "split)"
+                    "data=tsv needs data.root=FOLDER, the folder of the TSV files (or data.files, a file per split)"
                 )
             if not Path(root).is_dir():
                 raise UserError(f"data.root={root} is not a folder; give the folder of the TSV files")

@@ -28,7 +28,7 @@ from ofa.errors import UserError
 from runtime.checkpoint_io import PREVIOUS, verify_checkpoint
 from runtime.collectives import broadcast_object, gather, rank, world_size
 from runtime.configuration import flatten, to_container
-from runtime.digest import digest
+from runtime.digest import digests
 from runtime.legacy_config import upgrade
 from runtime.lightning_internals import is_accumulating
 from runtime.run_dir import METRICS
@@ -180,10 +180,7 @@ class SaveTrainingState(pl.Callback):
 
     @cached_property
     def digests(self) -> dict[str, list[str]]:
-        return {
-            name: [digest(part) if isinstance(part, Path) else part for part in parts]
-            for name, parts in self.files.items()
-        }
+        return {name: digests(parts) for name, parts in self.files.items()}
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         accumulated = module.named_parameters() if is_accumulating(trainer) else ()
@@ -205,8 +202,8 @@ class SaveTrainingState(pl.Callback):
                 f"the run of {trainer.ckpt_path} had {len(checkpoint['processes'])} processes, and this one has "
                 f"{world_size()}; set trainer.devices and trainer.num_nodes to those it had"
             )
-        for name, digests in self.digests.items() if trainer.is_global_zero else ():
-            if digests != checkpoint["files"].get(name):
+        for name, found in self.digests.items() if trainer.is_global_zero else ():
+            if found != checkpoint["files"].get(name):
                 raise UserError(
                     f"the run of {trainer.ckpt_path} had another {name}; give the one it had, or start a new run from "
                     "its weights with init="

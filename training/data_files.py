@@ -27,9 +27,7 @@ def build_source(config: DictConfig) -> DataSource:
     """
     settings = {key: value for key, value in to_container(config.data).items() if key not in ("name", *LOADING)}
     task = get_class(config.task._target_)
-    rows = RowFormat(
-        config.task.name, task.columns, task.n_columns, task.splits, task.files, task.demo_rows, task.demo_answers
-    )
+    rows = RowFormat(config.task.name, task.columns, task.n_columns, task.splits, task.files, task)
     try:
         return instantiate(settings, _partial_=True)(task=rows)
     except TypeError as error:

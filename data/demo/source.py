@@ -38,5 +38,5 @@ class DemoFiles(TSVSource):
             "recipes use data=tsv data.root=FOLDER tokenizer=FOLDER_OR_HUB_ID",
             scenes["image_size"],
         )
-        files = write_demo(task.task, task, Path(root).expanduser(), SceneConfig(**scenes), rows, seed)
+        files = write_demo(task.task, task.demo, Path(root).expanduser(), SceneConfig(**scenes), rows, seed)
         return cls(files, task.columns, task.n_columns, files["train"].with_name("answers.json"))

@@ -179,7 +179,10 @@ def test_a_value_that_cannot_be_used_names_source_row_and_column(tmp_path, line,
     ("options", "message"),
     [
         ({"map": {"imge": "photo"}}, "data.map: imge is not one of .*did you mean 'image'"),
-        ({"map": {"image": "foto", "caption": "text"}}, "data.map.image: .* has no column foto, only .*mean 'photo'"),
+        (
+            {"map": {"image": "foto", "caption": "text"}},
+            "data.map.image of .*: foto is not one of .*mean 'photo'",
+        ),
         ({"map": {"image": "photo"}}, "has no column 'caption', which task=caption reads, .*data.map=.caption: COLUMN"),
         ({"split": {"trian": "train"}}, "data.split: trian is not one of train, val, test; did you mean 'train'"),
         ({"split": {"train": "tran"}}, 'data.split: .* cannot be read as tran: Unknown split "tran"'),

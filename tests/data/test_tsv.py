@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from data import tsv
-from data.source import RowError
-from data.tsv import TSVFile
+from data.source import RowError, RowFormat
+from data.tsv import TSVFile, TSVSource
 from ofa.errors import UserError
 
 COLUMNS = {"id": 0, "text": 2}
@@ -172,3 +172,30 @@ def test_a_file_travels_to_a_fresh_process_without_its_maps(three_rows):
     assert len(pickle.dumps(file)) < 1000
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(operator.getitem, (file, 1)) == row
+
+
+FORMAT = RowFormat("shapes", COLUMNS, 3, ("val", "test"), {"val": "shapes_dev.tsv"})
+
+
+def test_a_folder_has_the_published_files_and_a_choice_of_files_replaces_it(three_rows, tmp_path):
+    source = TSVSource.from_config(FORMAT, str(tmp_path), None, None)
+    names = [Path(source.name(split)).name for split in source.splits]
+    assert names == ["shapes_train.tsv", "shapes_dev.tsv", "shapes_test.tsv"]
+    chosen = TSVSource.from_config(FORMAT, None, {"train": str(three_rows)}, {"text": 0})
+    assert list(chosen.splits) == ["train"] and texts(chosen.rows("train", ["text"])) == ["a", "b", "c"]
+    with pytest.raises(UserError, match="data.columns has no number for id, which the task reads"):
+        chosen.rows("train", ["id", "text"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((None, None, None), "data=tsv needs data.root=FOLDER"),
+        (("nowhere", None, None), "data.root=nowhere is not a folder"),
+        ((None, {"trian": "a.tsv"}, None), "data.files: trian is not one of train, val, test; did you mean 'train'"),
+        ((None, {"train": "a.tsv"}, {"txt": 0}), "data.columns: txt is not one of id, text; did you mean 'text'"),
+    ],
+)
+def test_settings_of_tsv_files_that_do_not_fit_are_one_sentence(settings, message):
+    with pytest.raises(UserError, match=message):
+        TSVSource.from_config(FORMAT, *settings)

@@ -10,7 +10,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from criterions.base import AllowedIds, Criterion
-from criterions.self_critical import SelfCritical
 from data.module import OFADataModule
 from ofa.config import OFAConfig, typed
 from ofa.errors import UserError
@@ -67,7 +66,7 @@ class Objective:
         distillation: the plan of a distillation; None: no teacher.
     """
 
-    criterion: Criterion | SelfCritical
+    criterion: Criterion
     allowed: AllowedIds
     optim: Optim
     freezing: Freezing
@@ -85,12 +84,10 @@ def build_objective(config: DictConfig, tokenizer: Tokenizer, task: Task) -> Obj
     allowed = AllowedIds(vocabulary_size, settings.pop("constraint_range", None), task.tree)
     criterion = instantiate(settings)
     name = settings["_target_"]
-    if not isinstance(criterion, Criterion | SelfCritical):
+    if not isinstance(criterion, Criterion):
         raise UserError(f"criterion: {name} lacks attributes of criterions.base.Criterion; make it a subclass of it")
     if criterion.needs_rewards != bool(task.reward_columns):
-        given, remedy = (
-            ("rewards", "set criterion=self_critical") if task.reward_columns else ("targets", "take another")
-        )
+        given = "rewards; set criterion=self_critical" if task.reward_columns else "targets; take another criterion"
         raise UserError(
             f"criterion: {name} is trained on {'rewards' if criterion.needs_rewards else 'targets'}, and "
             f"task={config.task.name} gives {given}"
@@ -100,7 +97,7 @@ def build_objective(config: DictConfig, tokenizer: Tokenizer, task: Task) -> Obj
 
 
 def _build_distillation(
-    config: DictConfig, tokenizer: Tokenizer, criterion: Criterion | SelfCritical, allowed: AllowedIds
+    config: DictConfig, tokenizer: Tokenizer, criterion: Criterion, allowed: AllowedIds
 ) -> DistillationPlan | None:
     settings = to_container(config.distill)
     if not settings:

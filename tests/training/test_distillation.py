@@ -1,6 +1,7 @@
 """Teacher, criterion and training step of a distillation, on models small enough to compute them by hand."""
 
 import copy
+import csv
 from types import SimpleNamespace
 
 import pytest
@@ -353,9 +354,13 @@ def test_a_run_distills_a_run_and_its_checkpoint_is_like_any_other(tmp_path):
         "distill=hidden",
         "distill.teacher=teacher",
         "distill.init_from_teacher=gap",
+        "distill.on_policy.weight=1",
         "trainer.precision=bf16-mixed",
     ]
     run("train.py", *SMALL_DEMO, *more, "hydra.run.dir=projected", folder=tmp_path)
     load(tmp_path / "projected")
+    with (tmp_path / "projected/metrics.csv").open(newline="") as file:
+        values = [row["train/on_policy"] for row in csv.DictReader(file) if row["train/on_policy"]]
+    assert len(values) == 2 and all(float(value) > 0 for value in values)
     saved = torch.load(tmp_path / "projected/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert {name.split(".")[0] for name in saved} == {"model", "criterion"}

@@ -11,7 +11,6 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from criterions.base import AllowedIds, Criterion
-from criterions.self_critical import SelfCritical
 from data.module import OFADataModule
 from data.source import DataSource
 from ofa.config import OFAConfig, typed
@@ -89,7 +88,7 @@ class Objective:
         distillation: the plan of a distillation; None: no teacher.
     """
 
-    criterion: Criterion | SelfCritical
+    criterion: Criterion
     allowed: AllowedIds
     optim: Optim
     freezing: Freezing
@@ -107,22 +106,20 @@ def build_objective(config: DictConfig, tokenizer: Tokenizer, task: Task) -> Obj
     allowed = AllowedIds(vocabulary_size, settings.pop("constraint_range", None), task.processor.tree)
     criterion = instantiate(settings)
     name = settings["_target_"]
-    if not isinstance(criterion, Criterion | SelfCritical):
+    if not isinstance(criterion, Criterion):
         raise UserError(f"criterion: {name} lacks attributes of criterions.base.Criterion; make it a subclass of it")
     if criterion.needs_rewards != bool(task.reward_columns):
-        given, remedy = (
-            ("rewards", "set criterion=self_critical") if task.reward_columns else ("targets", "set another criterion")
-        )
+        given = "rewards; set criterion=self_critical" if task.reward_columns else "targets; take another criterion"
         raise UserError(
             f"criterion: {name} is trained on {'rewards' if criterion.needs_rewards else 'targets'}, and "
-            f"task={config.task.name} gives {given}; {remedy}"
+            f"task={config.task.name} gives {given}"
         )
     distillation = _build_distillation(config, tokenizer, criterion, allowed)
     return Objective(criterion, allowed, instantiate(config.optim), instantiate(config.freezing), distillation)
 
 
 def _build_distillation(
-    config: DictConfig, tokenizer: Tokenizer, criterion: Criterion | SelfCritical, allowed: AllowedIds
+    config: DictConfig, tokenizer: Tokenizer, criterion: Criterion, allowed: AllowedIds
 ) -> DistillationPlan | None:
     settings = to_container(config.distill)
     if not settings:

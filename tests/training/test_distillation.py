@@ -1,6 +1,7 @@
 """Teacher, criterion and training step of a distillation, on models small enough to compute them by hand."""
 
 import copy
+import csv
 from types import SimpleNamespace
 
 import pytest
@@ -270,7 +271,7 @@ def test_a_teacher_of_the_original_trainer_is_taken_to_have_the_students_vocabul
     with caplog.at_level("INFO"):
         plan = make_plan(str(file))
     assert plan.weight_files == [file] and plan.load_teacher().models[0].config.d_model == TEACHER.d_model
-    assert f"there is no vocabulary with {file}; it is taken to be the one that is used" in caplog.text
+    assert f"there is no vocabulary with {file}; it is assumed to be the current one" in caplog.text
 
 
 def test_on_policy_may_be_the_only_loss_on_the_teacher(teacher):
@@ -354,9 +355,13 @@ def test_a_run_distills_a_run_and_its_checkpoint_is_like_any_other(tmp_path):
         "distill=hidden",
         "distill.teacher=teacher",
         "distill.init_from_teacher=gap",
+        "distill.on_policy.weight=1",
         "trainer.precision=bf16-mixed",
     ]
     run("train.py", *SMALL_DEMO, *more, "hydra.run.dir=projected", folder=tmp_path)
     load(tmp_path / "projected")
+    with (tmp_path / "projected/metrics.csv").open(newline="") as file:
+        values = [row["train/on_policy"] for row in csv.DictReader(file) if row["train/on_policy"]]
+    assert len(values) == 2 and all(float(value) > 0 for value in values)
     saved = torch.load(tmp_path / "projected/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert {name.split(".")[0] for name in saved} == {"model", "criterion"}

@@ -222,7 +222,9 @@ def test_one_batch_can_be_overfitted_in_every_task(task):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", [f"task={task}", "data=tsv", "debug=overfit"])
     rewards = ("caption",) if task == "caption_scst" else ()
-    build_objective(config, Tokenizer.demo(), SimpleNamespace(tree=None, reward_columns=rewards))
+    build_objective(
+        config, Tokenizer.demo(), SimpleNamespace(processor=SimpleNamespace(tree=None), reward_columns=rewards)
+    )
     assert config.ema.decay is None and not config.freezing.embeddings
 
 

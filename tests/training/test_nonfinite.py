@@ -245,6 +245,7 @@ def test_statistics_that_are_damaged_for_good_stop_a_run(tmp_path, monkeypatch):
 
 
 def test_another_word_is_refused():
+    task = SimpleNamespace(processor=SimpleNamespace(tree=None))
     with pytest.raises(UserError, match="on_nonfinite=skipp is not one of stop, skip; did you mean 'skip'"):
         TrainingModule(
             OFAModel(MICRO),

@@ -4,13 +4,13 @@ import re
 import shlex
 from pathlib import Path
 
-import ofa.cli
 import pytest
 from PIL import Image
 
 import data.inspect.__main__
 import data.prepare.__main__
-from benchmarks.cases import CASES
+import ofa.cli
+from benchmarks.__main__ import CASES
 from ofa import OFAConfig, OFAModel
 from ofa.checkpoint import TaskSettings, export
 from ofa.tokenizer import Tokenizer

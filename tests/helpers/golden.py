@@ -1,4 +1,4 @@
-"""Generated weights and recorded outputs of the published model, as described in tests/goldens/README.md."""
+"""Generated weights and recorded outputs of the published model (tests/goldens/README.md)."""
 
 import json
 import zlib
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 FOLDER = Path(__file__).parents[1] / "goldens"
-# fairseq's names of modules that the HF-style weights, and this project, call otherwise.
+# fairseq's names of modules: the names in HF-style weights and in this project.
 FAIRSEQ_NAMES = {
     "encoder_attn_layer_norm": "cross_attn_layer_norm",
     "encoder_attn": "cross_attn",
@@ -67,21 +67,20 @@ def fill_fairseq(model, profile, seed=0):
             tensor.copy_(torch.from_numpy(_scaled(theirs, n, profile)))
         if profile == "strong":
             name = "decoder.layer_norm.bias"
-            bias = 0.5 * torch.from_numpy(
-                generator(name, seed).standard_normal(model.config.d_model).astype(np.float32)
-            )
+            noise = generator(name, seed).standard_normal(model.config.d_model).astype(np.float32)
+            bias = 0.5 * torch.from_numpy(noise)
             model.decoder.layer_norm.bias.copy_(bias)
             model.encoder.embed_tokens.weight[2] = (4.4 / bias.double().square().sum() * bias.double()).float()
 
 
 def unique_entries(model):
-    """Floating-point entries of the state dict, each tied matrix once, under the encoder's name."""
+    """Floating-point entries of the state dict, with each tied matrix once, under the encoder's name."""
     tied = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")
     return [(n, t) for n, t in model.state_dict().items() if t.is_floating_point() and n not in tied]
 
 
 def fairseq_images(case, inputs):
-    """Pictures [B, 3, h, w] of a fairseq case, checked against the pixels kept in its inputs; None for text."""
+    """Images [B, 3, height, width] of a fairseq case, checked against the recorded pixels; None for text."""
     size = {"main": (64, 96), "sq128": (128, 128), "text": None}[case]
     if size is None:
         return None

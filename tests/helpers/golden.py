@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ofa.config import OFAConfig
+from ofa.model import OFAModel
+
 FOLDER = Path(__file__).parents[1] / "goldens"
 # fairseq's names of modules: the names in HF-style weights and in this project.
 FAIRSEQ_NAMES = {
@@ -27,8 +30,25 @@ def load_arrays(name):
     return np.load(FOLDER / name)
 
 
-def load_tensors(name):
-    return {key: torch.from_numpy(array) for key, array in load_arrays(name).items()}
+def load_tensors(name, prefix=""):
+    """The tensors of a file whose names start with the prefix, by the rest of their names."""
+    arrays = load_arrays(name)
+    return {key.removeprefix(prefix): torch.from_numpy(arrays[key]) for key in arrays if key.startswith(prefix)}
+
+
+def hf_case(name):
+    """The model of a case hf_small or hf_tiny, its description, and its recorded tensors."""
+    recorded = load_json(f"{name}.json")
+    model = OFAModel(OFAConfig.from_dict(recorded["config"])).eval()
+    fill_hf(model, recorded["seed"])
+    return model, recorded, load_tensors(f"{name}.npz")
+
+
+def fairseq_model(profile, seed=0):
+    """A tiny model with the weights of the fairseq_* goldens."""
+    model = OFAModel(OFAConfig.from_name("tiny")).eval()
+    fill_fairseq(model, profile, seed)
+    return model
 
 
 def generator(key, seed=0):

@@ -1,15 +1,12 @@
 import random
 
-import numpy as np
 import pytest
 import torch
-from helpers.golden import fill_fairseq, generator, load_arrays, load_json
+from helpers.golden import fairseq_images, fairseq_model, load_json, load_tensors
 from helpers.models import micro_model, random_model, select, tokens_of
 
-from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree, best_candidates, generate, score_candidates
-from ofa.model import OFAModel
 
 CLOSE = dict(rtol=0, atol=1e-4)
 PREFIX = torch.tensor([[70, 80, 90], [60, 1, 1], [1, 1, 1]])
@@ -51,14 +48,13 @@ def scores_by_hand(models, sample, tree, prompt, answers):
 
 @pytest.mark.parametrize("prompts", ["none", "prev_output"])
 def test_scores_equal_the_recorded_ones(prompts, published_tokenizer):
-    recorded, arrays = load_json("fairseq_text.json")["vqa_allcand"], load_arrays("fairseq_arrays.npz")
-    model = OFAModel(OFAConfig.from_name("tiny")).eval()
-    fill_fairseq(model, recorded["profile"])
-    images = generator("inputs/main").uniform(-1, 1, (3, 3, 64, 96)).astype(np.float32)
+    recorded = load_json("fairseq_text.json")["vqa_allcand"]
+    inputs = load_tensors("fairseq_arrays.npz", "strong/main/in/")
+    model = fairseq_model(recorded["profile"])
     batch = {
-        "input_ids": torch.from_numpy(arrays["strong/main/in/src_tokens"]).long(),
-        "patch_images": torch.from_numpy(images),
-        "patch_masks": torch.from_numpy(arrays["strong/main/in/patch_masks"]),
+        "input_ids": inputs["src_tokens"].long(),
+        "patch_images": fairseq_images("main", inputs),
+        "patch_masks": inputs["patch_masks"],
     }
     answers = [published_tokenizer.encode(answer) for answer in recorded["answers"]]
     case = recorded[prompts]

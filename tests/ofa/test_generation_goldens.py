@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from helpers.golden import fairseq_images, fill_fairseq, fill_hf, load_arrays, load_json
+from helpers.golden import fairseq_images, fairseq_model, hf_case, load_json, load_tensors
 
-from ofa.config import OFAConfig
 from ofa.generation import GenerationOptions, PrefixTree, generate
-from ofa.model import OFAModel
 
 RENAMED = {"max_len_b": "max_len", "len_penalty": "length_penalty"}
 # Options that only the original has.
@@ -33,11 +31,8 @@ def compare(found, recorded):
 
 @pytest.mark.parametrize("name", ["hf_small", "hf_tiny"])
 def test_beam_searches_equal_the_published_ones(name):
-    recorded = load_json(f"{name}.json")
-    model = OFAModel(OFAConfig.from_dict(recorded["config"])).eval()
-    fill_hf(model, recorded["seed"])
-    arrays = load_arrays(f"{name}.npz")
-    batch = {k: torch.from_numpy(arrays[f"in/{k}"]) for k in ("input_ids", "patch_images", "patch_masks")}
+    model, recorded, tensors = hf_case(name)
+    batch = {k: tensors[f"in/{k}"] for k in ("input_ids", "patch_images", "patch_masks")}
     for case in recorded["beam"].values():
         found = generate(model, batch, options_of(case["options"], 9))
         for ours, theirs in zip(found, case["hypotheses"], strict=True):
@@ -48,15 +43,11 @@ def test_beam_searches_equal_the_published_ones(name):
 def test_the_stable_beam_searches_equal_the_original_ones(profile, monkeypatch):
     # The original may choose <s> and <unk>, which take places in the beam: the searches are compared under its rule.
     monkeypatch.setattr("ofa.generation.constraints.NEVER_CHOSEN", [1])
-    models = []
-    for seed in (0, 1):
-        models.append(OFAModel(OFAConfig.from_name("tiny")).eval())
-        fill_fairseq(models[-1], profile, seed)
-    arrays, cases = load_arrays("fairseq_arrays.npz"), load_json("fairseq_generation.json")["generation"][profile]
+    models = [fairseq_model(profile, seed) for seed in (0, 1)]
+    cases = load_json("fairseq_generation.json")["generation"][profile]
     inputs = {}
     for case in ("main", "text"):
-        prefix = f"{profile}/{case}/in/"
-        recorded = {k.removeprefix(prefix): torch.from_numpy(arrays[k]) for k in arrays if k.startswith(prefix)}
+        recorded = load_tensors("fairseq_arrays.npz", f"{profile}/{case}/in/")
         inputs[case] = {
             "input_ids": recorded["src_tokens"].long(),
             "patch_images": fairseq_images(case, recorded),

@@ -2,10 +2,7 @@
 
 import pytest
 import torch
-from helpers.golden import fairseq_images, fill_fairseq, fill_hf, load_arrays, load_json
-
-from ofa.config import OFAConfig
-from ofa.model import OFAModel
+from helpers import golden
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-4)
 HF_COLUMNS = [
@@ -15,11 +12,7 @@ HF_COLUMNS = [
 
 @pytest.fixture(scope="module", params=["hf_small", "hf_tiny"])
 def hf_case(request):
-    recorded = load_json(f"{request.param}.json")
-    model = OFAModel(OFAConfig.from_dict(recorded["config"])).eval()
-    fill_hf(model, recorded["seed"])
-    arrays = {k: torch.from_numpy(v) for k, v in load_arrays(f"{request.param}.npz").items()}
-    return model, recorded, arrays
+    return golden.hf_case(request.param)
 
 
 def test_a_forward_pass_equals_the_published_one_in_every_output(hf_case):
@@ -63,19 +56,16 @@ def test_the_number_of_parameters_is_the_recorded_one(hf_case):
 
 @pytest.fixture(scope="module", params=["brief", "strong"])
 def fairseq_model(request):
-    model = OFAModel(OFAConfig.from_name("tiny")).eval()
-    fill_fairseq(model, request.param)
-    return request.param, model
+    return request.param, golden.fairseq_model(request.param)
 
 
 @pytest.mark.parametrize("case", ["main", "sq128", "text"])
 def test_a_forward_pass_equals_that_of_the_original(fairseq_model, case):
     profile, model = fairseq_model
-    arrays, columns = load_arrays("fairseq_arrays.npz"), load_json("fairseq_forward.json")["cols"]
-    prefix = f"{profile}/{case}/"
-    a = {k.removeprefix(prefix): torch.from_numpy(arrays[k]) for k in arrays if k.startswith(prefix)}
+    columns = golden.load_json("fairseq_forward.json")["cols"]
+    a = golden.load_tensors("fairseq_arrays.npz", f"{profile}/{case}/")
     inputs = {k.removeprefix("in/"): v for k, v in a.items() if k.startswith("in/")}
-    images = fairseq_images(case, inputs)
+    images = golden.fairseq_images(case, inputs)
     source_ids, previous = inputs["src_tokens"].long(), inputs["prev_output_tokens"].long()
     masks = inputs.get("patch_masks")
     with torch.no_grad():

@@ -52,7 +52,12 @@ def train_spoilt():
     train.train()
 
 
-PROGRAMS = {f.__name__: f for f in (train.train, train_signalled, train_spoilt, evaluate.evaluate)}
+PROGRAMS = {
+    "train": train.train,
+    "train_signalled": train_signalled,
+    "train_spoilt": train_spoilt,
+    "evaluate": evaluate.evaluate,
+}
 
 
 def run(program, processes, overrides, status):

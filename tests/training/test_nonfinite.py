@@ -247,15 +247,7 @@ def test_statistics_that_are_damaged_for_good_stop_a_run(tmp_path, monkeypatch):
 def test_another_word_is_refused():
     task = SimpleNamespace(processor=SimpleNamespace(tree=None))
     with pytest.raises(UserError, match="on_nonfinite=skipp is not one of stop, skip; did you mean 'skip'"):
-        TrainingModule(
-            OFAModel(MICRO),
-            SimpleNamespace(processor=SimpleNamespace(tree=None)),
-            None,
-            None,
-            None,
-            Freezing(),
-            on_nonfinite="skipp",
-        )
+        TrainingModule(OFAModel(MICRO), task, None, None, None, Freezing(), on_nonfinite="skipp")
 
 
 @pytest.mark.gpu

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Attention(nn.Module):
     """softmax(q k^T / sqrt(scale_factor * d) + bias) v, each head's output times `c_attn`, then `out_proj`.
 
-    Keys and values are projected by `keys_values` and passed in, so that a caller may keep and share them: the rows of
-    a query may be the positions of a sequence or the beams of one sample.
+    Keys and values are projected by `keys_values` and passed in, so that a caller can cache and share them: queries
+    may be the positions of a sequence or the beams of one sample.
     """
 
     def __init__(self, width: int, heads: int, scale_factor: float, dropout: float) -> None:
@@ -37,7 +37,7 @@ class Attention(nn.Module):
         """Attend from x [B, T, D] to keys and values [B, H, L, d].
 
         Args:
-            bias: added to the scores, broadcastable to [B, H, T, L]; minus infinity forbids. None adds nothing.
+            bias: added to the scores, broadcastable to [B, H, T, L]; minus infinity masks. None adds nothing.
             wanted: kinds of features to return, see `Feature`; "attention" materialises the probabilities.
 
         Returns:
@@ -71,7 +71,7 @@ def position_scores(
 ) -> Tensor:
     """The absolute part of the position bias, [N, H, T, L], of position vectors [N, T, D] and [N, L, D].
 
-    TUPE (arXiv 2006.15595): positions are compared with projections of their own, apart from the content.
+    TUPE (arXiv 2006.15595): positions have their own projections, separate from the content.
     """
     q = split_heads(query_linear(queries), heads)
     k = split_heads(key_linear(keys), heads)
@@ -84,6 +84,6 @@ def relative_scores(table: nn.Embedding, buckets: Tensor) -> Tensor:
 
 
 def blocking_bias(padding: Tensor) -> Tensor:
-    """Padding [B, L], True where keys are to be ignored -> a bias [B, 1, 1, L] of 0 and minus infinity."""
+    """Padding [B, L], True where keys are ignored -> a bias [B, 1, 1, L] of 0 and minus infinity."""
     zeros = torch.zeros(padding.shape, device=padding.device)
     return zeros.masked_fill_(padding, -torch.inf)[:, None, None, :]

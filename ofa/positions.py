@@ -1,8 +1,8 @@
 """Positions as integers: ids of text tokens and image patches, and the buckets of their relative offsets.
 
 OFA keeps positions out of the residual stream; they enter attention as biases (TUPE, arXiv 2006.15595; the buckets
-follow T5, arXiv 1910.10683, and BEiT, arXiv 2106.08254). The tables of buckets are computed for the size at hand and
-remembered, never stored with the weights: at full size they would be 50 MB.
+follow T5, arXiv 1910.10683, and BEiT, arXiv 2106.08254). Bucket tables are computed for the current size
+and cached, not stored with the weights: at full size they would be 50 MB.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 def patch_position_ids(rows: int, columns: int, grid: int) -> Tensor:
-    """Ids of rows x columns patches in reading order, [rows * columns]: row * grid + column + 1; 0 is no patch."""
+    """Ids of rows x columns patches in reading order, [rows * columns]: row * grid + column + 1; 0: no patch."""
     return (torch.arange(rows)[:, None] * grid + torch.arange(columns) + 1).flatten()
 
 
 @lru_cache(maxsize=16)
-@torch.inference_mode(False)  # a table first made in validation must serve training, too
+@torch.inference_mode(False)  # a table first made in validation must also serve training
 def token_offset_buckets(length: int, bucket_size: int, max_position: int, device: torch.device) -> Tensor:
     """Bucket of the offset i - j for every query i and key j, [length, length], values 0 .. 2 * bucket_size - 2.
 
@@ -38,8 +38,8 @@ def token_offset_buckets(length: int, bucket_size: int, max_position: int, devic
 def patch_offset_buckets(patches: tuple[int, int], grid: int, device: torch.device, off_grid: int = 0) -> Tensor:
     """Bucket of the two-dimensional offset between every two of rows x columns patches, [L, L] (query, key).
 
-    `off_grid` positions that lie on no grid (the start of an image-code sequence) stand first; their offsets have
-    three buckets of their own behind the others: as query, as key, as both.
+    `off_grid` positions outside the grid (the start of an image-code sequence) come first; their offsets have three
+    separate buckets after the others: as query, as key, as both.
     """
     span = 2 * grid - 1
     rows, columns = patches

@@ -1,4 +1,4 @@
-"""One model or several, asked as one: what beam search and the scoring of candidates share."""
+"""Ensembles: one or several models whose probabilities are averaged."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def models_of(model: OFAModel | Sequence[OFAModel]) -> list[OFAModel]:
     """The models of an ensemble, or the one model as a list.
 
     Raises:
-        UserError: where one is in training mode.
+        UserError: one is in training mode.
     """
     models = [model] if isinstance(model, OFAModel) else list(model)
     if any(m.training for m in models):
-        raise UserError("a model that is to answer is in training mode; call model.eval() first")
+        raise UserError("a model is in training mode; call model.eval() first")
     return models
 
 
 def encode(model: OFAModel, batch: Mapping[str, Tensor | None]) -> EncoderOutput:
-    """What a model's encoder makes of a batch, as for `generate`."""
+    """The encoder output of a batch (see `generate`)."""
     return model.encoder(**{name: batch.get(name) for name in ("input_ids", "patch_images", "patch_masks")})
 
 
 def average(log_probabilities: list[Tensor]) -> Tensor:
-    """The logarithm of the mean probability over the models, each of whose log-probabilities is of the same shape."""
+    """The logarithm of the mean probability over models; all tensors have the same shape."""
     if len(log_probabilities) == 1:
         return log_probabilities[0]
     return torch.stack(log_probabilities).logsumexp(0) - torch.tensor(float(len(log_probabilities))).log()

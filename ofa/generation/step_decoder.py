@@ -1,4 +1,4 @@
-"""The decoder one token at a time, at the cost the work needs.
+"""Incremental decoding with key and value caches.
 
 Cross-attention keys and values are computed once for each sample and shared by its beams, which are query rows.
 Self-attention keys and values are kept in buffers of full length; choosing beams copies only the part filled so far.
@@ -22,7 +22,7 @@ class StepDecoder:
         model: in evaluation mode.
         encoder_output: of B samples; K starts at 1.
         max_length: the number of tokens it can read.
-        allowed_ids: [A], the ids whose logits are wanted; None for the vocabulary.
+        allowed_ids: [A], the ids whose logits are needed; None for the vocabulary.
         code_masks: [B] booleans, True where the sample's target is a sequence of image codes.
     """
 
@@ -50,9 +50,9 @@ class StepDecoder:
         """Read the newest tokens [B, K] of all live hypotheses; return logits [B, K, A] for the next."""
         samples, beams = tokens.shape
         code_masks = None if self.code_masks is None else self.code_masks.repeat_interleave(beams)
-        # embed wants [rows, length]: a hypothesis is a row of its own for what it has said, ...
+        # For embedding and self-attention each hypothesis is a row; ...
         x = self.decoder.embed(tokens.view(-1, 1), code_masks)
-        # ... and a query of its sample for what all of them look at.
+        # ... for cross-attention it is a query of its sample.
         x = x.view(samples, beams, -1)
         for i, layer in enumerate(self.decoder.layers):
             x = self._attend_self(x, layer, *self.caches[i], self.self_biases[i])
@@ -74,11 +74,11 @@ class StepDecoder:
         return layer.residual(x, layer.self_attn_mid_layer_norm(attended).view(samples, beams, width))
 
     def select(self, samples: Tensor | None, beams: Tensor) -> None:
-        """Go on with other hypotheses.
+        """Continue with other hypotheses.
 
         Args:
             samples: [B'], indices of the samples that stay; None if all do.
-            beams: [B', K'], for each of them the hypotheses to go on with, as indices into its former K.
+            beams: [B', K'], for each of them the hypotheses to continue, as indices into its former K.
         """
         former = len(self.caches[0][0]) // len(self.cross[0][0])
         if samples is not None:

@@ -99,7 +99,7 @@ def test_the_command_inspects_converts_and_predicts(environment, model, tmp_path
 def test_a_pipeline_runs_without_the_checkout_and_without_packages_for_training(environment, model, tmp_path):
     code = f"""
 import sys
-for name in ("pytorch_lightning", "hydra", "omegaconf", "datasets", "transformers", "torchmetrics", "wandb", "tensorboard"):
+for name in ("pytorch_lightning", "hydra", "omegaconf", "datasets", "transformers", "torchmetrics", "tensorboard"):
     sys.modules[name] = None  # an import is an error
 import ofa
 import ofa.cli

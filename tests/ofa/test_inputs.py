@@ -55,7 +55,7 @@ def test_grey_arrays_are_pictures(tmp_path):
 
 def test_a_url_is_fetched_and_one_without_a_picture_is_named(server):
     assert np.array_equal(np.asarray(read_image(f"{server}/red.png")), RED)
-    with pytest.raises(InputError, match="/blue.png cannot be fetched .*Not Found"):
+    with pytest.raises(InputError, match="/blue.png cannot be downloaded .*Not Found"):
         read_image(f"{server}/blue.png")
 
 
@@ -65,13 +65,13 @@ def test_a_url_is_fetched_and_one_without_a_picture_is_named(server):
         ("nowhere.jpg", "nowhere.jpg cannot be read"),
         (17, "not as a int"),
         ("a\0b.jpg", r"the image 'a\\x00b.jpg' cannot be read"),
-        ("http://127.0.0.1:1/a b.jpg", "a b.jpg cannot be fetched"),
-        ("http://127.0.0.1:1/a\nb.jpg", "cannot be fetched"),
-        ("HTTP://127.0.0.1:1/a.jpg", "a.jpg cannot be fetched"),
-        ("http://[::1/a.jpg", "cannot be fetched"),
-        (Image.new("F", (4, 4), 200), "the picture cannot be used: its values are of 32 bits with fractions"),
-        (Image.new("I", (4, 4), -1), "the picture cannot be used: its values go from -1 to -1"),
-        (Image.new("I", (4, 4), 70000), "its values go from 70000 to 70000"),
+        ("http://127.0.0.1:1/a b.jpg", "a b.jpg cannot be downloaded"),
+        ("http://127.0.0.1:1/a\nb.jpg", "cannot be downloaded"),
+        ("HTTP://127.0.0.1:1/a.jpg", "a.jpg cannot be downloaded"),
+        ("http://[::1/a.jpg", "cannot be downloaded"),
+        (Image.new("F", (4, 4), 200), "the image cannot be used: its values are 32-bit floating-point numbers"),
+        (Image.new("I", (4, 4), -1), "the image cannot be used: its values range from -1 to -1"),
+        (Image.new("I", (4, 4), 70000), "its values range from 70000 to 70000"),
         (np.zeros((2, 2, 7), np.uint8), r"an array of shape \[2, 2, 7\] is no picture"),
         (np.zeros((0, 3), np.uint8), "is no picture"),
         (np.full((2, 2), 300.0), "fractions from 0 to 1"),
@@ -88,7 +88,7 @@ def test_a_closed_picture_is_refused(tmp_path):
     (tmp_path / "red.png").write_bytes(png())
     image = Image.open(tmp_path / "red.png")
     image.close()
-    with pytest.raises(InputError, match="the picture does not decode"):
+    with pytest.raises(InputError, match="the image does not decode"):
         read_image(image)
 
 

@@ -1,31 +1,29 @@
-"""Generate and score a checkpoint's answers: `python evaluate.py task=refcoco checkpoint=RUN_OR_FILE split=testA`."""
-
-from pathlib import Path
+"""Evaluate a checkpoint: `python evaluate.py task=refcoco checkpoint=RUN_OR_FILE split=testA`."""
 
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ofa.checkpoint import check_vocabulary, find, load_model, tokenizer_folder
 from runtime.checks import check
-from runtime.collectives import broadcast_object, local_rank_zero_first
+from runtime.collectives import local_rank_zero_first
 from runtime.command_line import command
 from runtime.launching import devices_of
 from runtime.preemption import StopOnSignal, signals_of
+from runtime.run_dir import run_dir
 from tracking import report
 from training import build
-from training.data_files import build_data, splits_to_test
+from training.data_files import baseline_files, build_data, splits_to_test
 from training.evaluation import EvaluationModule
 from training.trainer import build_trainer, test_callbacks
 
 
 @command("evaluate")
 def evaluate(config: DictConfig) -> None:
-    """Scores the chosen splits and writes metrics, predictions and pictures."""
+    """Generates predictions for the chosen splits; writes them with their scores and sample images."""
     check(config)
     checkpoint = find(config.checkpoint)
-    folder = broadcast_object(Path(HydraConfig.get().runtime.output_dir))
-    report.say_start(config, folder)
+    folder = run_dir()
+    report.log_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer or tokenizer_folder(checkpoint))
@@ -41,7 +39,7 @@ def evaluate(config: DictConfig) -> None:
     model = load_model(checkpoint)
     build.check_image_size(config, model.config)
     trainer.test(EvaluationModule(model, task, generation), datamodule=data, verbose=False)
-    report.say_scores(config, folder, task)
+    report.print_scores(config, folder, task, baseline_files(config))
 
 
 if __name__ == "__main__":

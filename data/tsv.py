@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from ofa.errors import UserError
+from runtime.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -255,11 +255,11 @@ def _row_starts(data: BinaryIO, end: int, name: str) -> Iterator[np.ndarray]:
     characters = np.frombuffer(buffer, np.uint8)
     position = 0
     data.seek(0)
-    with tqdm(total=end, desc=f"indexing {name}", unit="B", unit_scale=True, delay=1, leave=False) as bar:
+    with progress(f"indexing {name}", end, "B") as advance:
         while position < end:
             count = data.readinto(memoryview(buffer)[: end - position])
             if not count:
                 raise UserError(f"{data.name} became shorter while it was read; start again when it is complete")
             yield np.flatnonzero(characters[:count] == ord("\n")) + (position + 1)
             position += count
-            bar.update(count)
+            advance(count)

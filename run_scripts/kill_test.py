@@ -105,8 +105,13 @@ def differences(run, whole, kills):
 
 def table(file):
     """The losses and validation scores in a metrics.csv, row by row."""
-    rows = ({name: value for name, value in row.items() if value} for row in csv.DictReader(file.open()))
-    return [row for row in rows if "train/loss" in row or ("val/mean_iou" in row and "testA/mean_iou" not in row)]
+    records = []
+    for row in csv.DictReader(file.open()):
+        for kind in ("train/", "val/"):
+            values = {name: value for name, value in row.items() if value and name.startswith(kind)}
+            if values and not row["testA/mean_iou"]:
+                records.append({"step": row["step"], **values})
+    return records
 
 
 def same(first, second):

@@ -1,10 +1,11 @@
-"""What a run says to the person who started it: what it is about to do, and what came of it."""
+"""Console report of a run: its settings at the start, scores and follow-up commands at the end."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,115 +16,79 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Column, Table
 
-from criterions.distillation.matching import match_table
 from ofa.model import OFAModel
 from runtime.collectives import world_size
 from runtime.run_dir import METRICS
 from tasks.base import Task
 from tasks.caption import Caption
 from tasks.trivial_baselines import trivial_baselines
-from training.data_files import demo_files
-from training.distillation.cache import TeacherCache
-from training.distillation.plan import DistillationPlan
 
 log = logging.getLogger(__name__)
 
 
-def say_start(config: DictConfig, folder: Path) -> None:
-    """The first lines: task, data, where the outputs go."""
+def log_start(config: DictConfig, folder: Path) -> None:
+    """The first lines: task, data, output folder."""
     log.info("task %s, data %s; outputs go to %s", config.task.name, config.data.name, folder)
     if config.data.name == "demo":
         log.info(
-            "this is the demo: generated scenes, %d px pictures, a short schedule from scratch; for published data and "
+            "this is the demo: generated scenes, %d px images, a short schedule from scratch; for published data and "
             "recipes use data=tsv data.root=FOLDER tokenizer=FOLDER_OR_HUB_ID",
             config.task.image_size,
         )
 
 
-def say_finished(folder: Path) -> None:
-    """That nothing is left to do for a run."""
+def log_finished(folder: Path) -> None:
+    """For a run that is complete already."""
     log.info("the run in %s is finished: its scores are in %s; give another folder for another run", folder, METRICS)
 
 
-def say_model(model: OFAModel, device: torch.device) -> None:
-    """How much there is to train, and where."""
+def log_model(model: OFAModel, device: torch.device) -> None:
+    """Number of parameters, and the device."""
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     where = "the CPU" if device.type == "cpu" else device
     log.info("%.1f M parameters, %.1f M of them trained, on %s", total / 1e6, trained / 1e6, where)
 
 
-def say_batch(config: DictConfig) -> None:
-    """How many samples an update learns from."""
-    accumulated = config.trainer.accumulate_grad_batches
-    log.info(
-        "%d samples an update: a batch of %d, %d processes, %d batches accumulated",
-        config.data.batch_size * world_size() * accumulated,
-        config.data.batch_size,
-        world_size(),
-        accumulated,
-    )
+def log_batch_size(config: DictConfig) -> None:
+    """Samples per optimizer step."""
+    parts = config.data.batch_size, world_size(), config.trainer.accumulate_grad_batches
+    product = "batch {} x {} processes x {} accumulated batches".format(*parts)
+    log.info("effective batch size %d = %s", parts[0] * parts[1] * parts[2], product)
 
 
 @rank_zero_only
-def say_distillation(plan: DistillationPlan, cache: TeacherCache | None) -> None:
-    """Who teaches what, and how much of it is known already."""
-    log.info("teachers: %s", ", ".join(map(str, plan.files)))
-    if plan.matches:
-        Console().print(match_table(plan.matches))
-    if cache is not None:
-        say_cache(cache, plan.cache.views)
+def print_scores(config: DictConfig, folder: Path, task: Task, demo: Mapping[str, Path]) -> None:
+    """Tables of the scores of every split and, for the demo, of trivial baselines.
 
-
-def say_cache(cache: TeacherCache, views: int) -> None:
-    """How much of a cache is there."""
-    log.info(
-        "teacher cache %s: %d of %d samples, %.1f MB; views of each row: %d",
-        cache.folder,
-        len(cache),
-        cache.n_keys,
-        cache.n_bytes / 1e6,
-        views,
-    )
-
-
-@rank_zero_only
-def say_scores(config: DictConfig, folder: Path, task: Task) -> None:
-    """The scores of every split, beside chance where the data is the demo's."""
+    Args:
+        folder: of the run, with its metrics.json.
+        demo: the demo's file of every split, the training file included; empty for other data.
+    """
     metrics = json.loads((folder / METRICS).read_text())
-    chance = {}
-    if config.data.name == "demo":
-        files = demo_files(config)
-        chance = {split: trivial_baselines(task, files["train"], files[split]) for split in metrics}
     console = Console()
     console.print(score_table(f"{config.task.name}: scores", metrics))
-    for name, matrix in _matrices(metrics):
-        console.print(_matrix_table(name, matrix))
-    if chance:
-        console.print(score_table(f"{task.best} by guessing", chance))
+    for split, values in metrics.items():
+        for name, value in values.items():
+            if isinstance(value, dict):
+                console.print(_matrix_table(f"{split}: {name}, true class by predicted class", value))
+    if demo:
+        baselines = {split: trivial_baselines(task, demo["train"], demo[split]) for split in metrics}
+        console.print(score_table(f"trivial baselines ({task.best})", baselines))
     unscored = [split for split, values in metrics.items() if task.best not in values]
     if unscored:
         console.print(f"Not scored, since their rows have no truth: {', '.join(unscored)}", soft_wrap=True)
-    console.print(f"Metrics, predictions and pictures are in {folder}", soft_wrap=True)
+    console.print(f"Metrics, predictions and images are in {folder}", soft_wrap=True)
 
 
 def score_table(title: str, scores: dict[str, dict[str, Any]]) -> Table:
-    """One line for each number, one column for each split."""
+    """One row for each number, one column for each split."""
     table = Table("", *(Column(split, justify="right") for split in scores), title=title)
     names = dict.fromkeys(name for values in scores.values() for name, v in values.items() if isinstance(v, float))
     for name in names:
         cells = (values.get(name) for values in scores.values())
         table.add_row(name, *("" if cell is None else f"{cell:.3f}" for cell in cells))
     return table
-
-
-def _matrices(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, dict[str, int]]]]:
-    return [
-        (f"{split}: {name}, true class by answer", value)
-        for split, values in metrics.items()
-        for name, value in values.items()
-        if isinstance(value, dict)
-    ]
 
 
 def _matrix_table(title: str, matrix: dict[str, dict[str, int]]) -> Table:
@@ -134,28 +99,29 @@ def _matrix_table(title: str, matrix: dict[str, dict[str, int]]) -> Table:
 
 
 @rank_zero_only
-def say_next(config: DictConfig, folder: Path, task: Task) -> None:
-    """What to type after a training run; the choices that shaped its data, task and model are repeated."""
-    other_way = "" if task.scores_candidates else " generation.beam_size=1"
-    changed = [word for word in HydraConfig.get().overrides.task if word.split(".")[0] in ("data", "task")]
-    of_model = [word for word in HydraConfig.get().overrides.task if word.startswith("model.")]
-    words = [f"task={config.task.name}", f"data={config.data.name}"]
-    console = Console()
-    console.print("Score the best checkpoint again, or with other options:", soft_wrap=True)
-    console.print(
-        f"  python evaluate.py {shlex.join([*words, *changed])} checkpoint={folder}{other_way}",
-        soft_wrap=True,
-        highlight=False,
+def print_next_steps(config: DictConfig, folder: Path, task: Task) -> None:
+    """Commands that follow a training run, with the overrides that shaped its data, task and model."""
+    given = HydraConfig.get().overrides.task
+    changed = [override for override in given if override.split(".")[0] in ("data", "task")]
+    chosen = [f"task={config.task.name}", f"data={config.data.name}"]
+    other_options = "" if task.scores_candidates else " generation.beam_size=1"
+    _print_command(
+        "Score the best checkpoint again, or with other options:",
+        f"python evaluate.py {shlex.join([*chosen, *changed])} checkpoint={folder}{other_options}",
     )
     if type(task) is Caption:
-        console.print("Train on with CIDEr-D as the reward:", soft_wrap=True)
-        same = [word for word in changed if not word.startswith("data.files")]  # stage 2 has a file of its own
-        stage_2 = shlex.join(["task=caption_scst", f"model={config.model.name}", words[1], *of_model, *same])
-        console.print(
-            f"  python train.py {stage_2} init={folder} tokenizer={folder / 'tokenizer'}",
-            soft_wrap=True,
-            highlight=False,
+        model = [f"model={config.model.name}", *(override for override in given if override.startswith("model."))]
+        same = [override for override in changed if not override.startswith("data.files")]  # stage 2 has its own file
+        stage_2 = shlex.join(["task=caption_scst", chosen[1], *model, *same])
+        _print_command(
+            "Continue training with CIDEr-D as the reward:",
+            f"python train.py {stage_2} init={folder} tokenizer={folder / 'tokenizer'}",
         )
     if "tensorboard" in config.logger:
-        console.print("Watch the curves:", soft_wrap=True)
-        console.print(f"  tensorboard --logdir {folder}", soft_wrap=True, highlight=False)
+        _print_command("Watch the curves:", f"tensorboard --logdir {folder}")
+
+
+def _print_command(title: str, command: str) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(title)
+    console.print(f"  {command}")

@@ -1,4 +1,4 @@
-"""Sample answers for people to look at, in the run folder and in every logger that can show them."""
+"""Sample predictions as images and tables, in the run folder and in every logger that can show them."""
 
 from __future__ import annotations
 
@@ -14,101 +14,104 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 
 from runtime.collectives import gather
 from tasks.base import Task
-from training.evaluation import Answers, EvaluationModule
+from tracking.predictions import PredictionBatch
+
+Drawn = list[tuple[dict[str, Any], Image.Image]]  # fields of each prediction, and its image
 
 
 class LogSamplePredictions(pl.Callback):
-    """Shows the first answers of each validation and of each split of a test, as pictures and as a table.
+    """Logs the first predictions of each validation and of each test split, as images and as a table.
 
-    Those of a test are written to `pictures_<split>.png`, too. Of several processes, the first one shows the first
-    answers of all.
+    Those of a test are also written to `pictures_<split>.png`. Rank 0 logs the first predictions of all ranks.
 
     Args:
-        folder: where the files go.
-        task: draws the pictures.
-        n_pictures: how many answers of each split are shown.
+        folder: for the files.
+        task: draws the images.
+        n_images: how many predictions of each split are logged.
     """
 
-    def __init__(self, folder: Path, task: Task, n_pictures: int) -> None:
+    def __init__(self, folder: Path, task: Task, n_images: int) -> None:
         self.folder = folder
         self.task = task
-        self.n_pictures = n_pictures
-        self.drawn: dict[str, list[tuple[dict[str, Any], Image.Image]]] = {}  # by split: fields of answers and pictures
+        self.n_images = n_images
+        self.drawn: dict[str, Drawn] = {}  # by split
 
-    def on_validation_start(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.drawn = {"val": []}
 
-    def on_test_start(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
+    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.drawn = {split: [] for split in trainer.datamodule.test_splits}
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, module: EvaluationModule, outputs: Answers, *args: Any
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: PredictionBatch, *args: Any
     ) -> None:
         if not trainer.sanity_checking:
             self._draw(outputs)
 
-    def on_test_batch_end(self, trainer: pl.Trainer, module: EvaluationModule, outputs: Answers, *args: Any) -> None:
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: PredictionBatch, *args: Any
+    ) -> None:
         self._draw(outputs)
 
-    def on_validation_end(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._show(trainer, trainer.global_step - 1)  # with the scores of this validation
+            self._log(trainer, trainer.global_step - 1)  # with the scores of this validation
 
-    def on_test_end(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
-        for split, drawn in self._show(trainer, trainer.global_step).items():
-            grid([picture for _, picture in drawn]).save(self.folder / f"pictures_{split}.png")
+    def on_test_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        for split, drawn in self._log(trainer, trainer.global_step).items():
+            grid([image for _, image in drawn]).save(self.folder / f"pictures_{split}.png")
 
-    def _draw(self, outputs: Answers) -> None:
+    def _draw(self, outputs: PredictionBatch) -> None:
         drawn, images = self.drawn[outputs.split], outputs.batch.patch_images
-        for i, answer in enumerate(outputs.answers[: self.n_pictures - len(drawn)]):
-            fields = {"uniq_id": answer.id, **dataclasses.asdict(answer.prediction)}
+        for i, sample in enumerate(outputs.predictions[: self.n_images - len(drawn)]):
+            fields = {"uniq_id": sample.id, **dataclasses.asdict(sample.prediction)}
             image = None if images is None else images[i]
-            drawn.append((fields, self.task.draw(image, answer.prediction, answer.truth)))
+            drawn.append((fields, self.task.draw(image, sample.prediction, sample.truth)))
 
-    def _show(self, trainer: pl.Trainer, step: int) -> dict[str, list[tuple[dict[str, Any], Image.Image]]]:
-        """Shows what was drawn; in the first process it is returned by split, where there is any."""
-        first = {split: gather(own)[: self.n_pictures] for split, own in self.drawn.items()}
-        shown = {split: drawn for split, drawn in first.items() if drawn and trainer.is_global_zero}
-        for split, drawn in shown.items():
+    def _log(self, trainer: pl.Trainer, step: int) -> dict[str, Drawn]:
+        """Log what was drawn; rank 0 returns it by split, without empty splits."""
+        first = {split: gather(own)[: self.n_images] for split, own in self.drawn.items()}
+        logged = {split: drawn for split, drawn in first.items() if drawn and trainer.is_global_zero}
+        for split, drawn in logged.items():
             for logger in trainer.loggers:
-                show(logger, split, drawn, step)
-        return shown
+                log_predictions(logger, split, drawn, step)
+        return logged
 
 
-def show(logger: Logger, split: str, answers: list[tuple[dict[str, Any], Image.Image]], step: int) -> None:
-    """The answers in one logger, as pictures and as a table; those of files have the run folder."""
-    pictures = [picture for _, picture in answers]
-    fields = list(answers[0][0])
-    cells = [[_cell(value) for value in answer.values()] for answer, _ in answers]
+def log_predictions(logger: Logger, split: str, predictions: Drawn, step: int) -> None:
+    """Log images and a table to one logger; file loggers have the run folder."""
+    images = [image for _, image in predictions]
+    fields = list(predictions[0][0])
+    cells = [[_cell(value) for value in values.values()] for values, _ in predictions]
     if isinstance(logger, TensorBoardLogger):
-        sheet = np.asarray(grid(pictures))
+        sheet = np.asarray(grid(images))
         logger.experiment.add_image(f"answers/{split}", sheet, step, dataformats="HWC")
         logger.experiment.add_text(f"predictions/{split}", markdown_table(fields, cells), step)
     elif isinstance(logger, MLFlowLogger):
-        logger.experiment.log_image(logger.run_id, grid(pictures), artifact_file=f"answers/{split}_{step}.png")
+        logger.experiment.log_image(logger.run_id, grid(images), artifact_file=f"answers/{split}_{step}.png")
         table = {"columns": fields, "data": cells}
         logger.experiment.log_dict(logger.run_id, table, artifact_file=f"predictions/{split}_{step}.json")
     elif isinstance(logger, WandbLogger):
-        logger.log_image(f"answers/{split}", pictures, step, caption=[answer["uniq_id"] for answer, _ in answers])
+        logger.log_image(f"answers/{split}", images, step, caption=[values["uniq_id"] for values, _ in predictions])
         logger.log_table(f"predictions/{split}", fields, cells, step=step)
 
 
 def _cell(value: Any) -> str | float:
-    """A field of an answer as a table shows it."""
+    """A field of a prediction as a table cell."""
     return value if isinstance(value, str | float) else json.dumps(value)
 
 
 def markdown_table(fields: list[str], cells: list[list[str | float]]) -> str:
-    """A table with a heading, as TensorBoard shows it."""
+    """A Markdown table with a header, for TensorBoard."""
     rows = [fields, ["---"] * len(fields), *cells]
     return "\n".join(" | ".join(str(cell).replace("|", r"\|") for cell in row) for row in rows)
 
 
-def grid(pictures: list[Image.Image], columns: int = 4) -> Image.Image:
-    """Pictures of one size, side by side in rows of `columns`."""
-    width, height = pictures[0].size
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (width * min(columns, len(pictures)), height * rows), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * width, i // columns * height))
+def grid(images: list[Image.Image], columns: int = 4) -> Image.Image:
+    """Images of one size, side by side in rows of `columns`."""
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (width * min(columns, len(images)), height * rows), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * width, i // columns * height))
     return sheet

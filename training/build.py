@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from criterions.self_critical import SelfCritical
@@ -19,8 +18,8 @@ from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from ofa.processors import SettingError
 from ofa.tokenizer import Tokenizer
-from runtime.collectives import rank
 from runtime.configuration import instantiate, to_container
+from runtime.progress import progress
 from tasks.base import Task
 from tasks.caption import SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
@@ -162,12 +161,14 @@ def reward_frequencies(config: DictConfig, task: SelfCriticalCaption, data: OFAD
     log.info("counting the n-grams of all training references; task.reward_document_frequencies=FILE saves this")
     rows = data.rows("train", ["caption"])
     found = []
-    for i in tqdm(range(len(rows)), "reading references", leave=False, disable=rank() > 0):
-        try:
-            found.append(task.required_references(rows[i]))
-        except RowError:
-            if config.data.on_error == "stop":
-                raise
+    with progress("reading references", len(rows), "rows") as advance:
+        for i in range(len(rows)):
+            try:
+                found.append(task.required_references(rows[i]))
+            except RowError:
+                if config.data.on_error == "stop":
+                    raise
+            advance(1)
     return DocumentFrequencies.from_references([[with_end(text) for text in texts] for texts in found])
 
 

@@ -1,4 +1,4 @@
-"""What a run tells its user: the written answers of a test, and the rows that were repaired or left out."""
+"""Callbacks of training and evaluation: files of a test, data issues, early stopping."""
 
 from __future__ import annotations
 
@@ -11,34 +11,28 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning import callbacks
 
 from data.batch import Batch
 from ofa.atomic_write import atomic_write
 from runtime.collectives import gather
 from runtime.run_dir import METRICS
 from tasks.base import Task
-from training.evaluation import Answer, Answers, EvaluationModule
+from tracking.predictions import PredictionBatch, SamplePrediction
+from training.evaluation import EvaluationModule
 
 log = logging.getLogger(__name__)
 
 
-class ProgressBar(RichProgressBar):
-    """Lightning's, which calls the last epoch -2 where the length of a run is a number of updates."""
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return super()._get_train_description(current_epoch).replace("/-2", "")
-
-
 class WritePredictions(pl.Callback):
-    """Writes what a test generates: `predictions.jsonl` and `metrics.json`.
+    """Writes the results of a test: `predictions.jsonl` and `metrics.json`.
 
-    Predictions are written as they come, so that an interrupted evaluation keeps what it has computed. Of several
-    processes each writes its own, into `predictions.part<rank>.jsonl`, until the first one has them all in order.
-    Tasks with a public evaluation server also get `results_<split>.json` in its format.
+    Predictions are written after each batch, so that an interrupted evaluation keeps them. Each of several processes
+    writes its own to `predictions.part<rank>.jsonl`, until rank 0 has all of them in the order of the data. Tasks with
+    a public evaluation server also get `results_<split>.json` in its format.
 
     Args:
-        folder: where the files go; of several processes on several machines, a folder of each.
+        folder: for the files; on several machines, a folder on each.
         task: knows the format of its server and the details of its metric.
     """
 
@@ -53,9 +47,9 @@ class WritePredictions(pl.Callback):
         self.predictions = (self.folder / name).open("w", encoding="utf-8")
 
     def on_test_batch_end(
-        self, trainer: pl.Trainer, module: EvaluationModule, outputs: Answers, *args: Any, **kwargs: Any
+        self, trainer: pl.Trainer, module: EvaluationModule, outputs: PredictionBatch, *args: Any, **kwargs: Any
     ) -> None:
-        self.predictions.writelines(prediction_line(outputs.split, answer) for answer in outputs.answers)
+        self.predictions.writelines(prediction_line(outputs.split, sample) for sample in outputs.predictions)
         self.predictions.flush()
 
     def on_test_end(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
@@ -63,12 +57,12 @@ class WritePredictions(pl.Callback):
             self._write_results(module)
         if trainer.world_size > 1:
             if trainer.is_global_zero:
-                atomic_write(self.folder / "predictions.jsonl", lambda part: _write_predictions(part, module.answers))
-            trainer.strategy.barrier()  # only then are the parts of no more use
+                atomic_write(self.folder / "predictions.jsonl", lambda part: _write(part, module.predictions))
+            trainer.strategy.barrier()  # the parts are needed until here
             self.predictions.close()
             Path(self.predictions.name).unlink()
         if trainer.is_global_zero:
-            self._write_scores(module)  # last: a run that has them is finished
+            self._write_scores(module)  # last: this file marks a finished run
 
     def _write_scores(self, module: EvaluationModule) -> None:
         metrics = {
@@ -79,10 +73,10 @@ class WritePredictions(pl.Callback):
         atomic_write(self.folder / METRICS, lambda part: part.write_text(content))
 
     def _write_results(self, module: EvaluationModule) -> None:
-        for split, answers in module.answers.items():
-            results: dict[Any, dict[str, Any]] = {}  # by the id they start with; the first of several is kept
-            for answer in answers:
-                result = self.task.result(answer.id, answer.prediction, answer.truth)
+        for split, predictions in module.predictions.items():
+            results: dict[Any, dict[str, Any]] = {}  # by their first value, an id; the first of several is kept
+            for sample in predictions:
+                result = self.task.result(sample.id, sample.prediction, sample.truth)
                 if result is not None:
                     results.setdefault(next(iter(result.values())), result)
             if results:
@@ -95,21 +89,21 @@ class WritePredictions(pl.Callback):
             self.predictions = None
 
 
-def prediction_line(split: str, answer: Answer) -> str:
-    """An answer as a line of predictions.jsonl."""
-    record = {"split": split, "uniq_id": answer.id, **dataclasses.asdict(answer.prediction)}
+def prediction_line(split: str, sample: SamplePrediction) -> str:
+    """A prediction as a line of predictions.jsonl."""
+    record = {"split": split, "uniq_id": sample.id, **dataclasses.asdict(sample.prediction)}
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _write_predictions(file: Path, answers: Mapping[str, Sequence[Answer]]) -> None:
+def _write(file: Path, predictions: Mapping[str, Sequence[SamplePrediction]]) -> None:
     with file.open("w", encoding="utf-8") as opened:
-        opened.writelines(prediction_line(split, answer) for split, found in answers.items() for answer in found)
+        opened.writelines(prediction_line(split, sample) for split, found in predictions.items() for sample in found)
 
 
 class ReportDataIssues(pl.Callback):
-    """Counts the notes that batches carry: rows repaired, by kind, and rows skipped.
+    """Counts the notes of batches: rows repaired, by kind, and rows skipped.
 
-    Those of training are said at the end of each epoch, those of an evaluation when it ends.
+    Logs those of training at the end of each epoch, those of an evaluation at its end.
     """
 
     def __init__(self) -> None:
@@ -122,8 +116,7 @@ class ReportDataIssues(pl.Callback):
     def on_validation_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
         self.evaluation.update(batch.notes)
 
-    def on_test_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
-        self.evaluation.update(batch.notes)
+    on_test_batch_end = on_validation_batch_end
 
     def on_train_epoch_end(self, *args: Any) -> None:
         report_notes("training", self.training)
@@ -136,7 +129,7 @@ class ReportDataIssues(pl.Callback):
 
 
 def report_notes(stage: str, own: Counter[str]) -> None:
-    """Logs and empties the counts of one stage, those of all processes."""
+    """Log and empty the counts of one stage, those of all processes."""
     notes = sum(gather([own]), Counter())
     own.clear()
     skipped = {note: count for note, count in notes.items() if note.startswith("skipped ")}
@@ -145,3 +138,26 @@ def report_notes(stage: str, own: Counter[str]) -> None:
     if skipped:
         shown = "\n  ".join(list(skipped)[:10])
         log.warning("%s: broken rows skipped: %d, among them\n  %s", stage, sum(skipped.values()), shown)
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's, on the score by which the best checkpoint is chosen.
+
+    Args:
+        patience: how many validations without a better score end training.
+        min_delta: by how much a score has to be better.
+    """
+
+    def __init__(self, patience: int, min_delta: float = 0.0) -> None:
+        super().__init__("", min_delta, patience, mode="max")
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, module, stage)
+        self.monitor = trainer.checkpoint_callback.monitor
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            log.info(
+                "stopped early after step %d: %d validations without a better %s", trainer.global_step,
+                self.wait_count, self.monitor.removeprefix("val/"),
+            )  # fmt: skip

@@ -79,6 +79,11 @@ def demo_files(config: DictConfig) -> dict[str, Path]:
     return write_demo(config.task.name, root, scenes, data["rows"], data["seed"])
 
 
+def baseline_files(config: DictConfig) -> dict[str, Path]:
+    """The files that trivial baselines are scored on: those of the demo, none of other data."""
+    return demo_files(config) if config.data.name == "demo" else {}
+
+
 def answer_list(config: DictConfig) -> Path:
     """The file `answers.json` that lies with the data."""
     if config.data.name == "demo":

@@ -1,9 +1,8 @@
-"""Evaluation by generating answers: model and task in one Lightning module, with one metric for each split."""
+"""Evaluation by generation: model and task in one Lightning module, with one metric for each split."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,36 +16,19 @@ from ofa.model import OFAModel
 from runtime.collectives import broadcast_object, broadcast_tensors, gather
 from runtime.sharding import full_model, is_sharded
 from tasks.base import Task
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came of one sample: its id, what was predicted, and what the task scores that by."""
-
-    id: str
-    prediction: Any
-    truth: Any
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a step hands to the callbacks: a split's name, a batch, and the answer to each of its samples."""
-
-    split: str
-    batch: Batch
-    answers: list[Answer]
+from tracking.predictions import PredictionBatch, SamplePrediction
 
 
 class EvaluationModule(pl.LightningModule):
-    """Answers by beam search and scores with the task's metric, each sample once.
+    """Generates predictions and scores them with the task's metric, each sample once.
 
-    Every process answers its share. The first one gathers all answers in the order of the data and scores them, so that
-    a score is to the last digit that of a single process; the others are told.
+    Each process predicts its shard. Rank 0 gathers all predictions in the order of the data, scores them, so that a
+    score equals that of a single process to the last digit, and broadcasts the scores.
 
     Args:
         model: the network.
         task: decodes and scores what the model generates.
-        generation: how answers are generated.
+        generation: options of the beam search.
     """
 
     def __init__(self, model: OFAModel, task: Task, generation: GenerationOptions) -> None:
@@ -54,12 +36,12 @@ class EvaluationModule(pl.LightningModule):
         self.model = model
         self.task = task
         self.generation = generation
-        self.whole: OFAModel | None = None  # during an evaluation, the model, where processes have parts of it
-        self.answers: dict[str, list[Answer]] = {}  # by split; when all is gathered, in the first process those of all
-        self.unread: dict[str, list[str]] = {}  # by split, why this process has no answers
-        self.metrics: dict[str, Metric] = {}  # by split, once all is gathered; a ModuleDict refuses "train"
+        self.full_model: OFAModel | None = None  # during an evaluation of a sharded model
+        self.predictions: dict[str, list[SamplePrediction]] = {}  # by split; at its end, on rank 0 those of all ranks
+        self.unreadable: dict[str, list[str]] = {}  # by split: why this process has no predictions
+        self.metrics: dict[str, Metric] = {}  # by split, at its end on rank 0; a ModuleDict refuses "train"
 
-    def answer(self, batch: Batch) -> list[Any]:
+    def predict(self, batch: Batch) -> list[Any]:
         """The task's prediction for each sample of a batch."""
         hypotheses = self.generate(batch)
         for name, found in zip(batch.ids, hypotheses, strict=True):
@@ -68,18 +50,18 @@ class EvaluationModule(pl.LightningModule):
         return [self.task.decode(found[0], truth) for found, truth in zip(hypotheses, batch.truths, strict=True)]
 
     def generate(self, batch: Batch) -> list[list[Hypothesis]]:
-        """What the model says to each sample, best first, without the prompt that the decoder starts with."""
-        model = self.model if self.whole is None else self.whole
+        """The hypotheses of each sample, best first, without the prompt the decoder starts with."""
+        model = self.model if self.full_model is None else self.full_model
         return self.task.search(model, batch.inputs, batch.prefix_tokens, self.generation)
 
     def on_validation_epoch_start(self) -> None:
         self._start(["val"])
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Answers:
-        return Answers("val", batch, self._answered("val", batch))
+    def validation_step(self, batch: Batch, batch_idx: int) -> PredictionBatch:
+        return self._evaluate("val", batch)
 
     def on_validation_epoch_end(self) -> None:
-        self.whole = None
+        self.full_model = None
         values = self._scores("val", self.task.metric())
         if self.task.best not in values and not self.trainer.sanity_checking:
             raise UserError("the rows of the validation split have no truth to score, by which to choose a checkpoint")
@@ -89,45 +71,44 @@ class EvaluationModule(pl.LightningModule):
     def on_test_epoch_start(self) -> None:
         self._start(self.trainer.datamodule.test_splits)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Answers:
-        split = self.trainer.datamodule.test_splits[dataloader_idx]
-        return Answers(split, batch, self._answered(split, batch))
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> PredictionBatch:
+        return self._evaluate(self.trainer.datamodule.test_splits[dataloader_idx], batch)
 
     def on_test_epoch_end(self) -> None:
-        self.whole = None
-        for split in self.answers:
+        self.full_model = None
+        for split in self.predictions:
             for name, value in self._scores(split, self.task.test_metric()).items():
                 self.log(f"{split}/{name}", value)
 
     def _start(self, splits: Sequence[str]) -> None:
-        self.answers, self.unread, self.metrics = {split: [] for split in splits}, {}, {}
-        broadcast_tensors(self.model.buffers())  # each process has statistics of its own batches
+        self.predictions, self.unreadable, self.metrics = {split: [] for split in splits}, {}, {}
+        broadcast_tensors(self.model.buffers())  # batch norm statistics differ between processes
         if is_sharded(self.model):
-            self.whole = full_model(self.model)
+            self.full_model = full_model(self.model)
 
-    def _answered(self, split: str, batch: Batch) -> list[Answer]:
-        if not len(batch):  # all that its loader has
-            self.unread[split] = batch.notes
-        predictions = self.answer(batch) if len(batch) else []
-        answers = [Answer(*parts) for parts in zip(batch.ids, predictions, batch.truths, strict=True)]
-        self.answers[split] += answers
-        return answers
+    def _evaluate(self, split: str, batch: Batch) -> PredictionBatch:
+        if not len(batch):  # the loader's only batch: none of its rows could be read
+            self.unreadable[split] = batch.notes
+        found = self.predict(batch) if len(batch) else []
+        predictions = [SamplePrediction(*parts) for parts in zip(batch.ids, found, batch.truths, strict=True)]
+        self.predictions[split] += predictions
+        return PredictionBatch(split, batch, predictions)
 
     def _scores(self, split: str, metric: Metric) -> dict[str, Tensor]:
-        """The scores of a split, by name, in every process; `metric` stays where it was computed, in the first one.
+        """The scores of a split by name, on every rank; `metric` stays on rank 0, where it was computed.
 
         Raises:
-            UserError: in the first process, where not one row could be read.
+            UserError: on rank 0, if not one row could be read.
         """
-        self.answers[split] = gather(self.answers[split])
-        unread = gather(self.unread.get(split, []))
-        if unread and not self.answers[split] and self.global_rank == 0:
-            raise UserError(f"none of {len(unread)} rows of {split} could be read; the first: {unread[0]}")
+        self.predictions[split] = gather(self.predictions[split])
+        unreadable = gather(self.unreadable.get(split, []))
+        if unreadable and not self.predictions[split] and self.global_rank == 0:
+            raise UserError(f"none of {len(unreadable)} rows of {split} could be read; the first: {unreadable[0]}")
         values = None
         if self.global_rank == 0:
-            metric.distributed_available_fn = lambda: False  # it has seen the answers of all processes
+            metric.distributed_available_fn = lambda: False  # it has the predictions of all processes
             self.metrics[split] = metric.to(self.device)
-            for answer in self.answers[split]:
-                self.task.score(metric, answer.prediction, answer.truth)
+            for sample in self.predictions[split]:
+                self.task.score(metric, sample.prediction, sample.truth)
             values = {name: value.cpu() for name, value in metric.compute().items()}
         return broadcast_object(values)

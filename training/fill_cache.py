@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
 from ofa.errors import UserError
 from runtime.checks import check
 from runtime.collectives import barrier, local_rank_zero_first, rank, world_size
 from runtime.command_line import command
 from runtime.launching import devices_of
-from tracking import report
+from runtime.progress import progress
 from training import build
 from training.data_files import build_data
+from training.distillation.summary import log_cache, log_distillation
 from training.trainer import build_trainer
 
 
@@ -31,7 +31,7 @@ def fill_cache(config: DictConfig) -> None:
         data = build_data(config, task, ["train"])
         data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, task, distillation)
-    report.say_distillation(distillation, cache)
+    log_distillation(distillation, cache)
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     device = build_trainer(config, [], folder, logger=False).strategy.root_device
@@ -40,14 +40,14 @@ def fill_cache(config: DictConfig) -> None:
     rows, n_rows = np.arange(rank(), len(data.train_dataset()), world_size()), len(data.rows("train"))
     missing = [rows[~cache.has(view * n_rows + rows)].tolist() for view in range(distillation.cache.views)]
     total = sum(map(len, missing))
-    with tqdm(total=total, desc="asking the teacher", unit="sample", disable=rank() > 0) as bar:
+    with progress("filling the teacher cache", total, "samples") as advance:
         for view, left in enumerate(missing):
             for batch in data.view_dataloader(view, left) if left else ():
                 batch = batch.to(device)
                 teacher(batch, distillation.criterion.hard.targets(batch.target, task.tree))
-                bar.update(len(batch))
+                advance(len(batch))
     barrier()
-    report.say_cache(cache, distillation.cache.views)
+    log_cache(cache, distillation.cache.views)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Lightning's trainer for a configuration: its callbacks, its loggers, when it validates."""
+"""Lightning's trainer for a configuration: callbacks, loggers, validation interval."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor
 from pytorch_lightning.loggers import Logger
 
@@ -22,19 +22,21 @@ from runtime.launching import Environment, devices_of
 from runtime.preemption import StopOnSignal, signals_of
 from runtime.resume import ResumePoint, SaveTrainingState
 from tasks.base import Task
+from tracking.progress import build_progress
 from tracking.sample_predictions import LogSamplePredictions
 from tracking.tracking import Tracking
-from training.callbacks import ProgressBar, ReportDataIssues, WritePredictions
+from training.callbacks import ReportDataIssues, WritePredictions
 from training.distillation.plan import DistillationPlan
 
 
 def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Callback]:
-    callbacks = [ProgressBar(), ReportDataIssues(), WritePredictions(folder, task)]
+    """Callbacks of a test: progress, data issues, predictions and sample images."""
+    callbacks = [build_progress(config.log_every), ReportDataIssues(), WritePredictions(folder, task)]
     return [*callbacks, LogSamplePredictions(folder, task, config.pictures)] if config.pictures else callbacks
 
 
 def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:
-    """What training learns from, for RestOfState."""
+    """The files that training reads, by their description, for SaveTrainingState."""
     files = {"training file (data)": [data.files["train"]]}
     if data.teacher_answers is not None:
         files["file of answers (distill.predictions)"] = [data.teacher_answers.path]
@@ -44,13 +46,18 @@ def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> 
 
 
 def training_callbacks(
-    config: DictConfig, task: Task, folder: Path, files: Mapping[str, Sequence[Path]]
+    config: DictConfig,
+    task: Task,
+    folder: Path,
+    files: Mapping[str, Sequence[Path]],
+    chosen: Sequence[pl.Callback] = (),
 ) -> list[pl.Callback]:
-    """Those of a test, and what a training run keeps: its best and its last checkpoint, its learning rates.
+    """Callbacks of a test, the chosen ones, and those for learning rates and the best and last checkpoint.
 
     Args:
         folder: of the run.
-        files: what it learns from, as `learnt_files` returns it.
+        files: the files that training reads, as `learnt_files` returns them.
+        chosen: as `build_callbacks` returns them.
     """
     last = LastCheckpoint(folder / LAST, config.save_every)
     callbacks = [
@@ -59,28 +66,46 @@ def training_callbacks(
         Tracking(to_container(config)),
         SaveTrainingState(files),
         BestCheckpoint(folder / BEST, f"val/{task.best}"),
+        *chosen,  # after the best checkpoint, which is trainer.checkpoint_callback; before the last
         last,
         SaveAtEnd(last),
     ]
     if config.ema.decay is not None:
-        # Behind SaveAtEnd: at the end of training it replaces the weights by their average.
+        # After SaveAtEnd: at the end of training it replaces the weights by their average.
         callbacks.append(EMAWeightAveraging(decay=config.ema.decay))
-    # Behind the average, too, which changes at the end of each update.
+    # After the average as well, which changes at the end of each step.
     return [*callbacks, StopOnSignal(signals_of(config.signals), last)]
+
+
+def build_callbacks(config: DictConfig) -> list[pl.Callback]:
+    """The callbacks that the group `callbacks` chooses.
+
+    Raises:
+        UserError: an entry cannot be made, or is not a callback.
+    """
+    callbacks = []
+    for name, settings in config.callbacks.items():
+        if not OmegaConf.is_dict(settings) or "_target_" not in settings:
+            raise UserError(f"callbacks.{name} has no _target_; set it to the class of a Lightning callback")
+        callback = instantiate(settings)
+        if not isinstance(callback, pl.Callback):
+            raise UserError(f"callbacks.{name}: {settings._target_} is not a Lightning callback")
+        callbacks.append(callback)
+    return callbacks
 
 
 def build_loggers(config: DictConfig, interrupted: ResumePoint | None = None) -> list[Logger]:
     """The chosen loggers; none of them has written anything yet.
 
     Args:
-        interrupted: the run that training goes on with; without it, none of them does with what it finds in the folder.
+        interrupted: the run that is resumed; None: the loggers start from scratch, whatever the folder contains.
     """
     loggers = config.get("logger")  # Hydra leaves the group out where none is chosen
     if not loggers:
         raise UserError("logger=[] names no logger; choose one or several of csv, tensorboard, wandb, mlflow")
     if "mlflow" in loggers and find_spec("mlflow") is None:
         raise UserError('logger=mlflow needs a package that is not installed: pip install -e ".[mlflow]"')
-    # From this step on, what older files in the folder show is no longer shown.
+    # TensorBoard hides what older files in the folder have from this step on.
     more: dict[str, dict[str, Any]] = {"tensorboard": {"purge_step": 0 if interrupted is None else interrupted.step}}
     if interrupted is not None:
         more |= dict.fromkeys(("wandb", "mlflow"), {"interrupted": str(interrupted.run)})
@@ -89,7 +114,7 @@ def build_loggers(config: DictConfig, interrupted: ResumePoint | None = None) ->
 
 def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path, **settings: Any) -> pl.Trainer:
     """Lightning's trainer with the configured arguments and `settings`."""
-    plugins = [CheckpointFiles(), Environment(devices_of(config.trainer))]  # not that which Lightning has for SLURM
+    plugins = [CheckpointFiles(), Environment(devices_of(config.trainer))]  # instead of Lightning's for SLURM
     return instantiate(
         to_container(config.trainer),
         callbacks=callbacks,
@@ -101,14 +126,14 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path
 
 
 def validation_settings(config: DictConfig, batches: int) -> dict[str, Any]:
-    """The trainer's arguments for a validation every `validate_every` updates, whatever the length of an epoch.
+    """The trainer's arguments for a validation every `validate_every` steps, whatever the length of an epoch.
 
     Args:
         batches: training batches of an epoch. A run too short for a validation has one at its end, so that every run
             has a best checkpoint.
 
     Raises:
-        UserError: the length of the run is not set, or batches would be left out that are counted here.
+        UserError: the length of the run is not set, or a limit would leave out batches that are counted here.
     """
     if config.trainer.get("limit_train_batches") is not None:
         raise UserError("trainer.limit_train_batches may leave out every validation; set data.train_limit, in rows")

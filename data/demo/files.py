@@ -17,6 +17,7 @@ import numpy as np
 from data.demo.rows import TASKS, DemoTask, Row, Split
 from data.demo.scenes import Box, Scene, SceneConfig, make_scene
 from ofa.errors import UserError
+from runtime.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +83,10 @@ def _write_folder(folder: Path, task: DemoTask, config: SceneConfig, rows: Mappi
             with (
                 (unfinished / f"{name}.tsv").open("w", encoding="utf-8") as tsv,
                 (unfinished / f"{name}.scenes.jsonl").open("w", encoding="utf-8") as records,
+                progress(f"drawing {name}", count, "scenes") as advance,
             ):
                 for row in task.rows(split):
+                    advance(1)
                     tsv.write("\t".join(row.columns) + "\n")
                     records.write(_record_line(row) + "\n")
         if task.answers:

@@ -17,7 +17,7 @@ from ofa.prediction.drawing import draw, save_image
 from ofa.prediction.inputs import PredictionInput, read_inputs
 from ofa.prediction.journal import Journal
 from ofa.tokenizer import Tokenizer
-from runtime.overrides import CONFIGS, quoted
+from runtime.overrides import CONFIGS, quote_values
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ TEXTS = ["the mug (left)", "5", "null", r"a\'b", "a\\", "costs ${5}", "x: [1,2]"
 @pytest.mark.parametrize("text", TEXTS)
 def test_texts_are_taken_as_they_are_typed(text):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("predict", [*quoted([f"text={text}"], ("text",)), "input=photos", "checkpoint=RUN"])
+        config = compose("predict", [*quote_values([f"text={text}"], ("text",)), "input=photos", "checkpoint=RUN"])
     assert config.text == text
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.fakes import write_scontrol
 from helpers.runs import ROOT, run
-from helpers.scontrol import write_scontrol
 
 from ofa.config import OFAConfig
 from ofa.model import OFAModel
@@ -98,7 +98,7 @@ def test_two_processes_started_by_the_command_itself_write_the_same_once(folder,
     process = run("evaluate.py", *words, folder=folder)
     assert contents(folder / "evaluation2", SCORES) == contents(folder / "evaluation1", SCORES)
     assert files_of(folder / "evaluation2") == files_of(folder / "evaluation1")
-    assert process.stdout.count("Metrics, predictions and pictures are in") == 1
+    assert process.stdout.count("Metrics, predictions and images are in") == 1
     assert set(Path(folder).iterdir()) - before == {folder / "evaluation2"}
 
 
@@ -113,7 +113,7 @@ def test_two_processes_learn_as_one_with_a_batch_twice_as_large(folder):
     assert together == pytest.approx(alone, abs=1e-4)
     assert files_of(folder / "train2") == files_of(folder / "train1")
     assert (
-        "16 samples an update: a batch of 4, 2 processes, 2 batches accumulated"
+        "effective batch size 16 = batch 4 x 2 processes x 2 accumulated batches"
         in (folder / "train2/train.log").read_text()
     )
 
@@ -193,7 +193,7 @@ def test_a_job_of_two_processes_that_one_signal_stops_is_queued_again_once_and_g
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = start([*torchrun, ROOT / "train.py", *STOPPED], folder)
     assert "going on behind update 3 of" in process.stdout
-    assert process.stdout.count("Metrics, predictions and pictures are in") == 1
+    assert process.stdout.count("Metrics, predictions and images are in") == 1
     assert set(folder.iterdir()) == before and "Traceback" not in process.stderr
     assert_equal(last(folder / "stopped")["state_dict"], last(folder / "whole")["state_dict"])
     assert set(files_of(folder / "stopped")) == {*files_of(folder / "whole"), "stops.json"}

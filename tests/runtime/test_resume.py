@@ -12,11 +12,10 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers.distilling import make_model, make_plan, save
+from helpers.distillation import make_model, make_plan, save
 from helpers.runs import ROOT, run
-from helpers.small_fits import make_trainer
+from helpers.trainers import make_trainer
 from omegaconf import OmegaConf
-from pytorch_lightning.loggers import CSVLogger
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample
@@ -30,6 +29,7 @@ from runtime.checkpoint_io import CheckpointFiles
 from runtime.preemption import Preempted
 from runtime.resume import ResumePoint, find_resume_point
 from runtime.truncate_logs import truncate_csv_logs
+from tracking.csv_logger import StepCSVLogger
 from training.build import build_teacher
 from training.distillation.cache import TeacherCache
 from training.distillation.module import DistillationModule
@@ -50,7 +50,8 @@ def read(folder, name="last"):
 def logged(folder):
     """What was logged in training, by step."""
     rows = csv.DictReader((folder / "metrics.csv").open())
-    return [{k: v for k, v in row.items() if v and "val" not in k} for row in rows if row["train/loss"]]
+    names = ("step", "train/loss", "train/nll", "train/gradient_norm", "lr")
+    return [{name: row.get(name) for name in names} for row in rows if row["train/loss"]]
 
 
 def validated(folder):
@@ -133,12 +134,13 @@ def fit(
         train_views=None if cache is None else 1,
     )  # fmt: skip
     module = make_trained(teacher, cache)
-    settings = {"pictures": 0, "ema": {"decay": 0.9}, "save_every": save_every, "signals": ["SIGUSR1"]}
-    config = OmegaConf.create(settings)
+    config = OmegaConf.create({
+        "pictures": 0, "ema": {"decay": 0.9}, "save_every": save_every, "log_every": 30.0, "signals": ["SIGUSR1"],
+    })  # fmt: skip
     callbacks = training_callbacks(config, SimpleNamespace(best="score"), folder, files or {})
     trainer = make_trainer(
-        folder, [*callbacks, *more], interrupt, max_epochs=3, logger=CSVLogger(folder, "", ""), gradient_clip_val=1.0,
-        plugins=[CheckpointFiles()], **options,
+        folder, [*callbacks, *more], interrupt, max_epochs=3, logger=StepCSVLogger(folder, "", ""),
+        gradient_clip_val=1.0, plugins=[CheckpointFiles()], **options,
     )  # fmt: skip
     if continues is not None:
         truncate_csv_logs(trainer.loggers, *continues)

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from helpers import wandb_files
 from helpers.runs import ROOT
-from helpers.small_fits import make_trainer
+from helpers.trainers import make_trainer
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -29,9 +29,9 @@ from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from runtime.resume import ResumePoint, find_resume_point
+from tracking.predictions import PredictionBatch, SamplePrediction
 from tracking.provenance import git_state, provenance
 from tracking.wandb_logger import Wandb
-from training.evaluation import Answer, Answers
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
@@ -53,7 +53,9 @@ class Answering(TrainingModule):
         pass
 
     def validation_step(self, batch, batch_idx):
-        return Answers("val", batch, [Answer(name, Said("yes", (0.0, 1.0)), None) for name in batch.ids])
+        return PredictionBatch(
+            "val", batch, [SamplePrediction(name, Said("yes", (0.0, 1.0)), None) for name in batch.ids]
+        )
 
     def on_validation_epoch_end(self):
         self.log("val/acc@0.5", float(self.global_step))

@@ -16,7 +16,8 @@ from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree
 from ofa.model import OFAModel
 from ofa.processors.base import Processor
-from training.evaluation import Answer, EvaluationModule
+from tracking.predictions import SamplePrediction
+from training.evaluation import EvaluationModule
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.self_critical import SelfCriticalModule
@@ -151,5 +152,5 @@ def test_an_evaluation_without_one_readable_row_is_an_error(tmp_path):
 
 
 def test_a_process_without_a_readable_row_leaves_the_score_to_the_answers_of_others(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.evaluation.gather", lambda own: own or [Answer("a", "yes", "no")])
+    monkeypatch.setattr("training.evaluation.gather", lambda own: own or [SamplePrediction("a", "yes", "no")])
     assert validate_unreadable(tmp_path) == [{"val/count": 1.0}]

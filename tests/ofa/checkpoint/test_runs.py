@@ -3,7 +3,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from helpers.payload import Payload
+from helpers.fakes import Payload
 
 from ofa import OFAConfig, OFAModel, load, pipeline
 from ofa.checkpoint import TaskSettings, load_model, load_weights, read_task

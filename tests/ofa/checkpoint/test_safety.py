@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import published
-from helpers.payload import Payload
+from helpers.fakes import Payload
 
 from ofa.checkpoint import load_model
 from ofa.errors import UserError

@@ -75,7 +75,7 @@ def _bytes_of(grey: np.ndarray, sixteen_bits: bool) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """PIL picture -> float32 tensor [3, size, size]: resized by Pillow's bicubic filter, aspect not kept, normalised.
+    """PIL image -> float32 tensor [3, size, size]: resized by Pillow's bicubic filter, aspect not kept, normalised.
 
     Args:
         size: pixels per side.

@@ -14,7 +14,7 @@ import tomllib
 
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = project["optional-dependencies"]
-for requirement in (*project["dependencies"], *(line for extra in ("train", "slurm", "sweep", "test") for line in extras[extra])):
+for requirement in sum((extras[name] for name in ("train", "slurm", "sweep", "test")), project["dependencies"]):
     bound = re.match(r"([\w-]+)>=([\w.]+)", requirement)
     if bound:
         print(f"{bound[1]}=={bound[2]}")

@@ -96,6 +96,7 @@ Worker+Rows Evaluation+Cache max_len_behind_+prefix hard_+weight distill.+matche
 OLD_CLASSES = "Form Stored Listing Fit Place Interrupted Question".split()  # banned where a class is made
 
 OLD_NAMES_ALLOWED = {
+    "max_len_behind_" + "prefix": {"ofa/checkpoint/task_settings.py": "loads files of earlier versions"},
     "hard_weight": {"CHANGELOG.md": "lists the renamed keys"},
     "distill.matches": {"CHANGELOG.md": "lists the renamed keys"},
 }

@@ -23,7 +23,7 @@ class PrefixTree:
 
     Tokens are also counted as columns: their place in `tokens`, the sorted ids that occur in the tree and ids 0..3.
 
-    To score all answers, a decoder need not read all nodes. A token without siblings has probability 1, so only
+    To score all answers, a decoder does not have to read all nodes. A token without siblings has probability 1, so only
     choices between siblings matter, and only the nodes before a choice must be read: the rows. In a tree of
     short answers most nodes are followed only by `</s>` and are not rows.
 

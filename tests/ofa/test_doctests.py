@@ -8,7 +8,9 @@ import pytest
 
 import ofa
 
-MODULES = [module.name for module in pkgutil.walk_packages(ofa.__path__, "ofa.") if not module.name.endswith("__main__")]
+MODULES = [
+    module.name for module in pkgutil.walk_packages(ofa.__path__, "ofa.") if not module.name.endswith("__main__")
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -52,7 +52,7 @@ def test_a_checkpoint_has_its_task_settings_and_one_of_earlier_versions_is_refus
         read_task(file)
 
 
-def test_loading_a_model_leaves_the_random_numbers_alone(run):
+def test_loading_a_model_does_not_change_the_random_state(run):
     state = torch.get_rng_state()
     load_model(run)
     assert torch.equal(torch.get_rng_state(), state)

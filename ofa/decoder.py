@@ -10,13 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ofa.attention import Attention, blocking_bias, position_scores, relative_scores
+from ofa.attention import (
+    Attention,
+    blocking_bias,
+    patch_offset_buckets,
+    patch_position_ids,
+    position_scores,
+    relative_scores,
+    token_offset_buckets,
+)
 from ofa.config import OFAConfig
 from ofa.encoder import EncoderOutput
 from ofa.errors import UserError
 from ofa.features import Feature, Recorder
 from ofa.layers import TransformerLayer, drop_path_rates, relative_tables
-from ofa.positions import patch_offset_buckets, patch_position_ids, token_offset_buckets
 from ofa.vocabulary import PAD
 
 

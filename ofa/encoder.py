@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ofa.attention import Attention, blocking_bias, position_scores, relative_scores
+from ofa.attention import (
+    Attention,
+    blocking_bias,
+    patch_offset_buckets,
+    patch_position_ids,
+    position_scores,
+    relative_scores,
+    token_offset_buckets,
+)
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.features import Feature, Recorder
 from ofa.layers import TransformerLayer, drop_path_rates, relative_tables
-from ofa.positions import patch_offset_buckets, patch_position_ids, token_offset_buckets
 from ofa.vision import PATCH_WIDTH, build_backbone, fold_batch_norms
 from ofa.vocabulary import PAD
-from ofa.weight_derived_cache import WeightDerivedCache
+
+Value = TypeVar("Value")
+
+
+class WeightDerivedCache(Generic[Value]):
+    """One value, computed again when its weights have changed or another key is requested.
+
+    A change is seen by the version that PyTorch counts for in-place operations (optimizer steps, `load_state_dict`) and
+    by the memory address (moves to a device). The owner clears it in `train()`, to free the memory, too.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop the value."""
+        self._key: Hashable = None
+        self._value: Value | None = None
+
+    def get(self, what: Hashable, weights: Iterable[Tensor], make: Callable[[], Value]) -> Value:
+        """The cached value for `what` and these weights, else that of `make`, which is cached."""
+        key = (what, *((tensor.data_ptr(), tensor._version) for tensor in weights))
+        if key != self._key:
+            self._key, self._value = key, make()
+        return self._value
 
 
 @dataclass

@@ -49,7 +49,7 @@ def drop_path_rates(rate: float, layers: int) -> list[float]:
 
 
 def relative_tables(config: OFAConfig, heads: int, layers: int) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """One table of relative position biases per layer, for text tokens and for image patches (see `positions.py`)."""
+    """One table of relative position biases per layer, for text tokens and for image patches (see `ofa.attention`)."""
     token_buckets = 2 * config.token_bucket_size - 1
     patch_buckets = (2 * config.image_bucket_size - 1) ** 2 + 3
     return (

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ofa.generation.constraints import Constraints
-from ofa.generation.ensemble import average, encode, models_of
 from ofa.generation.options import GenerationOptions
-from ofa.generation.step_decoder import StepDecoder
+from ofa.generation.step_decoder import StepDecoder, average, encode, models_of
 from ofa.model import OFAModel
 from ofa.vocabulary import BOS, EOS, PAD
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ofa.generation.beam_search import Hypothesis
-from ofa.generation.ensemble import average, encode, models_of
 from ofa.generation.prefix_tree import PrefixTree
+from ofa.generation.step_decoder import average, encode, models_of
 from ofa.generation.tree_decoder import decode_tree
 from ofa.model import OFAModel
 from ofa.vocabulary import BOS

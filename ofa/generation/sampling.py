@@ -11,9 +11,8 @@ from torch import Tensor
 from ofa.errors import UserError
 from ofa.generation.beam_search import Hypothesis
 from ofa.generation.constraints import Constraints
-from ofa.generation.ensemble import average, encode, models_of
 from ofa.generation.options import SamplingOptions
-from ofa.generation.step_decoder import StepDecoder
+from ofa.generation.step_decoder import StepDecoder, average, encode, models_of
 from ofa.model import OFAModel
 from ofa.vocabulary import BOS, EOS, PAD
 

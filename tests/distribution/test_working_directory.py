@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.distilling import SMALL_DEMO
 
 ROOT = Path(__file__).parents[2]
+SMALL_DEMO = [
+    "model=micro", "data.rows.train=16", "data.rows.evaluation=4", "task.image_size=32", "data.scenes.grid=2",
+    "data.batch_size=4", "trainer.max_steps=1", "validate_every=1",
+]  # fmt: skip
 SPAWN = 'import multiprocessing\nmultiprocessing.set_start_method("spawn", force=True)\n'
 
 

@@ -1,8 +1,8 @@
-"""Boxes in pixels and in bins.
+"""Boxes as pixels and as bins: small pure functions.
 
-A box is x0, y0, x1, y1 in pixels of the original image, with exclusive right and lower edges: its area is
-(x1 - x0) * (y1 - y0). A model generates it as four bins of the resized image: coordinate * resize ratio /
-max_image_size * 999, rounded. `resize_ratio` is always (resized width / width, resized height / height).
+A box is x0, y0, x1, y1 in pixels of the original image, the right and lower edges exclusive, so that its area is
+(x1 - x0) * (y1 - y0). A model writes it as four bins of the resized picture: coordinate * resize ratio / max_image_size
+* 999, rounded. `resize_ratio` is always (resized width / width, resized height / height).
 """
 
 import torch
@@ -14,11 +14,7 @@ Box = tuple[float, float, float, float]
 
 
 def boxes_to_bins(boxes: Tensor, resize_ratio: tuple[float, float], max_image_size: int) -> Tensor:
-    """Bin numbers [..., 4] (int64) of boxes [..., 4] inside the image; 0..999 if the image fits max_image_size.
-
-    >>> boxes_to_bins(torch.tensor([0.0, 0.0, 64.0, 32.0]), (8.0, 8.0), 512).tolist()
-    [0, 0, 999, 500]
-    """
+    """Bin numbers [..., 4] (int64) of boxes [..., 4] inside the image; 0..999 where the picture fits max_image_size."""
     return (boxes * _per_coordinate(resize_ratio) / max_image_size * (N_BINS - 1)).round().long()
 
 
@@ -28,7 +24,7 @@ def bins_to_boxes(bins: Tensor, resize_ratio: tuple[float, float], max_image_siz
 
 
 def box_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union [N] of boxes [N, 4] and [N, 4], row by row; 0 if neither has an area."""
+    """Intersection over union [N] of boxes [N, 4] and [N, 4], row by row; 0 where neither has an area."""
     overlap = _area(torch.maximum(first[:, :2], second[:, :2]), torch.minimum(first[:, 2:], second[:, 2:]))
     union = _area(first[:, :2], first[:, 2:]) + _area(second[:, :2], second[:, 2:]) - overlap
     return torch.where(union > 0, overlap / union, 0.0)
@@ -40,7 +36,7 @@ def _area(upper_left: Tensor, lower_right: Tensor) -> Tensor:
 
 
 def has_area(box: Box) -> bool:
-    """Whether it is neither empty nor has its corners swapped."""
+    """Whether it covers anything: neither empty nor with its corners swapped."""
     x0, y0, x1, y1 = box
     return x0 < x1 and y0 < y1
 

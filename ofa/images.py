@@ -1,4 +1,4 @@
-"""Images: decoding, conversion to RGB, and the normalised input tensor."""
+"""Pictures: from an encoded file to the normalised tensor a model takes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 from ofa.errors import UserError
 
 # 8000 x 8000: above any photograph in the published data, and 192 MB when decoded. Below Pillow's own limits, which
-# warn first and reject only at twice the size.
+# warn first and refuse only at twice the size.
 MAX_PIXELS = 64_000_000
 
-# Formats of photographs. Pillow has more, some of which start other programs.
+# What photographs come in. Pillow knows more, some of which start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 class ImageError(UserError):
-    """An image that cannot be used."""
+    """A picture that cannot be used."""
 
 
 def open_image(encoded: bytes) -> Image.Image:
-    """The RGB image of an encoded file.
+    """The RGB picture of an encoded file.
 
     Pixels are those of the published system: transparency is dropped, not blended, and the EXIF orientation is not
     applied, since boxes and published results refer to pixels as they are stored.
@@ -41,21 +41,21 @@ def open_image(encoded: bytes) -> Image.Image:
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"it is not an image of a known format ({', '.join(FORMATS)})") from error
+        raise ImageError(f"it is no picture of a known kind ({', '.join(FORMATS)})") from error
     except Exception as error:  # on damaged bytes decoders raise anything from OSError to struct.error
         raise ImageError(f"it does not decode ({error})") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB with 8 bits per channel.
+    """The picture's red, green and blue, 8 bits each.
 
     Raises:
-        ImageError: its values are neither 8-bit nor 16-bit numbers.
+        ImageError: its values are no bytes and no 16-bit numbers.
     """
     if image.mode.startswith("I"):  # grey, which Pillow's own conversion would clip to white at 255
         image = Image.fromarray(_bytes_of(np.asarray(image), sixteen_bits=image.mode != "I" or image.format == "PNG"))
     if image.mode == "F":
-        raise ImageError("its values are 32-bit floating-point numbers; give bytes")
+        raise ImageError("its values are of 32 bits with fractions; give bytes")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours as directly, without Pillow's warning
     return image.convert("RGB")
@@ -65,20 +65,20 @@ def _bytes_of(grey: np.ndarray, sixteen_bits: bool) -> np.ndarray:
     """Whole numbers as bytes.
 
     Args:
-        sixteen_bits: the values have 16 bits, even if all are small; else they do if one exceeds a byte.
+        sixteen_bits: that they are meant so, even if all are dark; else they are where one is more than a byte.
     """
     least, most = int(grey.min()), int(grey.max())
     if least < 0 or most > 65535:
-        raise ImageError(f"its values range from {least} to {most}; give bytes, or 16 bits from 0 to 65535")
+        raise ImageError(f"its values go from {least} to {most}; give bytes, or 16 bits from 0 to 65535")
     return (grey.astype(np.uint16) >> (8 if sixteen_bits or most > 255 else 0)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """PIL image -> float32 tensor [3, size, size]: resized by Pillow's bicubic filter, aspect not kept, normalised.
+    """PIL picture -> float32 tensor [3, size, size]: resized by Pillow's bicubic filter, aspect not kept, normalised.
 
     Args:
-        size: pixels per side.
+        size: pixels a side.
         mean, std: of each channel, on the scale where 255 is 1.
     """
 
@@ -94,5 +94,5 @@ class ImageTransform:
 
 
 def resize_ratios(size: int, width: int, height: int) -> tuple[float, float]:
-    """Scale factors of x and y when an image of width x height is resized to size x size."""
+    """What x and y of a box in a picture of width x height are multiplied by when it becomes size x size."""
     return size / width, size / height

@@ -1,4 +1,4 @@
-"""Text cleaning before tokenization, as for the published data: `clean_caption`, `clean_question`."""
+"""How raw text is cleaned before it is tokenized: `clean_caption` and `clean_question`, as the published data was."""
 
 import re
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def clean_question(text: str, max_words: int | None = None) -> str:
 
 
 def cut_words(clean: Callable[[str, int | None], str], text: str, max_words: int) -> tuple[str, tuple[str, ...]]:
-    """The cleaned text of at most `max_words` words, and a note if it was cut; `clean` is one of the above."""
+    """The cleaned text of at most `max_words` words, and a note where that cut it; `clean` is one of the above."""
     cut = clean(text, max_words)
     return cut, () if cut == clean(text, None) else (f"text cut to {max_words} words",)
 

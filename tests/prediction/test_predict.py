@@ -60,7 +60,7 @@ def test_a_folder_is_answered_and_an_interrupted_run_goes_on(model, photos, tmp_
     records = lines(out / "predictions.jsonl")
     names = ["a.png", "b.jpg", "c.png", "e.JPG", "more/d.png"]
     assert [record["image"] for record in records] == [f"photos/{name}" for name in names]
-    assert "not an image of a known format" in records[2]["error"] and len(records[0]["boxes"][0]) == 4
+    assert "no picture of a known kind" in records[2]["error"] and len(records[0]["boxes"][0]) == 4
     assert all(record["asked_text"] == "what's red, (left)?" for record in records)
     assert sorted(path.name for path in (out / "pictures").iterdir()) == [
         "000000_a.jpg", "000001_b.jpg", "000003_e.jpg", "000004_d.jpg",

@@ -101,7 +101,7 @@ def test_broken_rows_are_named_by_their_lines_and_the_exit_status_says_so(lines,
     assert main([str(write(tmp_path, lines))]) == 1
     shown = capsys.readouterr().out
     assert "broken rows: 2" in shown
-    assert "the row has 2 columns, this format has 5" in shown and "not an image of a known format" in shown
+    assert "the row has 2 columns, this format has 5" in shown and "no picture of a known kind" in shown
     assert "box clipped to the image" in shown and "uniq_id that another row has, too" in shown
 
 

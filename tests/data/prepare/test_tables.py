@@ -104,7 +104,7 @@ def test_answers_are_written_as_they_are_or_as_vqa_does(tmp_path, given, as_it_i
         ("refcoco", "a.jpg, ?! ,1,2,3,4", "the text is empty"),
         ("refcoco", "b.jpg,cup,1,2,3,4", "b.jpg cannot be read (No such file or directory)"),
         ("refcoco", ",cup,1,2,3,4", "'image' holds no image"),
-        ("refcoco", "own.csv,cup,1,2,3,4", "not an image of a known format"),
+        ("refcoco", "own.csv,cup,1,2,3,4", "no picture of a known kind"),
         ("refcoco", "a.jpg,cup,1,2,3", "it has 5 fields, the header has 6"),
         ("snli_ve", "a.jpg,It is,neutrall", "did you mean 'neutral'"),
         ("vqa", "a.jpg,What?,2|!+red", "not of the form 0.6|!+yes"),

@@ -1,4 +1,4 @@
-"""Byte-level BPE tokenizer with image codes and coordinate bins: `Tokenizer`.
+"""Text to token ids and back: `Tokenizer`, byte-level BPE with image codes and coordinate bins behind it.
 
 The BPE part is in `vocab.json` and `merges.txt` of a model folder; ids of `<code_i>` and `<bin_i>` are computed (see
 `ofa.vocabulary`). Text never becomes a special, code or bin id: a literal "<mask>" is split into pieces, as in the

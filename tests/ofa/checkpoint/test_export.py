@@ -217,7 +217,9 @@ def test_the_description_of_a_modelscope_folder_is_a_task(tmp_path, caplog):
 
 @pytest.mark.parametrize("theirs, ours", [("ocr-recognition", "ocr"), ("text-to-image-synthesis", "text-to-image")])
 def test_tasks_of_modelscope_have_pipelines(theirs, ours, tmp_path):
-    assert read_task(modelscope_folder(tmp_path, theirs, {})) == TaskSettings(ours) and ours in PIPELINE_NAMES
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "configuration.json").write_text(json.dumps({"task": theirs, "model": {}}))
+    assert read_task(tmp_path) == TaskSettings(ours) and ours in PIPELINE_NAMES
 
 
 def test_a_modelscope_task_without_a_pipeline_is_none(tmp_path, caplog):

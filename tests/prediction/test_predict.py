@@ -11,6 +11,7 @@ from PIL import Image
 
 from ofa import OFAConfig, OFAModel, pipeline
 from ofa.checkpoint import TaskSettings, export
+from ofa.cli import main
 from ofa.errors import UserError
 from ofa.prediction.batches import check_texts, predict_each
 from ofa.prediction.drawing import draw, save_image
@@ -210,3 +211,12 @@ def test_settings_of_a_task_are_those_of_the_checkpoint(model, tmp_path):
     arguments = [f"checkpoint={model}", "input=photos", "task=refcoco", "task.image_size=64"]
     process = run("predict.py", *arguments, folder=tmp_path, check=False)
     assert "task.image_size=64: predict.py uses the settings stored with the checkpoint" in process.stderr
+
+
+def test_the_command_ofa_fails_without_a_prediction(model, photos, tmp_path):
+    def predict(image):
+        return main(["predict", str(model), str(photos / image), "--text", "a", "--output", str(tmp_path / image)])
+
+    assert predict("c.png") == 1 and "error" in lines(tmp_path / "c.png/predictions.jsonl")[0]
+    assert predict("a.png") == 0 and len(list((tmp_path / "a.png/pictures").iterdir())) == 1
+    assert predict("nowhere.png") == 2

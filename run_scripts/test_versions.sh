@@ -21,10 +21,10 @@ for requirement in sum((extras[name] for name in ("train", "slurm", "sweep", "te
 PYTHON
 }
 
-run() {  # oldest or newest, then arguments of pytest
-    local versions=$1 folder
+run() (  # oldest or newest, then arguments of pytest
+    versions=$1
     folder=$(mktemp --directory)
-    trap 'rm -rf "$folder"' RETURN
+    trap 'rm -rf "$folder"' EXIT
     if [[ $versions == oldest ]]; then lower_bounds > "$folder/constraints"; else : > "$folder/constraints"; fi
     "$python" -m venv "$folder/venv"
     "$folder/venv/bin/pip" install --quiet --upgrade pip
@@ -32,10 +32,10 @@ run() {  # oldest or newest, then arguments of pytest
     echo "== $versions versions =="
     "$folder/venv/bin/pip" list
     OMP_NUM_THREADS=1 "$folder/venv/bin/python" -m pytest -q -n 2 "${@:2}"
-}
+)
 
 case ${1:-both} in
-    both) run oldest && run newest ;;
+    both) run oldest; run newest ;;
     oldest | newest) run "$@" ;;
     *) echo "usage: $0 [oldest|newest [PYTEST_ARGUMENT ...]]" >&2; exit 2 ;;
 esac

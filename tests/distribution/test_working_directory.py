@@ -46,6 +46,6 @@ def test_a_sweep_trains_in_two_processes_with_spawned_workers(folder):
     (folder / "site").mkdir()
     (folder / "site/sitecustomize.py").write_text(SPAWN)
     processes = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.num_workers=1"]
-    arguments = [*SMALL_DEMO, *processes, "-m", "seed=0", "hydra.sweep.dir=sweep"]
+    arguments = ["-m", *SMALL_DEMO, *processes, "seed=0", "hydra.sweep.dir=sweep"]
     run("train.py", *arguments, folder=folder, PYTHONPATH=str(folder / "site"))
     assert json.loads((folder / "sweep/0/metrics.json").read_text())

@@ -72,10 +72,10 @@ def test_a_url_is_fetched_and_one_without_a_picture_is_named(server):
         (Image.new("F", (4, 4), 200), "the image cannot be used: its values are of 32 bits with fractions"),
         (Image.new("I", (4, 4), -1), "the image cannot be used: its values go from -1 to -1"),
         (Image.new("I", (4, 4), 70000), "its values go from 70000 to 70000"),
-        (np.zeros((2, 2, 7), np.uint8), r"an array of shape \[2, 2, 7\] is no picture"),
-        (np.zeros((0, 3), np.uint8), "is no picture"),
+        (np.zeros((2, 2, 7), np.uint8), r"an array of shape \[2, 2, 7\] is not an image"),
+        (np.zeros((0, 3), np.uint8), "is not an image"),
         (np.full((2, 2), 300.0), "fractions from 0 to 1"),
-        (np.zeros((2, 2), np.int64), "an array of int64 is no picture"),
+        (np.zeros((2, 2), np.int64), "an array of int64 is not an image"),
     ],
 )
 def test_what_is_no_picture_is_refused_in_a_sentence(given, message):

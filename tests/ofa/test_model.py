@@ -151,7 +151,7 @@ def test_bfloat16_autocast_stays_close_to_float32(model, batch):
 
 
 def test_an_image_with_more_patches_than_positions_is_refused(model):
-    with pytest.raises(UserError, match="at most 672 px a side"):
+    with pytest.raises(UserError, match="at most 672 px per side"):
         model(torch.tensor([[0, 2]]), torch.zeros(1, 3, 688, 64))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.measure import Case, Machine, Workload
+from criterions.base import AllowedIds
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.config import OFAConfig
 from ofa.generation import GenerationOptions, PrefixTree, generate, score_candidates
@@ -81,7 +82,8 @@ class TrainingStep(ModelCase):
 
         def forward() -> Any:
             decoded = model.decoder(previous, model.encoder(**inputs))
-            return criterion(model, decoded.last_hidden_state, target, update=0)
+            targets = AllowedIds().targets(target)
+            return criterion(model.logits(decoded.last_hidden_state[targets.valid]), targets, step=0)
 
         return Workload(training_step(model, Optim(lr=1e-4), forward, machine), self.batch_size)
 

@@ -10,7 +10,7 @@ import torch
 from benchmarks.compute import ModelCase, training_step
 from benchmarks.measure import Machine, Workload
 from criterions.distillation.criterion import DistillationCriterion
-from criterions.distillation.matching import compose, read_rules
+from criterions.distillation.layer_mapping import map_layers, read_rules
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Batch, Sample, collate
 from ofa.config import OFAConfig
@@ -75,7 +75,7 @@ class DistillationStep(StepOfBatch):
 
     teacher: str = "base"
     teacher_precision: str = "32-true"
-    matches: str | None = "first:attention_mse_sum:encoder,first:attention_mse_sum:decoder"
+    pairs: str | None = "first:attention_mse_sum:encoder,first:attention_mse_sum:decoder"
 
     label = "distillation step, {image_size} px, batch {batch_size}"
 
@@ -86,11 +86,13 @@ class DistillationStep(StepOfBatch):
     def prepare(self, machine: Machine, folder: Path) -> Workload:
         student, task = self.build_model(machine, train=True), self.build_task()
         teacher = OFAModel(OFAConfig.from_name(self.teacher))
-        matches = compose(read_rules(self.matches, 1.0, None), student.config, teacher.config)
-        criterion = DistillationCriterion(LabelSmoothedCrossEntropy(), matches, student.config, teacher.config)
+        pairs = map_layers(read_rules(self.pairs, 1.0, None), student.config, teacher.config)
+        criterion = DistillationCriterion(LabelSmoothedCrossEntropy(), pairs, student.config, teacher.config)
         teacher = self.build_teacher(teacher, criterion, folder)
-        module = DistillationModule(student, task, task.generation, criterion, Optim(lr=1e-4), Freezing(), teacher)
-        module.total_updates = 1
+        module = DistillationModule(
+            student, task, task.generation, criterion, Optim(lr=1e-4), Freezing(), teacher=teacher
+        )
+        module.total_steps = 1
         teacher.to(torch.device(machine.device))
         return self.workload(module, machine)
 
@@ -102,7 +104,7 @@ class DistillationStep(StepOfBatch):
 class CachedStep(DistillationStep):
     """With the teacher's probabilities from a cache; the first step, which is not timed, fills it."""
 
-    matches: str | None = None
+    pairs: str | None = None
     top_k: int = 64
 
     label = "distillation step, {image_size} px, batch {batch_size}, cached"
@@ -110,4 +112,4 @@ class CachedStep(DistillationStep):
     def build_teacher(self, model: OFAModel, criterion: DistillationCriterion, folder: Path) -> Teacher | CachedTeacher:
         cache = TeacherCache(folder / "cache", self.batch_size, {})
         teacher = super().build_teacher(model, criterion, folder)
-        return CachedTeacher(cache, lambda: teacher, self.top_k, model.config.vocab_size)
+        return CachedTeacher(cache, lambda: teacher, self.top_k)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.compute import short_answers
 from benchmarks.measure import Case, Machine, Workload
+from criterions.base import AllowedIds
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.config import OFAConfig
 from ofa.generation.prefix_tree import PrefixTree
@@ -62,10 +63,11 @@ class TreeLoss(ConstrainedLoss):
     label = "loss over {answers} answers, tree"
 
     def build_loss(self, model: OFAModel, hidden: Tensor, target: Tensor, tree: PrefixTree) -> Callable[[], Tensor]:
-        criterion = LabelSmoothedCrossEntropy()
+        allowed, criterion = AllowedIds(tree=tree), LabelSmoothedCrossEntropy()
 
         def mean_loss() -> Tensor:
-            loss = criterion(model, hidden, target, update=0, tree=tree)
+            targets = allowed.targets(target)
+            loss = criterion(model.logits(hidden[targets.valid], targets.ids), targets, step=0)
             return loss.sum / loss.sample_size
 
         return mean_loss

@@ -1,43 +1,50 @@
-"""A teacher that is asked once about each sample."""
+"""A teacher whose logits are computed once for each sample, and the records of its cache.
+
+A record holds a float32 number for each token, then log-probabilities in float16, token by token:
+
+- of every allowed id, in the order of the A ids; the number is the log-sum-exp of the logits, so that log-probability +
+  number is the logit again. Rounding is relative to the log-probability: smallest for likely ids;
+- or of the k best ids of the vocabulary, after the ids as int32; the number is the logarithm of the total probability
+  of the other ids, which is spread evenly over them.
+"""
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from criterions.base import Targets, log_probabilities
 from criterions.distillation.states import States
-from criterions.label_smoothing import Targets
 from data.batch import Batch
 from ofa.errors import UserError
 from ofa.vocabulary import PAD
 from training.distillation.cache import REMEDY, TeacherCache
-from training.distillation.cache_records import pack, unpack
 from training.distillation.teacher import Teacher
 
 
 class CachedTeacher:
-    """Stands for a Teacher of logits: what it said of a sample is kept. It is in memory while there is more to ask.
+    """Replaces a Teacher of logits by its cache. The teacher is in memory only while records are missing.
 
-    What is returned always comes from the cache, so that a run that fills it learns exactly what later ones learn.
+    The logits are always read from the cache, so that a run that fills it trains on the same values as later ones.
 
     Args:
-        cache: of what was said; its fingerprint is that of the teacher.
+        cache: of the logits; its fingerprint is that of the teacher.
         load: loads the teacher.
-        top_k: how many ids of the vocabulary are kept of each token; None: all that it may be.
-        vocabulary_size: the number of all ids.
+        top_k: number of ids stored for each token; None: all allowed ids.
     """
 
-    def __init__(
-        self, cache: TeacherCache, load: Callable[[], Teacher], top_k: int | None, vocabulary_size: int
-    ) -> None:
-        self.cache, self.load, self.top_k, self.vocabulary_size = cache, load, top_k, vocabulary_size
+    def __init__(self, cache: TeacherCache, load: Callable[[], Teacher], top_k: int | None) -> None:
+        self.cache, self.load, self.top_k = cache, load, top_k
         self.teacher: Teacher | None = None
         self.device = torch.device("cpu")
 
     def __deepcopy__(self, memo: dict) -> CachedTeacher:
-        """Itself, as with Teacher."""
+        """The same object, as for Teacher."""
         return self
 
     def to(self, device: torch.device) -> None:
@@ -49,12 +56,12 @@ class CachedTeacher:
         """The logits of the N target tokens of a batch.
 
         Raises:
-            UserError: where a sample is not the one that its record was made of.
+            UserError: a sample differs from the one that its record was computed from.
         """
         checks = _checks(batch)
         missing = [i for i, is_there in enumerate(self.cache.has(batch.keys)) if not is_there]
         if missing:
-            records = pack(self._ask(batch, targets), targets, self.top_k)
+            records = pack(self._teacher_logits(batch, targets), targets, self.top_k)
             self.cache.write(*([column[i] for i in missing] for column in (batch.keys, checks, records)))
             if len(self.cache) == self.cache.n_keys:
                 self.teacher = None
@@ -64,10 +71,10 @@ class CachedTeacher:
                     f"sample {name} has other tokens than when distill.cache={self.cache.folder} was filled; {REMEDY}"
                 )
         records = [self.cache.read(key) for key in batch.keys]
-        return States(unpack(records, targets, self.top_k, self.vocabulary_size), {})
+        return States(unpack(records, targets, self.top_k), {})
 
-    def _ask(self, batch: Batch, targets: Targets) -> torch.Tensor:
-        """[N, A], the teacher's logits."""
+    def _teacher_logits(self, batch: Batch, targets: Targets) -> Tensor:
+        """[N, A]."""
         if self.teacher is None:
             self.teacher = self.load()
             self.teacher.to(self.device)
@@ -84,3 +91,57 @@ def _checks(batch: Batch) -> list[int]:
             check = zlib.crc32(row[row != PAD].tobytes(), check)
         checks.append(check)
     return checks
+
+
+def pack(logits: Tensor, targets: Targets, top_k: int | None) -> list[bytes]:
+    """The records of B samples.
+
+    Args:
+        logits: [N, A], the teacher's.
+        targets: of the batch.
+        top_k: number of ids to store for each token; None: all allowed ids.
+    """
+    log_p = log_probabilities(logits, targets.allowed)
+    if top_k is None:
+        columns = [_log_sum_exp(logits, targets.allowed), log_p.half()]
+    else:
+        best, ids = log_p.topk(top_k)
+        columns = [log_p.scatter(-1, ids, -torch.inf).logsumexp(-1), ids.int(), best.half()]
+    tokens = targets.valid.sum(1).tolist()
+    parts = [column.cpu().split(tokens) for column in columns]
+    if targets.allowed is not None:
+        allowed = targets.allowed.cpu().split(tokens)
+        parts[-1] = [values[may] for values, may in zip(parts[-1], allowed, strict=True)]
+    return [b"".join(part.numpy().tobytes() for part in sample) for sample in zip(*parts, strict=True)]
+
+
+def unpack(records: Sequence[bytes], targets: Targets, top_k: int | None) -> Tensor:
+    """Logits [N, A] in float32 from the records of B samples, packed with equal targets and `top_k`.
+
+    They equal those of the teacher up to rounding or, with `top_k`, are log-probabilities of the V ids of the
+    vocabulary. Their values at ids that are not allowed are arbitrary.
+    """
+    device = targets.columns.device
+    ends = (4 * targets.valid.sum(1)).tolist()  # of the numbers, in bytes
+    numbers = _joined("<f4", [record[:end] for record, end in zip(records, ends, strict=True)], device)
+    rest = [record[end:] for record, end in zip(records, ends, strict=True)]
+    if top_k is not None:
+        ends = [top_k * end for end in ends]
+        ids = _joined("<i4", [record[:end] for record, end in zip(rest, ends, strict=True)], device)
+        best = _joined("<f2", [record[end:] for record, end in zip(rest, ends, strict=True)], device)
+        even = (numbers - math.log(targets.vocabulary_size - top_k))[:, None].expand(-1, targets.vocabulary_size)
+        return even.scatter(-1, ids.view(-1, top_k).long(), best.view(-1, top_k).float())
+    values = _joined("<f2", rest, device).float()
+    if targets.allowed is None:
+        return values.view(len(numbers), -1) + numbers[:, None]
+    return torch.zeros(targets.allowed.shape, device=device).masked_scatter(targets.allowed, values) + numbers[:, None]
+
+
+def _log_sum_exp(logits: Tensor, allowed: Tensor | None) -> Tensor:
+    """[N], over the allowed of the A ids."""
+    logits = logits.float()
+    return (logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)).logsumexp(-1)
+
+
+def _joined(dtype: str, parts: Sequence[bytes], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.frombuffer(bytearray().join(parts), dtype)).to(device)

@@ -10,7 +10,6 @@ from ofa.processors.settings import to_task_settings
 from runtime.checks import check
 from runtime.collectives import local_rank_zero_first
 from runtime.command_line import command
-from runtime.configuration import instantiate
 from runtime.launching import devices_of
 from runtime.resume import find_resume_point
 from runtime.run_dir import run_dir
@@ -40,6 +39,7 @@ def train(config: DictConfig) -> float | None:
         return score_of_run(folder)
     loggers, chosen_callbacks = build_loggers(config, resume_point), build_callbacks(config)
     report.log_start(config, folder)
+    build.log_recipe(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tokenizer = build.build_tokenizer(config, config.tokenizer)
@@ -48,17 +48,16 @@ def train(config: DictConfig) -> float | None:
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once
         task = build.build_task(config, tokenizer)
         generation = build.generation_options(config, task)
-        criterion = build.build_criterion(config, task)
-        optim, freezing = instantiate(config.optim), instantiate(config.freezing)
-        distillation = build.build_distillation(config, tokenizer, task, criterion)
+        objective = build.build_objective(config, tokenizer, task)
+        distillation = objective.distillation
         data = build_data(config, task, list(dict.fromkeys(["train", "val", *splits_with_files(config, task)])))
         data.prepare_data()
-    cache = build.build_cache(config, data, tokenizer, task, distillation)
+    cache = build.build_cache(config, data, tokenizer, distillation)
     callbacks = training_callbacks(config, task, folder, learnt_files(data, distillation), chosen_callbacks)
     intervals = validation_settings(config, batches=len(data.train_dataloader()))
     trainer = build_trainer(config, callbacks, folder, logger=loggers, **intervals)
     model = build_initial_model(config, resume_point, distillation)
-    module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
+    module = build.build_module(config, objective, data, model, task, generation, cache)
     module.save_hyperparameters({"task": asdict(to_task_settings(task, generation))}, logger=False)  # in checkpoints
     save_run_files(config, folder, tokenizer, loggers, resume_point)
     report_parts(config, model, trainer, distillation, cache)

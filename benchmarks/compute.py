@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.machine import Machine
 from benchmarks.measure import Workload
+from criterions.base import AllowedIds
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.config import OFAConfig
 from ofa.generation import GenerationOptions, generate
@@ -71,7 +72,8 @@ class TrainingStep(ModelCase):
             optimizer.zero_grad()
             with machine.autocast():
                 decoded = model.decoder(previous, model.encoder(**inputs))
-                loss = criterion(model, decoded.last_hidden_state, target, update=0)
+                targets = AllowedIds().targets(target)
+                loss = criterion(model.logits(decoded.last_hidden_state[targets.valid]), targets, step=0)
             (loss.sum / loss.sample_size).backward()
             clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -12,7 +12,7 @@ from benchmarks.compute import ModelCase
 from benchmarks.machine import Machine
 from benchmarks.measure import Workload
 from criterions.distillation.criterion import DistillationCriterion
-from criterions.distillation.matching import compose, read_rules
+from criterions.distillation.layer_mapping import map_layers, read_rules
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Batch, Sample, collate
 from ofa.config import OFAConfig
@@ -88,7 +88,7 @@ class DistillationStep(StepOfBatch):
 
     teacher: str = "base"
     teacher_precision: str = "32-true"
-    matches: str | None = "first:attention_mse_sum:encoder,first:attention_mse_sum:decoder"
+    pairs: str | None = "first:attention_mse_sum:encoder,first:attention_mse_sum:decoder"
 
     @property
     def name(self) -> str:
@@ -98,11 +98,13 @@ class DistillationStep(StepOfBatch):
     def prepare(self, machine: Machine, folder: Path) -> Workload:
         student, task = self.build_model(machine, train=True), self.build_task()
         teacher = OFAModel(OFAConfig.from_name(self.teacher))
-        matches = compose(read_rules(self.matches, 1.0, None), student.config, teacher.config)
-        criterion = DistillationCriterion(LabelSmoothedCrossEntropy(), matches, student.config, teacher.config)
+        pairs = map_layers(read_rules(self.pairs, 1.0, None), student.config, teacher.config)
+        criterion = DistillationCriterion(LabelSmoothedCrossEntropy(), pairs, student.config, teacher.config)
         teacher = self.build_teacher(teacher, criterion, folder)
-        module = DistillationModule(student, task, task.generation, criterion, Optim(lr=1e-4), Freezing(), teacher)
-        module.total_updates = 1
+        module = DistillationModule(
+            student, task, task.generation, criterion, Optim(lr=1e-4), Freezing(), teacher=teacher
+        )
+        module.total_steps = 1
         teacher.to(torch.device(machine.device))
         return self.workload(module, machine)
 
@@ -114,7 +116,7 @@ class DistillationStep(StepOfBatch):
 class CachedStep(DistillationStep):
     """With the probabilities that a cache kept of the teacher; the first step, which is not timed, fills it."""
 
-    matches: str | None = None
+    pairs: str | None = None
     top_k: int = 64
 
     @property
@@ -124,4 +126,4 @@ class CachedStep(DistillationStep):
     def build_teacher(self, model: OFAModel, criterion: DistillationCriterion, folder: Path) -> Teacher | CachedTeacher:
         cache = TeacherCache(folder / "cache", self.batch_size, {})
         asked = super().build_teacher(model, criterion, folder)
-        return CachedTeacher(cache, lambda: asked, self.top_k, model.config.vocab_size)
+        return CachedTeacher(cache, lambda: asked, self.top_k)

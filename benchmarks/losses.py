@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.candidates import short_answers
 from benchmarks.machine import Machine
 from benchmarks.measure import Workload
+from criterions.base import AllowedIds
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.config import OFAConfig
 from ofa.generation.prefix_tree import PrefixTree
@@ -63,12 +64,13 @@ class TreeLoss(ConstrainedLoss):
     def prepare(self, machine: Machine, folder: Path) -> Workload:
         model, answers = self.build_model(machine), short_answers(self.answers)
         target, hidden = self.build_target(answers, machine), self.build_states(model, machine)
-        tree, criterion = PrefixTree(answers), LabelSmoothedCrossEntropy()
+        allowed, criterion = AllowedIds(tree=PrefixTree(answers)), LabelSmoothedCrossEntropy()
 
         def step() -> Tensor:
             model.zero_grad()
             with machine.autocast():
-                loss = criterion(model, hidden, target, update=0, tree=tree)
+                targets = allowed.targets(target)
+                loss = criterion(model.logits(hidden[targets.valid], targets.ids), targets, step=0)
             mean = loss.sum / loss.sample_size
             mean.backward()
             return mean

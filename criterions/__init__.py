@@ -1,1 +1,1 @@
-"""What training minimises. Criterions know tensors: decoder states, targets, logits; nothing of tasks or files."""
+"""Losses. They know tensors (logits, targets, features), not tasks or files."""

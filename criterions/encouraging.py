@@ -1,4 +1,4 @@
-"""The bonus of the encouraging loss (arXiv 2110.06537): tokens that are already likely keep on being learnt from."""
+"""The bonus of the encouraging loss (arXiv 2110.06537): likely tokens keep a larger gradient."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-_MIN_REST = 1e-5  # 1 - p is not taken below this, where the bonus' gradient would leave float32
+from criterions.base import Targets
+
+_MIN_REST = 1e-5  # lower bound of 1 - p, below which the gradient of the bonus would leave float32
 
 
 def encouraging_bonus(p: Tensor, log_end: float) -> Tensor:
@@ -19,24 +21,20 @@ def encouraging_bonus(p: Tensor, log_end: float) -> Tensor:
     return torch.where(p > log_end, tangent, bonus)
 
 
-def smoothed_bonus(
-    log_p: Tensor, target: Tensor, allowed: Tensor | None, smoothing: float, log_end: float, vocabulary_size: int
-) -> Tensor:
-    """What is added to the loss of each token, [N]: (1 - smoothing) * bonus(target) + smoothing / V * sum of bonus.
+def smoothed_bonus(log_p: Tensor, targets: Targets, smoothing: float, log_end: float) -> Tensor:
+    """The bonus of each token, [N]: (1 - smoothing) * bonus(target) + smoothing / V * sum of bonus.
 
-    Recorded values of the published implementation have this form: the sum goes over the allowed ids, its share is that
-    of one of all V ids of the vocabulary nevertheless.
+    Recorded values of the published implementation have this form: the sum is over the allowed ids, and the share of
+    each is nevertheless that of one of all V ids of the vocabulary.
 
     Args:
         log_p: [N, A], log-probabilities of the A ids.
-        target: [N], as indices into them.
-        allowed: [N, A], which of them a token may be; None: all.
+        targets: the N tokens.
         smoothing: the share of probability that label smoothing spreads.
-        log_end: where the bonus becomes a line, in (0, 1]; 1 is never.
-        vocabulary_size: V.
+        log_end: where the bonus becomes linear, in (0, 1]; 1: never.
     """
     bonus = encouraging_bonus(log_p.exp(), log_end)
-    if allowed is not None:
-        bonus = bonus.masked_fill(~allowed, 0)
-    of_target = bonus.gather(-1, target[:, None])[:, 0]
-    return (1 - smoothing) * of_target + smoothing / vocabulary_size * bonus.sum(-1)
+    if targets.allowed is not None:
+        bonus = bonus.masked_fill(~targets.allowed, 0)
+    of_target = bonus.gather(-1, targets.columns[:, None])[:, 0]
+    return (1 - smoothing) * of_target + smoothing / targets.vocabulary_size * bonus.sum(-1)

@@ -1,4 +1,4 @@
-"""R-Drop (arXiv 2106.14448): two dropout passes of one batch are to agree."""
+"""R-Drop (arXiv 2106.14448): agreement of two dropout passes of one batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def pass_divergence(log_p: Tensor) -> Tensor:
 
     Args:
         log_p: [N, A], log-probabilities: p of all tokens of the first pass, then q of the same tokens of the second.
-            What is not allowed must be 0 in both, and so adds nothing; -inf would make inf - inf.
+            Ids that are not allowed must be 0 in both; -inf would make inf - inf.
     """
     p, q = log_p.chunk(2)
     return ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2

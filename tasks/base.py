@@ -8,7 +8,7 @@ of the prediction are what predictions.jsonl holds beside the sample's id.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -48,6 +48,9 @@ class Task(Processor, Generic[Truth, Prediction]):
 
     best: ClassVar[str]
     """The name, among those `metric().compute()` returns, of the number to maximise."""
+
+    reward_columns: ClassVar[tuple[str, ...]] = ()
+    """The columns that `build_reward` reads; none: the task gives no rewards for generated sequences."""
 
     unread_columns: tuple[str, ...] = ()
     """Those of `columns` that its settings leave unread, so that a file need not have them."""
@@ -89,6 +92,18 @@ class Task(Processor, Generic[Truth, Prediction]):
     @abstractmethod
     def draw(self, image: Tensor | None, prediction: Prediction, truth: Truth) -> Image.Image:
         """A picture of one answer for people to look at, of the same size for every sample; image [3, h, w] or None."""
+
+    def build_reward(self, rows: Sequence[Row], skip_broken: bool) -> Callable[[Sequence[Hypothesis], Truth], Tensor]:
+        """A function of K hypotheses for a sample and its truth that returns their rewards, [K].
+
+        Args:
+            rows: the training rows, with `reward_columns` only.
+            skip_broken: leave broken rows out.
+
+        Raises:
+            RowError: a row is broken, without `skip_broken`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no reward_columns")
 
     def result(self, uniq_id: str, prediction: Prediction, truth: Truth) -> dict[str, Any] | None:
         """An answer as the task's public evaluation server wants it, its id first; None where there is no such."""

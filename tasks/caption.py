@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from data.batch import Sample
-from data.tsv import Row
+from data.tsv import Row, RowError
 from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.processors.captioning import CaptionProcessor, without_punctuation
 from ofa.vocabulary import EOS
+from runtime.progress import progress
 from tasks.drawing import draw_tile
 from tasks.image_task import ImageTask
 from tasks.metrics.captions import CaptionReport, CaptionScores
-from tasks.metrics.cider import DocumentFrequencies
+from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
+
+log = logging.getLogger(__name__)
 
 _JOINT = "&&"  # between the references of one image
 
@@ -151,6 +157,7 @@ class SelfCriticalCaption(Caption):
 
     reward_document_frequencies: str | Path | None = None
 
+    reward_columns = ("caption",)
     files = {"train": "caption_stage2_train.tsv", "val": "caption_val.tsv", "test": "caption_test.tsv"}
 
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
@@ -160,6 +167,22 @@ class SelfCriticalCaption(Caption):
             RowError: the image does not decode, or in training a row has no reference.
         """
         return self.with_references(row, self.required_references(row) if train else references(row))
+
+    def build_reward(self, rows: Sequence[Row], skip_broken: bool) -> CiderReward:
+        """CIDEr-D with the document frequencies of the configured file, or of the references in `rows`."""
+        if self.reward_document_frequencies is not None:
+            return CiderReward(self, CiderD(DocumentFrequencies.from_file(self.reward_document_frequencies)))
+        log.info("counting the n-grams of all training references; task.reward_document_frequencies=FILE saves this")
+        found = []
+        with progress("reading references", len(rows), "rows") as advance:
+            for i in range(len(rows)):
+                try:
+                    found.append([with_end(text) for text in self.required_references(rows[i])])
+                except RowError:
+                    if not skip_broken:
+                        raise
+                advance(1)
+        return CiderReward(self, CiderD(DocumentFrequencies.from_references(found)))
 
     def required_references(self, row: Row) -> tuple[str, ...]:
         """The references of a row of training.
@@ -171,6 +194,20 @@ class SelfCriticalCaption(Caption):
         if not captions:
             raise row.error("there is no reference caption to be rewarded by")
         return captions
+
+
+@dataclass(frozen=True)
+class CiderReward:
+    """CIDEr-D of generated captions against the references of their image."""
+
+    task: SelfCriticalCaption
+    cider: CiderD
+
+    def __call__(self, hypotheses: Sequence[Hypothesis], truth: References) -> Tensor:
+        """[K], the reward of each of K hypotheses."""
+        captions = [with_end(self.task.decode(h, truth).caption) for h in hypotheses]
+        references = [with_end(caption) for caption in truth.captions]
+        return torch.from_numpy(self.cider.scores(captions, [references] * len(captions))).float()
 
 
 def references(row: Row) -> tuple[str, ...]:

@@ -1,31 +1,27 @@
-"""From the composed configuration to the parts of a run; parts that do not fit are refused before any work starts."""
+"""The parts of a run from the composed configuration; incompatible parts are refused before any work starts."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
-from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from criterions.base import AllowedIds, Criterion
 from criterions.self_critical import SelfCritical
 from data.module import OFADataModule
-from data.tsv import RowError
-from ofa.config import OFAConfig
+from ofa.config import OFAConfig, typed
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from ofa.processors import SettingError
 from ofa.tokenizer import Tokenizer
 from runtime.configuration import instantiate, to_container
-from runtime.progress import progress
 from tasks.base import Task
-from tasks.caption import SelfCriticalCaption
-from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
 from training.data_files import answer_list
 from training.distillation.cache import TeacherCache
-from training.distillation.cache_fingerprint import fingerprint
 from training.distillation.cached_teacher import CachedTeacher
 from training.distillation.module import DistillationModule
 from training.distillation.plan import DistillationPlan, plan_distillation
@@ -59,124 +55,151 @@ def build_task(config: DictConfig, tokenizer: Tokenizer) -> Task:
         raise error.within("task.") from error
 
 
-def build_module(
-    config: DictConfig,
-    data: OFADataModule,
-    model: OFAModel,
-    task: Task,
-    generation: GenerationOptions,
-    criterion: LabelSmoothedCrossEntropy | SelfCritical,
-    optim: Optim,
-    freezing: Freezing,
-    distillation: DistillationPlan | None,
-    cache: TeacherCache | None,
-) -> TrainingModule:
-    """What is trained: the model with the criterion's kind of training step."""
-    if distillation is not None:
-        teacher = build_teacher(distillation, cache)
-        parts = (model, task, generation, distillation.criterion, optim, freezing, teacher)
-        return DistillationModule(
-            *parts, on_policy=distillation.on_policy, seed=config.seed, on_nonfinite=config.on_nonfinite
-        )
-    parts = (model, task, generation, criterion, optim, freezing)
-    if isinstance(criterion, SelfCritical):
-        reward = CiderD(reward_frequencies(config, task, data))
-        return SelfCriticalModule(*parts, reward, on_nonfinite=config.on_nonfinite)
-    return TrainingModule(*parts, on_nonfinite=config.on_nonfinite)
+@dataclass(frozen=True)
+class Objective:
+    """What a run minimizes and how: checked before any data or weight is read.
+
+    Attributes:
+        criterion: the loss on the targets or on rewards.
+        allowed: the ids that targets may have.
+        optim: optimizer and schedule.
+        freezing: which parts of the network are not trained.
+        distillation: the plan of a distillation; None: no teacher.
+    """
+
+    criterion: Criterion | SelfCritical
+    allowed: AllowedIds
+    optim: Optim
+    freezing: Freezing
+    distillation: DistillationPlan | None
 
 
-def build_criterion(config: DictConfig, task: Task) -> LabelSmoothedCrossEntropy | SelfCritical:
-    """The configured loss, which has to fit the task."""
-    target = config.criterion["_target_"].rsplit(".", 1)[-1]
-    if (target == "SelfCritical") != isinstance(task, SelfCriticalCaption):
+def build_objective(config: DictConfig, tokenizer: Tokenizer, task: Task) -> Objective:
+    """The configured loss, optimizer and distillation.
+
+    Raises:
+        UserError: the criterion, the task and the distillation are incompatible.
+    """
+    settings = to_container(config.criterion)
+    vocabulary_size = model_config(config).vocab_size
+    allowed = AllowedIds(vocabulary_size, settings.pop("constraint_range", None), task.tree)
+    criterion = instantiate(settings)
+    name = settings["_target_"]
+    if not isinstance(criterion, Criterion | SelfCritical):
+        raise UserError(f"criterion: {name} lacks attributes of criterions.base.Criterion; make it a subclass of it")
+    if criterion.needs_rewards != bool(task.reward_columns):
         raise UserError(
-            f"criterion={target} and task={config.task.name} do not fit: task=caption_scst is trained with "
-            "criterion=self_critical, which is taken by itself, and no other task is"
+            f"criterion: {name} is trained on {'rewards' if criterion.needs_rewards else 'targets'}, and "
+            f"task={config.task.name} gives {'rewards' if task.reward_columns else 'targets only'}; take another "
+            "criterion or task (task=caption_scst and criterion=self_critical belong together)"
         )
-    settings = [key for key in config.criterion if key != "_target_"]
-    if target == "SelfCritical" and settings:
-        raise UserError(f"criterion.{settings[0]} has no meaning for criterion=self_critical; remove it")
-    criterion = instantiate(config.criterion)
-    if task.tree is not None and criterion.constraint_range is not None:
-        raise UserError(
-            f"criterion.constraint_range={criterion.constraint_range}: task={config.task.name} allows its listed "
-            "answers alone; leave it null"
-        )
-    return criterion
+    distillation = _build_distillation(config, tokenizer, criterion, allowed)
+    return Objective(criterion, allowed, instantiate(config.optim), instantiate(config.freezing), distillation)
 
 
-def build_distillation(
-    config: DictConfig, tokenizer: Tokenizer, task: Task, criterion: LabelSmoothedCrossEntropy | SelfCritical
+def _build_distillation(
+    config: DictConfig, tokenizer: Tokenizer, criterion: Criterion | SelfCritical, allowed: AllowedIds
 ) -> DistillationPlan | None:
-    """What the student is to learn from a teacher, if anything; no weights are read yet."""
     settings = to_container(config.distill)
     if not settings:
         return None
-    if isinstance(criterion, SelfCritical):
-        raise UserError(f"task={config.task.name} learns from rewards alone, not from a teacher; leave distill=none")
-    predictions = settings.pop("predictions")  # they are data
+    if criterion.needs_rewards:
+        raise UserError(f"task={config.task.name} is trained on rewards, not on a teacher; leave distill=none")
+    predictions = settings.pop("predictions")  # part of the data
     if not settings:
         if predictions is None:
             raise UserError("distill.predictions names no file: give what evaluate.py wrote, or choose distill=none")
         return None
     if config.init is not None and config.distill.init_from_teacher is not None:
         raise UserError(
-            f"init={config.init} and distill.init_from_teacher={config.distill.init_from_teacher} both name weights to "
-            "start from; set one of them to null"
+            f"init={config.init} and distill.init_from_teacher={config.distill.init_from_teacher} both name initial "
+            "weights; set one of them to null"
         )
     return plan_distillation(
-        settings, model_config(config), criterion, tokenizer, config.task.get("image_size"), task.tree
+        settings, model_config(config), criterion, allowed, tokenizer, config.task.get("image_size")
     )
 
 
+def build_module(
+    config: DictConfig,
+    objective: Objective,
+    data: OFADataModule,
+    model: OFAModel,
+    task: Task,
+    generation: GenerationOptions,
+    cache: TeacherCache | None,
+) -> TrainingModule:
+    """The Lightning module with the training step of the objective."""
+    distillation, options = objective.distillation, {"allowed": objective.allowed, "on_nonfinite": config.on_nonfinite}
+    criterion = objective.criterion if distillation is None else distillation.criterion
+    parts = (model, task, generation, criterion, objective.optim, objective.freezing)
+    if distillation is not None:
+        teacher = build_teacher(distillation, cache)
+        return DistillationModule(
+            *parts, teacher=teacher, on_policy=distillation.on_policy, seed=config.seed, **options
+        )
+    if criterion.needs_rewards:
+        rows = data.rows("train", task.reward_columns)
+        return SelfCriticalModule(*parts, reward=task.build_reward(rows, config.data.on_error == "skip"), **options)
+    return TrainingModule(*parts, **options)
+
+
 def build_cache(
-    config: DictConfig, data: OFADataModule, tokenizer: Tokenizer, task: Task, distillation: DistillationPlan | None
+    config: DictConfig, data: OFADataModule, tokenizer: Tokenizer, distillation: DistillationPlan | None
 ) -> TeacherCache | None:
-    """What the teacher said so far, where that is kept; one of another teacher or other data is refused."""
+    """The configured teacher cache; one of another teacher or other data is refused."""
     if distillation is None or distillation.cache is None:
         return None
-    parts = fingerprint(distillation, data, to_container(config.task), task.tree, tokenizer)
+    fingerprint = distillation.fingerprint(data, to_container(config.task), tokenizer)
     n_keys = distillation.cache.views * len(data.rows("train"))
-    cache = TeacherCache(distillation.cache.folder, n_keys, parts)
+    cache = TeacherCache(distillation.cache.folder, n_keys, fingerprint)
     if config.trainer.get("num_nodes", 1) > 1 and len(cache) < n_keys:
         raise UserError(
-            f"distill.cache={cache.folder} lacks samples, and several machines cannot fill it together; fill it on one "
+            f"distill.cache={cache.folder} lacks samples, and it cannot be filled by several machines; fill it on one "
             "first: python -m training.fill_cache"
         )
     return cache
 
 
 def build_teacher(distillation: DistillationPlan, cache: TeacherCache | None) -> Teacher | CachedTeacher:
-    """With a cache, one that is loaded when it has to be."""
+    """The teacher; with a cache, its weights are loaded only if a record is missing."""
     if cache is None:
         return distillation.load_teacher()
-    vocabulary_size = distillation.criterion.vocabulary_size
-    return CachedTeacher(cache, distillation.load_teacher, distillation.cache.top_k, vocabulary_size)
-
-
-def reward_frequencies(config: DictConfig, task: SelfCriticalCaption, data: OFADataModule) -> DocumentFrequencies:
-    """Those of the configured file, else of the training references; broken rows are treated as in training."""
-    if task.reward_document_frequencies is not None:
-        return DocumentFrequencies.from_file(task.reward_document_frequencies)
-    log.info("counting the n-grams of all training references; task.reward_document_frequencies=FILE saves this")
-    rows = data.rows("train", ["caption"])
-    found = []
-    with progress("reading references", len(rows), "rows") as advance:
-        for i in range(len(rows)):
-            try:
-                found.append(task.required_references(rows[i]))
-            except RowError:
-                if config.data.on_error == "stop":
-                    raise
-            advance(1)
-    return DocumentFrequencies.from_references([[with_end(text) for text in texts] for texts in found])
+    return CachedTeacher(cache, distillation.load_teacher, distillation.cache.top_k)
 
 
 def model_config(config: DictConfig) -> OFAConfig:
-    """The configured shape of the model."""
+    """The configured architecture."""
     settings = to_container(config.model)
-    size, *_ = (settings.pop(key) for key in ("name", "gradient_checkpointing", "compile"))
-    return OFAConfig.from_name(size, **settings)
+    for key in ("name", "gradient_checkpointing", "compile"):
+        del settings[key]
+    return OFAConfig.from_dict(settings)
+
+
+def log_recipe(config: DictConfig) -> None:
+    """Log the chosen recipe, with a warning where it was made for another model size or initialization."""
+    recipe = to_container(config.get("recipe", OmegaConf.create()))
+    if "init" not in recipe:
+        log.info(
+            "no recipe for data=%s task=%s: defaults of the config groups; recipe=scratch is for training from scratch",
+            config.data.name,
+            config.task.name,
+        )
+        return
+    name, sizes = HydraConfig.get().runtime.choices.recipe, recipe.get("sizes", [config.model.name])
+    from_scratch = config.init is None and OmegaConf.select(config, "distill.init_from_teacher") is None
+    if config.model.name in sizes and from_scratch == (recipe["init"] == "scratch"):
+        log.info("recipe %s, initialization: %s", name, recipe["init"])
+        return
+    log.warning(
+        "recipe %s was made for model=%s, initialization: %s; this run has model=%s init=%s (recipe=scratch is for "
+        "training from scratch)",
+        name,
+        "|".join(sizes),
+        recipe["init"],
+        config.model.name,
+        typed(config.init),
+    )
 
 
 def check_image_size(config: DictConfig, architecture: OFAConfig) -> None:

@@ -1,4 +1,4 @@
-"""Ask the teacher ahead of training: `python -m training.fill_cache` with the words that train.py will be given."""
+"""Fill the teacher cache before training: `python -m training.fill_cache` with the overrides of train.py."""
 
 from pathlib import Path
 
@@ -20,17 +20,17 @@ from training.trainer import build_trainer
 
 @command("fill_cache")
 def fill_cache(config: DictConfig) -> None:
-    """Shows the teacher every view of every training row that is not in the cache yet; each process takes its share."""
+    """Runs the teacher on every view of every training row that is not in the cache yet, sharded over processes."""
     check(config)
     if OmegaConf.select(config, "distill.cache") is None:
         raise UserError("there is no cache to fill: set distill=logits distill.teacher=RUN distill.cache=FOLDER")
     tokenizer = build.build_tokenizer(config, config.tokenizer)
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and the index are written once
         task = build.build_task(config, tokenizer)
-        distillation = build.build_distillation(config, tokenizer, task, build.build_criterion(config, task))
+        distillation = build.build_objective(config, tokenizer, task).distillation
         data = build_data(config, task, ["train"])
         data.prepare_data()
-    cache = build.build_cache(config, data, tokenizer, task, distillation)
+    cache = build.build_cache(config, data, tokenizer, distillation)
     log_distillation(distillation, cache)
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -39,12 +39,11 @@ def fill_cache(config: DictConfig) -> None:
     teacher.to(device)
     rows, n_rows = np.arange(rank(), len(data.train_dataset()), world_size()), len(data.rows("train"))
     missing = [rows[~cache.has(view * n_rows + rows)].tolist() for view in range(distillation.cache.views)]
-    total = sum(map(len, missing))
-    with progress("filling the teacher cache", total, "samples") as advance:
+    with progress("filling the teacher cache", sum(map(len, missing)), "samples") as advance:
         for view, left in enumerate(missing):
             for batch in data.view_dataloader(view, left) if left else ():
                 batch = batch.to(device)
-                teacher(batch, distillation.criterion.hard.targets(batch.target, task.tree))
+                teacher(batch, distillation.allowed.targets(batch.target))
                 advance(len(batch))
     barrier()
     log_cache(cache, distillation.cache.views)

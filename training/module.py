@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from criterions.base import AllowedIds, Criterion, Loss
 from criterions.distillation.criterion import DistillationCriterion
-from criterions.label_smoothing import LabelSmoothedCrossEntropy, Loss
 from criterions.self_critical import SelfCritical
 from data.batch import Batch
 from ofa.generation import GenerationOptions
@@ -25,16 +25,17 @@ from training.optim import Optim
 
 
 class TrainingModule(EvaluationModule):
-    """Minimises the criterion; validates and tests as its base class does.
+    """Minimizes the criterion; validates and tests as its base class does.
 
     Args:
         model: the network to train.
         task: decodes and scores what the model generates.
-        generation: how answers are generated.
+        generation: options of the beam search.
         criterion: the loss.
         optim: optimizer and schedule.
-        freezing: which parts of the network stay as they are.
-        on_nonfinite: what a loss or gradient that is not finite does, see NonFinite.
+        freezing: which parts of the network are not trained.
+        allowed: the ids that targets may have; None: the answers of the task, or the whole vocabulary.
+        on_nonfinite: reaction to a loss or gradient that is not finite, see NonFinite.
     """
 
     def __init__(
@@ -42,21 +43,23 @@ class TrainingModule(EvaluationModule):
         model: OFAModel,
         task: Task,
         generation: GenerationOptions,
-        criterion: LabelSmoothedCrossEntropy | SelfCritical | DistillationCriterion,
+        criterion: Criterion | SelfCritical | DistillationCriterion,
         optim: Optim,
         freezing: Freezing,
         *,
+        allowed: AllowedIds | None = None,
         on_nonfinite: str = "stop",
     ) -> None:
         super().__init__(model, task, generation)
         self.criterion = criterion
+        self.allowed = allowed or AllowedIds(model.config.vocab_size, tree=task.tree)
         self.optim = optim
         self.freezing = freezing
         self.nonfinite = NonFinite(on_nonfinite)
         # Kept in checkpoints, so that one can be loaded without its configuration.
-        self.save_hyperparameters({"model": model.config.to_dict()}, logger=False)  # loggers are told by Tracking
+        self.save_hyperparameters({"model": model.config.to_dict()}, logger=False)  # Tracking informs the loggers
         freezing.apply(model)
-        self.train()  # Lightning does not call it, only restores each part's mode after an evaluation
+        self.train()  # Lightning does not call it, it only restores the mode of each part after an evaluation
 
     def train(self, mode: bool = True) -> TrainingModule:
         super().train(mode)
@@ -67,23 +70,23 @@ class TrainingModule(EvaluationModule):
         return [self.nonfinite]
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
-        """The model in evaluation mode, for what a training step generates before it learns."""
+    def evaluation_mode(self) -> Iterator[None]:
+        """The model in evaluation mode, for sequences that a training step generates."""
         training = self.training
         self.model.eval()
         yield
         self.train(training)
-        torch.clear_autocast_cache()  # else the forward pass may find half-precision weights made without a graph
+        torch.clear_autocast_cache()  # the forward pass must not reuse casts that have no graph
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self.global_rank > 0:  # dropout of its own; the first has the numbers of a single process
+        if stage == "fit" and self.global_rank > 0:  # its own dropout; rank 0 draws as a single process does
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss of the batches of all processes, as far as it depends on this one.
+        """The share of this process in the mean loss over the batches of all processes.
 
-        The processes' gradients are averaged, and some have more tokens than others: each mean is of all tokens but
-        those of batches that are left out, since their loss is not finite.
+        Gradients are averaged over processes, which have different numbers of tokens: each mean is over all tokens,
+        except those of batches that are skipped because their loss is not finite.
         """
         loss = self.loss(batch)
         terms = torch.stack([term.detach().float() for term in loss.terms.values()])
@@ -96,13 +99,13 @@ class TrainingModule(EvaluationModule):
 
     def loss(self, batch: Batch) -> Loss:
         """The criterion's loss of a batch."""
+        targets = self.allowed.targets(batch.target)
         if self.criterion.passes == 2:
-            batch = batch.twice()
+            batch, targets = batch.twice(), targets.repeat(2)
         encoded = self.model.encoder(batch.input_ids, batch.patch_images, batch.patch_masks)
         hidden = self.model.decoder(batch.decoder_input_ids, encoded).last_hidden_state
-        return self.criterion(
-            self.model, hidden, batch.target, self.global_step, weights=batch.weights, tree=self.task.tree
-        )
+        logits = self.model.logits(hidden[targets.valid], targets.ids)  # not computed at padding
+        return self.criterion(logits, targets, self.global_step, batch.weights)
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optim.optimizer(self, fused="mixed" not in self.trainer.precision)

@@ -40,7 +40,7 @@ def build_initial_model(
     if resume_point is None and config.init is not None:
         load_weights(model, config.init)
     if resume_point is None and distillation is not None:
-        distillation.start(model)
+        distillation.initialize(model)
     return model
 
 

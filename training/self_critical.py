@@ -1,70 +1,52 @@
-"""The self-critical training step: generate, reward, learn."""
+"""The self-critical training step: generate, reward, minimize."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from criterions.label_smoothing import Loss
-from criterions.self_critical import SelfCritical
+from criterions.base import Loss
 from data.batch import Batch
 from ofa.errors import UserError
-from ofa.generation import GenerationOptions, Hypothesis
-from ofa.model import OFAModel
+from ofa.generation import Hypothesis
 from ofa.padding import pad
 from ofa.vocabulary import BOS
-from tasks.caption import References, SelfCriticalCaption
-from tasks.metrics.cider import CiderD, with_end
-from training.freezing import Freezing
 from training.module import TrainingModule
-from training.optim import Optim
 
 
 class SelfCriticalModule(TrainingModule):
-    """Rewards the captions of a beam search by CIDEr-D; all else as its base class does.
+    """Trains on rewards of the hypotheses of a beam search.
 
     Args:
-        model, task, generation, criterion, optim, freezing, on_nonfinite: as for TrainingModule.
-        reward: CIDEr-D with the document frequencies of the training corpus.
+        *parts, **options: as for TrainingModule.
+        reward: of the K hypotheses for a sample, given its truth: [K].
 
     Raises:
         UserError: a beam of one hypothesis, which has no rival to be compared with.
     """
 
-    def __init__(
-        self,
-        model: OFAModel,
-        task: SelfCriticalCaption,
-        generation: GenerationOptions,
-        criterion: SelfCritical,
-        optim: Optim,
-        freezing: Freezing,
-        reward: CiderD,
-        *,
-        on_nonfinite: str = "stop",
-    ) -> None:
-        if generation.beam_size < 2:
+    def __init__(self, *parts: Any, reward: Callable[[list[Hypothesis], Any], Tensor], **options: Any) -> None:
+        super().__init__(*parts, **options)
+        if self.generation.beam_size < 2:
             raise UserError(
-                f"generation.beam_size={generation.beam_size}: self-critical training compares the hypotheses for an "
-                "image with each other; set at least 2"
+                f"generation.beam_size={self.generation.beam_size}: self-critical training compares the hypotheses for "
+                "a sample with each other; set at least 2"
             )
-        super().__init__(model, task, generation, criterion, optim, freezing, on_nonfinite=on_nonfinite)
         self.reward = reward
 
     def loss(self, batch: Batch) -> Loss:
-        with self.answering():
+        with self.evaluation_mode():
             hypotheses = self.generate(batch)
-        rewards = torch.stack([self._rewards(*pair) for pair in zip(hypotheses, batch.truths, strict=True)])
+        rewards = torch.stack([self.reward(*pair) for pair in zip(hypotheses, batch.truths, strict=True)])
         rows = [h.tokens for found in hypotheses for h in found]
         target, previous = pad(rows), pad([[BOS, *tokens[:-1]] for tokens in rows])
-        # Encoded once: repeating a picture would change neither its states nor the statistics of a batch norm.
+        # Encoded once: repeating an image would change neither its states nor the statistics of a batch norm.
         encoded = self.model.encoder(batch.input_ids, batch.patch_images, batch.patch_masks)
         encoded = encoded.repeat_interleave(self.generation.beam_size)
         hidden = self.model.decoder(previous.to(self.device), encoded).last_hidden_state
-        return self.criterion(self.model, hidden, target.to(self.device), rewards.to(self.device))
-
-    def _rewards(self, found: list[Hypothesis], truth: References) -> Tensor:
-        """[K], of the hypotheses for one image."""
-        captions = [with_end(self.task.decode(h, truth).caption) for h in found]
-        references = [with_end(caption) for caption in truth.captions]
-        return torch.from_numpy(self.reward.scores(captions, [references] * len(captions))).float()
+        targets = self.allowed.targets(target.to(self.device))
+        logits = self.model.logits(hidden[targets.valid], targets.ids)
+        return self.criterion(logits, targets, rewards.to(self.device))

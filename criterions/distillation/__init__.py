@@ -1,1 +1,1 @@
-"""What a student learns from its teacher: losses on logits and on intermediate states, and which layers are matched."""
+"""Losses of knowledge distillation: on logits, on intermediate features, and the layer mapping."""

@@ -1,6 +1,6 @@
-"""Distillation of attention maps [B, H, T, L]: who looks where.
+"""Distillation of attention maps [B, H, T, L].
 
-`cells` [B, T, L] are the pairs of a query and a key that both are there; L is T in self-attention.
+`cells` [B, T, L] are the pairs of a query and a key that are not padding; L is T in self-attention.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ def attention_mse(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
 
 
 def attention_mse_sum(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
-    """Mean squared difference over the cells, heads summed first, so that their numbers may differ.
+    """Mean squared difference over the cells, after a sum over the heads, whose numbers may differ.
 
     TextBrewer, arXiv 2002.12620.
     """
-    # Sums of float32 whatever the maps are: in half precision the sum over 16 heads is coarser than a small difference.
+    # Sums in float32: in half precision the sum over 16 heads is coarser than a small difference.
     difference = student.sum(1, dtype=torch.float32) - teacher.sum(1, dtype=torch.float32)
     return _sum_over(difference.square(), cells) / cells.sum()
 
 
 def attention_ce(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
-    """Cross entropy of the softmax of both maps, summed over the keys, mean over the queries (arXiv 2002.12620).
+    """Cross entropy of the softmax of both maps: sum over the keys, mean over the queries (arXiv 2002.12620).
 
-    The maps are probabilities already; as in the published system they pass a softmax once more, over all L keys, of
-    which only the cells are summed. So padding does change the value, a little.
+    The maps are probabilities already; as in the published system a second softmax is taken over all L keys, and the
+    sum over the cells only. So padding changes the value slightly.
     """
     terms = -(teacher.float().softmax(-1) * student.float().log_softmax(-1)).sum(1)
     return _sum_over(terms, cells) / (cells.any(-1).sum() * student.shape[1])
 
 
 def attention_ce_mean(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
-    """`attention_ce` of the mean over the heads, so that their numbers may differ."""
+    """`attention_ce` of the mean over the heads, whose numbers may differ."""
     return attention_ce(
         student.mean(1, keepdim=True, dtype=torch.float32), teacher.mean(1, keepdim=True, dtype=torch.float32), cells
     )

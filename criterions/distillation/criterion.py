@@ -1,4 +1,4 @@
-"""The loss of distillation: learn from the targets, from the teacher's logits and from its intermediate states."""
+"""The loss of distillation: a sum of losses on the targets, on the logits of the teacher and on its features."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from criterions.distillation.intermediate import INTERMEDIATE_LOSSES
+from criterions.base import Criterion, Loss, Targets
+from criterions.distillation.feature_losses import FEATURE_LOSSES
+from criterions.distillation.layer_mapping import FeaturePair
 from criterions.distillation.logits import LOGIT_LOSSES, shift_probability
-from criterions.distillation.matching import Match
 from criterions.distillation.projections import build_projection
 from criterions.distillation.schedules import check_weight_schedule, weight_factor
 from criterions.distillation.states import Masks, States
 from criterions.distillation.temperature import Temperature
-from criterions.label_smoothing import LabelSmoothedCrossEntropy, Loss, Targets
 from ofa.config import OFAConfig, check_choice, check_number
 from ofa.features import Feature
 
 
 class DistillationCriterion(nn.Module):
-    """ce_weight * label-smoothed CE + kd_weight * KD + sum of weight * match loss.
+    """ce_weight * criterion on the targets + kd_weight * KD on logits + sum of weight * feature loss.
 
-    Each of the three parts may also grow from nothing or decay to nothing over training. A module because of the
-    projections of the matches, which are trained with the student.
+    Each of the three parts may also grow from 0 or decay to 0 over training. A module because of the projections of the
+    feature losses, which are trained with the student.
 
     Args:
-        hard: the loss on the targets, which also says what a token may be: all losses on logits are of these ids alone.
-        matches: the losses on intermediate states, with a weight each.
-        student, teacher: their shapes.
-        kd: a name in LOGIT_LOSSES, the mean over the target tokens; None leaves the teacher's logits out.
+        criterion: the loss on the targets.
+        feature_pairs: the losses on intermediate features, each with a weight.
+        student, teacher: their architectures.
+        kd: a name in LOGIT_LOSSES, averaged over the target tokens; None: no loss on logits.
         ce_weight, kd_weight: of the first two parts.
-        ce_schedule, kd_schedule, match_schedule: constant, growing or decaying.
+        ce_schedule, kd_schedule, feature_schedule: constant, growing or decaying.
         temperature: of teacher and student in the loss on logits.
-        probability_shift: correct the teacher's logits where its best id is wrong.
+        probability_shift: correct the logits of the teacher where its best id is wrong.
 
     Raises:
         UserError: for values that make no sense.
@@ -41,8 +41,8 @@ class DistillationCriterion(nn.Module):
 
     def __init__(
         self,
-        hard: LabelSmoothedCrossEntropy,
-        matches: Sequence[Match],
+        criterion: Criterion,
+        feature_pairs: Sequence[FeaturePair],
         student: OFAConfig,
         teacher: OFAConfig,
         *,
@@ -51,7 +51,7 @@ class DistillationCriterion(nn.Module):
         kd_weight: float = 1.0,
         ce_schedule: str = "constant",
         kd_schedule: str = "constant",
-        match_schedule: str = "constant",
+        feature_schedule: str = "constant",
         temperature: Temperature | None = None,
         probability_shift: bool = False,
     ) -> None:
@@ -59,38 +59,33 @@ class DistillationCriterion(nn.Module):
         if kd is not None:
             check_choice(kd, "distill.kd", LOGIT_LOSSES)
         check_number(ce_weight, "distill.ce_weight", "0 leaves the targets out")
-        check_number(kd_weight, "distill.kd_weight", "distill.kd=null leaves the teacher's logits out")
-        self.schedules = {"hard": ce_schedule, "kd": kd_schedule, "match": match_schedule}
+        check_number(kd_weight, "distill.kd_weight", "distill.kd=null leaves the logits of the teacher out")
+        self.schedules = {"ce": ce_schedule, "kd": kd_schedule, "feature": feature_schedule}
         for part, schedule in self.schedules.items():
             check_weight_schedule(schedule, f"distill.{part}_schedule")
-        self.hard, self.matches, self.kd = hard, tuple(matches), kd
+        self.criterion, self.feature_pairs, self.kd = criterion, tuple(feature_pairs), kd
         self.ce_weight, self.kd_weight = ce_weight, kd_weight
         self.temperature = temperature or Temperature()
         self.probability_shift = probability_shift
-        self.vocabulary_size = student.vocab_size
-        projected = {str(i): match for i, match in enumerate(self.matches) if match.projection is not None}
-        with torch.random.fork_rng(devices=[]):  # a student starts from the same weights with a teacher and without
+        self.passes = criterion.passes
+        with torch.random.fork_rng(devices=[]):  # the initial weights of the student do not depend on the projections
             self.projections = nn.ModuleDict(
                 {
-                    i: build_projection(match.projection, student.d_model, teacher.d_model)
-                    for i, match in projected.items()
+                    str(i): build_projection(pair.projection, student.d_model, teacher.d_model)
+                    for i, pair in enumerate(self.feature_pairs)
+                    if pair.projection is not None
                 }
             )
 
     @property
-    def passes(self) -> int:
-        """How often the student sees each sample, as in `LabelSmoothedCrossEntropy`."""
-        return self.hard.passes
-
-    @property
     def student_features(self) -> set[Feature]:
-        """What the matches compare of the student."""
-        return {feature for match in self.matches for feature in match.student_features}
+        """What the feature losses compare of the student."""
+        return {feature for pair in self.feature_pairs for feature in pair.student_features}
 
     @property
     def teacher_features(self) -> set[Feature]:
-        """What the matches compare of the teacher."""
-        return {feature for match in self.matches for feature in match.teacher_features}
+        """What the feature losses compare of the teacher."""
+        return {feature for pair in self.feature_pairs for feature in pair.teacher_features}
 
     def forward(
         self,
@@ -98,58 +93,58 @@ class DistillationCriterion(nn.Module):
         teacher: States,
         targets: Targets,
         masks: Masks,
-        update: int,
-        total_updates: int,
+        step: int,
+        total_steps: int,
         weights: Tensor | None = None,
         shares: Callable[[Tensor], Tensor] = torch.ones_like,
     ) -> Loss:
-        """The loss of a batch, a mean already: its sample size is 1.
+        """The loss of a batch, already a mean: its sample size is 1.
 
         Args:
             student, teacher: of the same batch.
             targets: the N tokens that the logits [N, A] belong to.
-            masks: where there are positions to compare.
-            update: the number of optimizer steps already taken ...
-            total_updates: ... and of the whole run.
+            masks: the positions to compare.
+            step: number of optimizer steps already taken ...
+            total_steps: ... and of the whole run.
             weights: [B], the confidence of each sample, for the loss on the targets.
-            shares: by what to multiply each of the means that the loss consists of, by the numbers [means] of what they
-                are taken over: other processes may have more.
+            shares: factors of the means that the loss consists of, from the numbers [means] of elements that they are
+                taken over: other processes may have more elements.
 
         Returns:
-            The loss and, by name, its parts before their weights; of the matches, the weighted sum of each loss and
-            stack.
+            The loss and its parts by name, before their weights; of the feature losses, the weighted sum for each loss
+            and stack.
         """
-        hard = self.hard.of_targets(student.logits, targets, update, self.vocabulary_size, weights)
-        masks_of_matches = [masks.of(match) for match in self.matches]
-        sizes = [len(targets.columns), hard.sample_size]
-        for match, mask in zip(self.matches, masks_of_matches, strict=True):
-            sizes.append(INTERMEDIATE_LOSSES[match.loss].size(mask))
-        share = shares(torch.stack([hard.sum.new_zeros(()) + size for size in sizes]))
-        terms = {name: share[1] * term / hard.sample_size for name, term in hard.terms.items()}
-        terms["hard"] = terms.pop("loss")
-        factor = {part: weight_factor(name, update, total_updates) for part, name in self.schedules.items()}
-        total = factor["hard"] * self.ce_weight * terms["hard"]
+        on_targets = self.criterion(student.logits, targets, step, weights)
+        masks_of_pairs = [masks.of(pair) for pair in self.feature_pairs]
+        sizes = [len(targets.columns), on_targets.sample_size]
+        for pair, mask in zip(self.feature_pairs, masks_of_pairs, strict=True):
+            sizes.append(FEATURE_LOSSES[pair.loss].size(mask))
+        share = shares(torch.stack([on_targets.sum.new_zeros(()) + size for size in sizes]))
+        terms = {name: share[1] * term / on_targets.sample_size for name, term in on_targets.terms.items()}
+        terms["ce"] = terms.pop("loss")
+        factor = {part: weight_factor(name, step, total_steps) for part, name in self.schedules.items()}
+        total = factor["ce"] * self.ce_weight * terms["ce"]
         if self.kd is not None:
-            terms["kd"] = share[0] * self._of_logits(student.logits, teacher.logits, targets).mean()
+            terms["kd"] = share[0] * self._on_logits(student.logits, teacher.logits, targets).mean()
             total = total + factor["kd"] * self.kd_weight * terms["kd"]
-        for i, match in enumerate(self.matches):
-            value = share[2 + i] * match.weight * self._of_match(i, student, teacher, masks_of_matches[i])
-            name = f"{match.loss}_{match.stack}"
+        for i, pair in enumerate(self.feature_pairs):
+            value = share[2 + i] * pair.weight * self._on_features(i, student, teacher, masks_of_pairs[i])
+            name = f"{pair.loss}_{pair.stack}"
             terms[name] = terms.get(name, 0) + value
-            total = total + factor["match"] * value
+            total = total + factor["feature"] * value
         return Loss(total, 1, {"loss": total, **terms})
 
-    def _of_logits(self, student: Tensor, teacher: Tensor, targets: Targets) -> Tensor:
-        """[N], the distillation loss of each token."""
+    def _on_logits(self, student: Tensor, teacher: Tensor, targets: Targets) -> Tensor:
+        """[N], the loss on logits of each token."""
         if self.probability_shift:
             teacher = shift_probability(teacher, targets.columns, targets.allowed)
         temperature = self.temperature.of_tokens(student, teacher, targets.allowed)
         return LOGIT_LOSSES[self.kd](student, teacher, temperature, targets.allowed)
 
-    def _of_match(self, i: int, student: States, teacher: States, mask: Tensor) -> Tensor:
-        match = self.matches[i]
-        learnt = [student.features[feature] for feature in match.student_features]
-        given = [teacher.features[feature] for feature in match.teacher_features]
-        if match.projection is not None:
-            learnt = [self.projections[str(i)](state) for state in learnt]
-        return INTERMEDIATE_LOSSES[match.loss](learnt, given, mask)
+    def _on_features(self, i: int, student: States, teacher: States, mask: Tensor) -> Tensor:
+        pair = self.feature_pairs[i]
+        of_student = [student.features[feature] for feature in pair.student_features]
+        of_teacher = [teacher.features[feature] for feature in pair.teacher_features]
+        if pair.projection is not None:
+            of_student = [self.projections[str(i)](state) for state in of_student]
+        return FEATURE_LOSSES[pair.loss](of_student, of_teacher, mask)

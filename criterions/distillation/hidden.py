@@ -1,7 +1,7 @@
-"""Distillation of hidden states [B, L, D]: what each position holds.
+"""Distillation of hidden states [B, L, D].
 
-`mask` [B, L] is True where a position is not padding. Student and teacher have the same width, by a projection where
-need be; only `nst` compares without it.
+`mask` [B, L] is True where a position is not padding. Student and teacher have the same width, if necessary by a
+projection; only `nst` compares different widths.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Distillation from the teacher's logits: the loss of each token, of the A ids that it may be.
+"""Distillation on logits: the loss of each target token over its A allowed ids.
 
-Whoever calls picks the tokens and ids first, so that nothing of the size of batch x length x vocabulary exists, and
-averages last. There is no factor temperature^2: a loss' weight does what it would do.
+The caller selects tokens and ids first, so that no tensor of batch x length x vocabulary exists, and averages last.
+There is no factor temperature^2: use the weight of the loss.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import math
 import torch
 from torch import Tensor
 
-from criterions.label_smoothing import log_probabilities
+from criterions.base import log_probabilities
 
 
 def ce(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allowed: Tensor | None = None) -> Tensor:
     """Cross entropy of softmax(teacher / t) and log-softmax(student / t) (arXiv 1503.02531), [N].
 
     The published ce_with_mask takes both softmaxes over the whole vocabulary, sums the products over the allowed ids
-    and divides by the size of the vocabulary, too: where teacher and student leave nothing to other ids, a weight w
+    and also divides by the vocabulary size: where teacher and student give no probability to other ids, a weight w
     here equals w * 59457 there.
 
     Args:
-        student, teacher: [N, A] logits; any leading shape instead of N will do, in all functions of this file.
+        student, teacher: [N, A] logits; all functions of this file take any leading shape instead of N.
         temperature: t, one number or one for each token, [N].
         allowed: [N, A], which ids the softmaxes are taken over; None: all.
     """
     student_log_p, teacher_log_p = _log_probabilities(student, teacher, temperature, allowed)
-    return -(teacher_log_p.exp() * student_log_p).sum(-1)  # what is not allowed is 0 in the student's
+    return -(teacher_log_p.exp() * student_log_p).sum(-1)  # 0 in the student's where not allowed
 
 
 def reverse_kl(
@@ -35,7 +35,7 @@ def reverse_kl(
 ) -> Tensor:
     """KL(softmax(student / t) || softmax(teacher / t)) (MiniLLM, arXiv 2306.08543), [N].
 
-    A student too small to be likely wherever its teacher is learns to be likely only where its teacher is.
+    Mode-seeking: a small student gives probability only where its teacher does.
     """
     return _kl(*_log_probabilities(student, teacher, temperature, allowed))
 
@@ -61,15 +61,15 @@ def jsd(
 
 def mse(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allowed: Tensor | None = None) -> Tensor:
     """Mean over the allowed ids of the squared difference of the logits / t (arXiv 1312.6184), [N]."""
-    squares = (heated(student, temperature) - heated(teacher, temperature)).square()
+    squares = (scaled(student, temperature) - scaled(teacher, temperature)).square()
     return squares.mean(-1) if allowed is None else squares.masked_fill(~allowed, 0).sum(-1) / allowed.sum(-1)
 
 
-# The first is published under two names: ce where every id is allowed, and there alone.
+# The first is published under two names: ce, only for the whole vocabulary, and ce_with_mask.
 LOGIT_LOSSES = {"ce": ce, "ce_with_mask": ce, "reverse_kl": reverse_kl, "jsd": jsd, "mse": mse}
 
 
-def heated(logits: Tensor, temperature: float | Tensor) -> Tensor:
+def scaled(logits: Tensor, temperature: float | Tensor) -> Tensor:
     """Logits [N, A] divided by the temperature, one number or [N], in float32."""
     return logits.float() / (temperature[..., None] if isinstance(temperature, Tensor) else temperature)
 
@@ -78,7 +78,7 @@ def _log_probabilities(
     student: Tensor, teacher: Tensor, temperature: float | Tensor, allowed: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The student's and the teacher's, [N, A] each; 0 where an id is not allowed."""
-    return tuple(log_probabilities(heated(logits, temperature), allowed) for logits in (student, teacher))
+    return tuple(log_probabilities(scaled(logits, temperature), allowed) for logits in (student, teacher))
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:

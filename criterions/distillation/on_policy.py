@@ -1,4 +1,4 @@
-"""On-policy distillation (GKD, arXiv 2306.13649): the student learns on sequences that it samples itself."""
+"""On-policy distillation (GKD, arXiv 2306.13649): a loss on sequences sampled from the student."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ON_POLICY_LOSSES = ("reverse_kl", "jsd", "ce")
 
 @dataclass(frozen=True)
 class OnPolicy:
-    """How the student's own sequences count.
+    """The loss on sequences sampled from the student.
 
     Attributes:
         weight: of the mean divergence from the teacher over the sampled tokens.
@@ -22,7 +22,7 @@ class OnPolicy:
         temperature: of the sampling.
 
     Raises:
-        UserError: at construction, for values that make no sense.
+        UserError: at construction, for invalid values.
     """
 
     weight: float = 1.0
@@ -32,8 +32,8 @@ class OnPolicy:
     def __post_init__(self) -> None:
         check_number(self.weight, "distill.on_policy.weight", "0 samples nothing")
         check_choice(self.loss, "distill.on_policy.loss", ON_POLICY_LOSSES)
-        samples_as = "1 samples as the student thinks"
-        check_number(self.temperature, "distill.on_policy.temperature", samples_as, above_zero=True)
+        remedy = "1 samples from the distribution of the student"
+        check_number(self.temperature, "distill.on_policy.temperature", remedy, above_zero=True)
 
     def divergence(self, student: Tensor, teacher: Tensor, allowed: Tensor | None) -> Tensor:
         """The mean over N sampled tokens, of logits [N, A] of which `allowed` [N, A] count; None: all."""

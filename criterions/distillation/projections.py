@@ -1,4 +1,4 @@
-"""Learned maps from the student's width to the teacher's, trained with the student and thrown away after it."""
+"""Projections from the width of the student to that of the teacher, trained with the student."""
 
 from __future__ import annotations
 

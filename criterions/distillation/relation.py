@@ -1,11 +1,11 @@
-"""Distillation of how positions relate to each other in the queries, keys or values of an attention (MiniLM)."""
+"""Distillation of relations between positions in the queries, keys or values of an attention (MiniLM)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from criterions.label_smoothing import log_probabilities
+from criterions.base import log_probabilities
 
 
 def relation_divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

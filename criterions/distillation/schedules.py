@@ -1,4 +1,4 @@
-"""How the weight of a loss changes over training."""
+"""Schedules of loss weights."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ WEIGHT_SCHEDULES = {"constant": constant, "growing": growing, "decaying": decayi
 
 
 def check_weight_schedule(name: str, key: str) -> None:
-    """Raises UserError for a name that is no weight schedule; `key` is the setting that holds it."""
+    """Raises UserError, about the setting `key`, for a name of no weight schedule."""
     check_choice(name, key, WEIGHT_SCHEDULES)
 
 
-def weight_factor(name: str, update: int, total_updates: int) -> float:
-    """The factor in [0, 1] of a weight after `update` of `total_updates` optimizer steps; it stays as it ended."""
-    return WEIGHT_SCHEDULES[name](min(1.0, update / total_updates))
+def weight_factor(name: str, step: int, total_steps: int) -> float:
+    """The factor in [0, 1] of a weight after `step` of `total_steps` optimizer steps; constant after the last."""
+    return WEIGHT_SCHEDULES[name](min(1.0, step / total_steps))

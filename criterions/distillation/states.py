@@ -1,4 +1,4 @@
-"""What the losses of distillation read of a model, the student's and the teacher's alike."""
+"""Logits and features of student and teacher, and the positions to compare."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from criterions.distillation.attention import valid_cells
-from criterions.distillation.matching import Match
+from criterions.distillation.layer_mapping import FeaturePair
 from ofa.features import Feature
 
 
 @dataclass(frozen=True)
 class States:
-    """Logits [N, A] of the target tokens, None where no loss reads them, and the features of the matched layers."""
+    """Logits [N, A] of the target tokens, None where no loss reads them, and the features of the mapped layers."""
 
     logits: Tensor | None
     features: dict[Feature, Tensor]
 
-    def twice(self) -> States:
-        """Those of the batch stacked on itself."""
-        logits = None if self.logits is None else _twice(self.logits)
-        return States(logits, {feature: _twice(state) for feature, state in self.features.items()})
+    def repeat(self, passes: int) -> States:
+        """The states of a batch that is stacked on itself `passes` times."""
+        logits = None if self.logits is None else _repeat(self.logits, passes)
+        return States(logits, {feature: _repeat(state, passes) for feature, state in self.features.items()})
 
 
-def _twice(tensor: Tensor) -> Tensor:
-    """[2 N, ...]; autocast refuses to concatenate a half precision that is not its own."""
-    return tensor.repeat(2, *[1] * (tensor.dim() - 1))
+def _repeat(tensor: Tensor, passes: int) -> Tensor:
+    """[passes * N, ...]; under autocast, `torch.cat` refuses other half precisions than that of the context."""
+    return tensor.repeat(passes, *[1] * (tensor.dim() - 1))
 
 
 @dataclass(frozen=True)
 class Masks:
-    """Which positions of the source [B, L] and of what the decoder reads [B, T] are not padding."""
+    """The positions of source [B, L] and decoder input [B, T] that are not padding."""
 
     source: Tensor
     target: Tensor
 
-    def of(self, match: Match) -> Tensor:
-        """The positions that a match compares; of attention maps the cells, [B, T, L]."""
-        queries = self.source if match.stack == "encoder" else self.target
-        keys = self.target if match.stack == "decoder" else self.source
-        if match.feature == "attention":
+    def of(self, pair: FeaturePair) -> Tensor:
+        """The positions that a feature loss compares; of attention maps the cells, [B, T, L]."""
+        queries = self.source if pair.stack == "encoder" else self.target
+        keys = self.target if pair.stack == "decoder" else self.source
+        if pair.feature == "attention":
             return valid_cells(queries, keys)
-        return keys if match.feature in ("key", "value") else queries
+        return keys if pair.feature in ("key", "value") else queries

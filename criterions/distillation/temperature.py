@@ -1,4 +1,4 @@
-"""The temperature of each token: one for all, or lower for tokens that deserve a sharper teacher (arXiv 1911.07471)."""
+"""Temperature schedules: one temperature, or a lower one for selected tokens (arXiv 1911.07471)."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from criterions.label_smoothing import log_probabilities
+from criterions.base import log_probabilities
 from ofa.config import check_choice, check_number
 
 SCHEDULES = ("constant", "flsw", "cwsm")
-LEAST_SHARE = 0.1  # of the base, that a schedule leaves of a token's temperature
+MIN_SHARE = 0.1  # of the base: the lowest temperature of a token
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """Which schedule, and its settings.
+    """A schedule and its settings.
 
-    No token's temperature is below a tenth of the base: a large `beta` could bring it to 0 or below, where the softmax
-    means nothing or the opposite.
+    The temperature of a token is at least a tenth of the base: a large `beta` could make it 0 or negative, where the
+    softmax is undefined or inverted.
 
     Attributes:
         schedule: constant, flsw or cwsm.
-        base: the temperature of all tokens, or of those with the mean weight.
-        beta: how far a token's weight moves its temperature.
-        gamma: of flsw, how much more tokens weigh on which student and teacher differ.
+        base: the temperature of all tokens, or of tokens with the mean weight.
+        beta: how far the weight of a token moves its temperature.
+        gamma: of flsw, the exponent of the difference of student and teacher.
 
     Raises:
-        UserError: at construction, for values that no schedule has.
+        UserError: at construction, for invalid values.
     """
 
     schedule: str = "constant"
@@ -39,7 +39,7 @@ class Temperature:
 
     def __post_init__(self) -> None:
         check_choice(self.schedule, "distill.temperature.schedule", SCHEDULES)
-        leaves = "1 leaves the logits as they are"
+        leaves = "1 does not change the logits"
         check_number(self.base, "distill.temperature.base", leaves, above_zero=True)
         check_number(self.beta, "distill.temperature.beta", "0 gives every token the base")
         check_number(self.gamma, "distill.temperature.gamma", "2 is the published one")
@@ -52,7 +52,7 @@ class Temperature:
             temperature = flsw(student, teacher, self.base, self.beta, self.gamma, allowed)
         else:
             temperature = cwsm(student, self.base, self.beta, allowed)
-        return temperature.clamp(min=LEAST_SHARE * self.base)
+        return temperature.clamp(min=MIN_SHARE * self.base)
 
 
 def flsw(
@@ -71,9 +71,9 @@ def flsw(
 
 
 def cwsm(student: Tensor, base: float, beta: float, allowed: Tensor | None = None) -> Tensor:
-    """base + (mean(w) - w) * beta with w = 1 / (max softmax(student) + 1e-3), [N]: weights by the student's confidence.
+    """base + (mean(w) - w) * beta with w = 1 / (max softmax(student) + 1e-3), [N]: weights by the confidence of the student.
 
-    Nothing here keeps it positive: w is up to the number of ids, which a small beta has to make up for.
+    It may be negative: w is up to the number of ids, which needs a small beta.
 
     Args:
         student: [N, A] logits, before any temperature; no gradient passes.

@@ -1,10 +1,12 @@
-"""The loss over an answer tree's next tokens."""
+"""The loss over the next tokens of an answer tree, and other allowed ids."""
 
 import random
 
 import pytest
 import torch
+from helpers.losses import loss_of_states
 
+from criterions.base import AllowedIds
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.errors import UserError
 from ofa.generation.prefix_tree import PrefixTree
@@ -30,7 +32,7 @@ def test_it_is_the_loss_over_the_whole_vocabulary_masked(model):
     tree, target = PrefixTree(answers), padded(answers, 5)
     hidden = states(model, target)
     weight = model.decoder.output_projection.weight
-    found = CRITERION(model, hidden, target, update=1, tree=tree)
+    found = loss_of_states(CRITERION, model, hidden, target, tree=tree)
     gradients = torch.autograd.grad(found.sum, [hidden, weight])
 
     expected = torch.zeros(())
@@ -48,11 +50,11 @@ def test_it_is_the_loss_over_the_whole_vocabulary_masked(model):
 
 
 @pytest.mark.parametrize("options", [dict(), dict(encouraging_log_end=0.75), dict(encouraging_log_end=1.0)])
-def test_tokens_without_an_alternative_teach_nothing(model, options):
-    target = torch.tensor([[1, 1, 71, 72, 2]])  # behind 70
+def test_tokens_without_an_alternative_have_no_loss_and_gradient(model, options):
+    target = torch.tensor([[1, 1, 71, 72, 2]])  # after 70
     hidden = states(model, target)
     tree = PrefixTree([[71, 72]])
-    loss = LabelSmoothedCrossEntropy(0.1, **options)(model, hidden, target, update=1, tree=tree)
+    loss = loss_of_states(LabelSmoothedCrossEntropy(0.1, **options), model, hidden, target, tree=tree)
     loss.sum.backward()
     assert loss.terms["nll"] == 0
     if not options:  # the encouraging bonus of a certain token is a constant
@@ -61,12 +63,14 @@ def test_tokens_without_an_alternative_teach_nothing(model, options):
     assert not hidden.grad.any()
 
 
-def test_padding_in_front_of_the_answer_changes_nothing(model):
+def test_padding_before_the_answer_changes_nothing(model):
     target = padded(ANSWERS, 5)
     hidden = states(model, target)
     front = torch.full((len(target), 2), 1)
-    expected = CRITERION(model, hidden, target, update=1, tree=TREE)
-    found = CRITERION(model, torch.cat([hidden[:, :2], hidden], 1), torch.cat([front, target], 1), update=1, tree=TREE)
+    expected = loss_of_states(CRITERION, model, hidden, target, tree=TREE)
+    found = loss_of_states(
+        CRITERION, model, torch.cat([hidden[:, :2], hidden], 1), torch.cat([front, target], 1), tree=TREE
+    )
     assert found.sum.item() == pytest.approx(expected.sum.item(), rel=1e-6)
     assert found.sample_size == expected.sample_size
 
@@ -75,9 +79,9 @@ def test_padding_in_front_of_the_answer_changes_nothing(model):
 def test_weights_scale_it(model, weight):
     target = padded(ANSWERS, 5)
     hidden = states(model, target)
-    each = [CRITERION(model, hidden[i : i + 1], target[i : i + 1], update=1, tree=TREE) for i in range(5)]
+    each = [loss_of_states(CRITERION, model, hidden[i : i + 1], target[i : i + 1], tree=TREE) for i in range(5)]
     weights = torch.tensor([1, 1, weight, 1, 1])
-    found = CRITERION(model, hidden, target, update=1, weights=weights, tree=TREE)
+    found = loss_of_states(CRITERION, model, hidden, target, weights=weights, tree=TREE)
     for name in ("loss", "nll"):
         expected = sum(w * loss.terms[name] for w, loss in zip(weights, each, strict=True))
         assert found.terms[name].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -92,9 +96,9 @@ def test_two_equal_passes_do_not_diverge_and_others_do_so_finitely(model, weight
     criterion = LabelSmoothedCrossEntropy(rdrop_alpha=2.0, encouraging_log_end=0.75)
     hidden = states(model, target)
     weights = torch.full((len(target),), weight)
-    equal = criterion(model, hidden[:5].repeat(2, 1, 1), target, update=1, weights=weights, tree=TREE)
+    equal = loss_of_states(criterion, model, hidden[:5].repeat(2, 1, 1), target, weights=weights, tree=TREE)
     assert equal.terms["rdrop"] == 0
-    different = criterion(model, hidden, target, update=1, weights=weights, tree=TREE)
+    different = loss_of_states(criterion, model, hidden, target, weights=weights, tree=TREE)
     assert (different.terms["rdrop"] > 0) == (weight > 0)
     different.sum.backward()
     assert hidden.grad.isfinite().all()
@@ -105,11 +109,22 @@ def test_a_target_outside_the_tree_is_refused_by_its_tokens(model, answer):
     target = padded([*ANSWERS, answer], 6)
     message = rf"target \[{', '.join(map(str, [*answer, 2]))}\] is none of the tree's answers"
     with pytest.raises(UserError, match=message):
-        CRITERION(model, states(model, target), target, update=1, tree=TREE)
+        loss_of_states(CRITERION, model, states(model, target), target, tree=TREE)
 
 
-def test_a_tree_beside_a_constraint_range_is_refused(model):
-    target = padded(ANSWERS, 5)
-    criterion = LabelSmoothedCrossEntropy(constraint_range=(10, 80))
-    with pytest.raises(UserError, match="criterion.constraint_range="):
-        criterion(model, states(model, target), target, update=1, tree=TREE)
+def test_a_tree_together_with_a_constraint_range_is_refused():
+    with pytest.raises(UserError, match="criterion.constraint_range=bins: the task allows its listed answers only"):
+        AllowedIds(constraint_range="bins", tree=TREE)
+
+
+@pytest.mark.parametrize(
+    ("constraint_range", "expected"), [("bins", (58457, 59457)), ("codes", (50265, 58457)), ([7, 9], [7, 9])]
+)
+def test_a_range_is_named_or_a_pair(constraint_range, expected):
+    assert AllowedIds(constraint_range=constraint_range).range == expected
+
+
+@pytest.mark.parametrize("constraint_range", ["bin", [9, 7], 3])
+def test_any_other_range_is_refused(constraint_range):
+    with pytest.raises(UserError, match="constraint_range="):
+        AllowedIds(constraint_range=constraint_range)

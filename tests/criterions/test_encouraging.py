@@ -12,7 +12,7 @@ def test_the_bonus_is_the_logarithm_up_to_its_end(log_end):
     torch.testing.assert_close(encouraging_bonus(p, log_end), (1 - p).log())
 
 
-def test_behind_the_end_it_goes_on_as_the_tangent():
+def test_above_the_end_it_continues_as_the_tangent():
     p = torch.tensor([0.75, 0.8, 1.0], requires_grad=True)
     bonus = encouraging_bonus(p, 0.75)
     torch.testing.assert_close(bonus, math.log(0.25) - 4 * (p - 0.75))

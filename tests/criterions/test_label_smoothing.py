@@ -1,10 +1,14 @@
 """Losses and their gradients equal the recorded ones."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers.golden import fairseq_images, fill_fairseq, fill_hf, load_arrays, load_json
+from helpers.losses import loss_of_states
 
-from criterions.label_smoothing import LabelSmoothedCrossEntropy, columns_of_range, label_smoothed_nll
+from criterions.base import AllowedIds
+from criterions.label_smoothing import LabelSmoothedCrossEntropy, label_smoothed_nll
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation.prefix_tree import PrefixTree
@@ -13,20 +17,21 @@ from ofa.vocabulary import BINS
 
 HF_OPTIONS = {
     "plain": ("tgt", "prev", dict()),
-    "constraint_range": ("btgt", "bprev", dict(constraint_range=BINS)),
+    "constraint_range": ("btgt", "bprev", dict(constraint_range="bins")),
     "drop_worst": ("tgt", "prev", dict(drop_worst_ratio=0.3)),
 }
 
 
-def backward(model, criterion, batch, previous, target, **options):
-    """The Loss of a batch at update 1, after gradients of sum / sample_size were computed.
+def backward(model, batch, previous, target, weights=None, tree=None, constraint_range=None, **options):
+    """The Loss of a batch at step 1, after gradients of sum / sample_size were computed.
 
     Without dropout a second pass is a copy of the first.
     """
     model.zero_grad()
+    criterion = LabelSmoothedCrossEntropy(**options)
     hidden = model.decoder(previous, model.encoder(**batch)).last_hidden_state
     hidden, target = hidden.repeat(criterion.passes, 1, 1), target.repeat(criterion.passes, 1)
-    loss = criterion(model, hidden, target, update=1, **options)
+    loss = loss_of_states(criterion, model, hidden, target, 1, weights, tree, constraint_range)
     (loss.sum / loss.sample_size).backward()
     return loss
 
@@ -46,7 +51,7 @@ def test_loss_and_gradient_norms_equal_the_published_ones(published, case):
     recorded, a, model = published
     target, previous, options = HF_OPTIONS[case]
     batch = {k: a[f"in/{k}"] for k in ("input_ids", "patch_images", "patch_masks")}
-    loss = backward(model, LabelSmoothedCrossEntropy(0.1, **options), batch, a[f"in/{previous}"], a[f"in/{target}"])
+    loss = backward(model, batch, a[f"in/{previous}"], a[f"in/{target}"], **options)
     expected = recorded["losses"][case]
     assert loss.sample_size == expected["sample_size"]
     assert loss.sum.item() == pytest.approx(expected["loss_sum"], rel=1e-4)
@@ -112,8 +117,8 @@ def test_loss_and_gradient_norms_equal_the_original_ones(brief_model, case):
         options["weights"] = torch.tensor(goldens["conf"])
     target = torch.from_numpy(arrays[key]).long()
     previous = torch.cat([torch.zeros_like(target[:, :1]), target[:, :-1]], 1).masked_fill(target == 1, 1)
-    criterion = LabelSmoothedCrossEntropy(**FAIRSEQ_OPTIONS[case])
-    loss = backward(brief_model, criterion, batch, previous, without_ignored(target, case), **options)
+    target = without_ignored(target, case)
+    loss = backward(brief_model, batch, previous, target, **FAIRSEQ_OPTIONS[case], **options)
     assert loss.sample_size == recorded["sample_size"]
     assert loss.sum.item() == pytest.approx(recorded["loss"], rel=1e-4)
     assert loss.terms["nll"].item() == pytest.approx(recorded["nll_loss"], rel=1e-4)
@@ -130,7 +135,7 @@ def test_loss_and_gradient_norms_equal_the_original_ones(brief_model, case):
 
 
 def without_ignored(target, case):
-    """Target [B, T], padded where the original was told to ignore it."""
+    """Target [B, T], padded where the original ignored it."""
     if "ignore_eos" in case:
         return target.masked_fill(target == 2, 1)
     if "ignore_prefix" in case:
@@ -168,7 +173,7 @@ ENCOURAGING_OPTIONS = LOGIT_OPTIONS | {
 
 
 def encouraging_cases():
-    """Names and updates: at update 0 nothing is dropped yet, from update 1 the original compared unrelated rows."""
+    """Names and steps: at step 0 nothing is dropped yet, from step 1 the original compared unrelated rows."""
     for case in ENCOURAGING_OPTIONS:
         yield case, 0
         if "rdrop" not in case:
@@ -178,39 +183,34 @@ def encouraging_cases():
 # Left out everywhere: rdrop_masks, nan in the original.
 @pytest.mark.parametrize("case", LOGIT_OPTIONS)
 def test_losses_of_given_logits_equal_the_recorded_ones(case):
-    check_losses_of_logits(f"label_smoothed/{case}", case, LOGIT_OPTIONS[case], update=1)
+    check_losses_of_logits(f"label_smoothed/{case}", case, LOGIT_OPTIONS[case], step=1)
 
 
-@pytest.mark.parametrize(("case", "update"), encouraging_cases())
-def test_encouraging_losses_of_given_logits_equal_the_recorded_ones(case, update):
+@pytest.mark.parametrize(("case", "step"), encouraging_cases())
+def test_encouraging_losses_of_given_logits_equal_the_recorded_ones(case, step):
     options = {"encouraging_log_end": 0.75} | ENCOURAGING_OPTIONS[case]
-    check_losses_of_logits(f"encouraging/{case}/update_num{update}", case, options, update)
+    check_losses_of_logits(f"encouraging/{case}/update_num{step}", case, options, step)
 
 
-def check_losses_of_logits(name, case, options, update):
+def check_losses_of_logits(name, case, options, step):
     goldens = load_json("fairseq_forward.json")
     recorded, confidence = goldens["criterions_on_logits"]["results"][name], goldens["criterions_on_logits"]["conf"]
     arrays = load_arrays("fairseq_arrays.npz")
     passes = [torch.from_numpy(arrays[f"crit/logits_{p}"]).requires_grad_() for p in "ab"]
+    options = dict(options)
+    allowed_ids = AllowedIds(40, options.pop("constraint_range", None))
     criterion = LabelSmoothedCrossEntropy(**options)
     logits = torch.cat(passes[: criterion.passes])
-    target = without_ignored(torch.from_numpy(arrays["crit/target"]).long(), case).repeat(criterion.passes, 1)
-    valid = target != 1
-    columns, allowed, weights = target[valid], None, None
-    rows = torch.arange(len(target))[:, None].expand_as(target)[valid] % 3
-    if criterion.constraint_range:
-        ids, columns = columns_of_range(columns, criterion.constraint_range)
-        logits = logits[..., ids]
+    targets = allowed_ids.targets(without_ignored(torch.from_numpy(arrays["crit/target"]).long(), case))
     if "masks" in case:
         allowed = torch.zeros(3, 40, dtype=torch.bool)
         allowed[:, [2, *range(10, 20)]] = True
         allowed[1, 20:30] = True
-        allowed = allowed[rows]
-    if "conf" in case:
-        weights = torch.tensor(confidence)[rows]
-    loss = criterion.of_logits(
-        logits[valid], columns, len(target), update, vocabulary_size=40, weights=weights, allowed=allowed
-    )
+        targets = replace(targets, allowed=allowed[targets.of_tokens(torch.arange(3))])
+    targets = targets.repeat(criterion.passes)
+    weights = torch.tensor(confidence).repeat(criterion.passes) if "conf" in case else None
+    logits = logits[targets.valid] if targets.ids is None else logits[targets.valid][:, targets.ids]
+    loss = criterion(logits, targets, step, weights)
     assert loss.sum.item() == pytest.approx(recorded["loss"], rel=1e-5)
     assert loss.terms["nll"].item() == pytest.approx(recorded["nll_loss"], rel=1e-5)
     assert loss.sample_size == recorded["sample_size"]
@@ -223,22 +223,21 @@ def check_losses_of_logits(name, case, options, update):
         torch.testing.assert_close(passes[0].grad, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_smoothing_of_one_half_leans_half_way_to_the_uniform_distribution():
+def test_smoothing_of_one_half_is_half_the_uniform_distribution():
     logits = torch.randn(5, 7)
     target = torch.tensor([0, 1, 2, 3, 4])
-    loss, _ = label_smoothed_nll(logits.log_softmax(-1), target, 0.5, other_ids=6)
+    loss, _ = label_smoothed_nll(logits.log_softmax(-1), target, 0.5, n_others=6)
     wanted = torch.full((5, 7), 0.5 / 6)
     wanted[range(5), target] = 0.5
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, wanted, reduction="none"))
 
 
-def loss_of(target_log_p, update=1, weights=None, **options):
+def loss_of(target_log_p, step=1, weights=None, **options):
     """The Loss of tokens that have these log-probabilities, each with one other id, and the gradients of the logits."""
     log_p = torch.tensor(target_log_p)
     logits = torch.stack([log_p, torch.log1p(-log_p.exp())], 1).requires_grad_()
     criterion = LabelSmoothedCrossEntropy(**({"label_smoothing": 0.0} | options))
-    target = torch.zeros(len(logits), dtype=torch.long)
-    loss = criterion.of_logits(logits, target, len(logits), update, vocabulary_size=2, weights=weights)
+    loss = criterion(logits, AllowedIds(2).targets(torch.zeros(len(logits), 1, dtype=torch.long)), step, weights)
     loss.sum.backward()
     return loss, logits.grad
 
@@ -257,9 +256,9 @@ def test_the_best_and_the_worst_tokens_are_left_out_together():
     assert gradient.any(-1).tolist() == [False, False, False, True, True]
 
 
-def test_the_best_tokens_stay_up_to_the_named_update():
-    assert loss_of([-1.0, -2.0], update=5, drop_best_ratio=0.5, drop_best_after=5)[0].sample_size == 2
-    assert loss_of([-1.0, -2.0], update=6, drop_best_ratio=0.5, drop_best_after=5)[0].sample_size == 1
+def test_the_best_tokens_are_kept_up_to_the_named_step():
+    assert loss_of([-1.0, -2.0], step=5, drop_best_ratio=0.5, drop_best_after=5)[0].sample_size == 2
+    assert loss_of([-1.0, -2.0], step=6, drop_best_ratio=0.5, drop_best_after=5)[0].sample_size == 1
 
 
 @pytest.mark.parametrize("ratio", ["drop_best_ratio", "drop_worst_ratio"])

@@ -7,12 +7,13 @@ import pytest
 import torch
 from helpers.golden import fairseq_name, fill_fairseq, generator, load_arrays, load_json
 
+from criterions.base import AllowedIds
 from criterions.self_critical import SelfCritical, advantages
 from data.batch import Batch
 from ofa.config import OFAConfig
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
-from tasks.caption import References, SelfCriticalCaption
+from tasks.caption import CiderReward, References, SelfCriticalCaption
 from tasks.metrics.cider import CiderD, DocumentFrequencies
 from training.freezing import Freezing
 from training.self_critical import SelfCriticalModule
@@ -49,8 +50,9 @@ def test_loss_reward_and_gradient_norms_equal_the_recorded_ones(published_tokeni
         notes=[],
     )
     task = SelfCriticalCaption(tokenizer=published_tokenizer, image_size=64)
+    reward = CiderReward(task, CiderD(frequencies))
     options = GenerationOptions(beam_size=4, max_len=7, min_len=2)
-    module = SelfCriticalModule(model, task, options, SelfCritical(), None, Freezing(), CiderD(frequencies))
+    module = SelfCriticalModule(model, task, options, SelfCritical(), None, Freezing(), reward=reward)
     module.train()
     loss = module.loss(batch)
     assert model.training
@@ -74,6 +76,7 @@ def test_one_token_hypotheses_keep_their_own_advantage():
     model = OFAModel(OFAConfig.from_name("micro")).eval()
     hidden, target = torch.randn(2, 1, model.config.d_model), torch.tensor([[2], [2]])
     log_p = torch.log_softmax(model.logits(hidden), -1)[:, 0, 2]
-    loss = SelfCritical()(model, hidden, target, torch.tensor([[2.0, 1.0]]))
+    targets = AllowedIds().targets(target)
+    loss = SelfCritical()(model.logits(hidden[targets.valid]), targets, torch.tensor([[2.0, 1.0]]))
     assert loss.sum.item() == pytest.approx(-(log_p[0] - log_p[1]).item(), rel=1e-5)
     assert loss.sample_size == 2

@@ -5,6 +5,7 @@ import copy
 import torch
 from omegaconf import OmegaConf
 
+from criterions.base import AllowedIds
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample, collate
 from helpers.runs import ROOT
@@ -59,10 +60,11 @@ def save(model, folder):
     return str(folder)
 
 
-def make_plan(teacher, hard=None, image_size=32, tree=None, **settings):
-    hard = hard or LabelSmoothedCrossEntropy(0.1)
+def make_plan(teacher, criterion=None, image_size=32, tree=None, constraint_range=None, **settings):
+    criterion = criterion or LabelSmoothedCrossEntropy(0.1)
+    allowed = AllowedIds(STUDENT.vocab_size, constraint_range, tree)
     settings = {**copy.deepcopy(DEFAULTS), "teacher": teacher, **settings}
-    return plan_distillation(settings, STUDENT, hard, Tokenizer.demo(), image_size, tree)
+    return plan_distillation(settings, STUDENT, criterion, allowed, Tokenizer.demo(), image_size)
 
 
 def outputs(model, batch, images=None):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.losses import loss_of_states
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.config import OFAConfig
@@ -58,8 +59,8 @@ def test_answers_of_a_closed_set_equal_those_of_the_cpu(model, batch):
 def test_the_loss_over_a_closed_set_equals_that_of_the_cpu(model, batch):
     tree, target = PrefixTree([[7], [8, 9]]), torch.tensor([[8, 9, 2], [7, 2, 1]])
     criterion, hidden = LabelSmoothedCrossEntropy(), torch.randn(2, 3, model.config.d_model)
-    expected = criterion(model, hidden, target, 0, tree=tree).sum
-    loss = criterion(model.cuda(), hidden.cuda(), target.cuda(), 0, tree=tree).sum
+    expected = loss_of_states(criterion, model, hidden, target, tree=tree).sum
+    loss = loss_of_states(criterion, model.cuda(), hidden.cuda(), target.cuda(), tree=tree).sum
     torch.testing.assert_close(loss.cpu(), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -70,6 +71,6 @@ def test_a_training_step_in_half_precision_has_finite_gradients(model, batch, pr
     previous = torch.tensor([[0, 58460, 58470], [0, 58480, 1]], device="cuda")
     with torch.autocast("cuda", precision):
         hidden = model.decoder(previous, model.encoder(**on_gpu(batch))).last_hidden_state
-        loss = LabelSmoothedCrossEntropy(constraint_range=(58457, 59457))(model, hidden, target, update=0)
+        loss = loss_of_states(LabelSmoothedCrossEntropy(), model, hidden, target, constraint_range="bins")
     (loss.sum / loss.sample_size).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

@@ -121,7 +121,7 @@ def make_module(teacher, cache):
         return Scored(*parts, LabelSmoothedCrossEntropy(0.1), optim, freezing)
     plan = make_plan(teacher, cache=str(cache), kd_schedule="growing")
     teacher = build_teacher(plan, TeacherCache(cache, 10, {}))
-    return ScoredStudent(*parts, plan.criterion, optim, freezing, teacher)
+    return ScoredStudent(*parts, plan.criterion, optim, freezing, teacher=teacher)
 
 
 def fit(

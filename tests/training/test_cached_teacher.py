@@ -1,4 +1,4 @@
-"""A student that learns from a teacher cache learns what the teacher itself would say."""
+"""Training with a teacher cache equals training with the teacher."""
 
 import copy
 import csv
@@ -12,7 +12,6 @@ from helpers.distillation import SMALL_DEMO, STUDENT, TEACHER, make_model, make_
 from helpers.runs import run
 from helpers.trainers import without_trainer
 
-from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample, collate
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree
@@ -25,6 +24,8 @@ from training.freezing import Freezing
 from training.optim import Optim
 
 VOCABULARY = STUDENT.vocab_size
+TASK = SimpleNamespace(tree=None)
+RANGE = {"constraint_range": [7, 16]}
 ANSWERS = [[7], [8, 9], [8, 10]]
 # Half precision rounds a log-probability by a share of 2 ** -11: probabilities err by 0.5 % where they are 4e-5.
 HALF = dict(rtol=1e-3, atol=1e-3)
@@ -42,7 +43,7 @@ def no_trainer(monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The ids of each batch that a live teacher was asked about."""
+    """The ids of each batch that a live teacher has seen."""
     calls, answer = [], Teacher.__call__
     monkeypatch.setattr(
         Teacher, "__call__", lambda self, batch, targets: (calls.append(batch.ids), answer(self, batch, targets))[1]
@@ -50,15 +51,15 @@ def calls(monkeypatch):
     return calls
 
 
-def make_module(teacher, cache=None, *, hard=None, tree=None, dropout=0.0, **settings):
+def make_module(teacher, cache=None, *, dropout=0.0, **settings):
     """A student whose teacher is live or, with a folder, cached; the plan's cache has room for eight samples."""
     folder = None if cache is None else str(cache)
-    plan = make_plan(teacher, hard, tree=tree, cache=folder, **settings)
+    plan = make_plan(teacher, cache=folder, **settings)
     model = make_model(replace(STUDENT, dropout=dropout), 3)
     store = None if cache is None else TeacherCache(plan.cache.folder, 8, {})
-    parts = (GenerationOptions(), plan.criterion, Optim(lr=1e-3), Freezing(), build_teacher(plan, store))
-    module = DistillationModule(model, SimpleNamespace(tree=tree), *parts).eval()
-    module.total_updates = 10
+    parts = (model, TASK, GenerationOptions(), plan.criterion, Optim(lr=1e-3), Freezing())
+    module = DistillationModule(*parts, teacher=build_teacher(plan, store), allowed=plan.allowed).eval()
+    module.total_steps = 10
     return module
 
 
@@ -90,11 +91,13 @@ def losses(module, samples):
 )
 @pytest.mark.parametrize("allowed", ["range", "tree", "whole"])
 def test_cached_and_live_teacher_give_each_sample_the_same_loss(allowed, settings, teacher, samples, tmp_path):
-    hard = LabelSmoothedCrossEntropy(0.1, constraint_range=[7, 16] if allowed == "range" else None)
-    tree = PrefixTree(ANSWERS) if allowed == "tree" else None
+    if allowed == "range":
+        settings = {**settings, **RANGE}
+    if allowed == "tree":
+        settings = {**settings, "tree": PrefixTree(ANSWERS)}
     kept = {"cache_top_k": VOCABULARY} if allowed == "whole" else {}
-    live = make_module(teacher, hard=hard, tree=tree, **settings)
-    cached = make_module(teacher, tmp_path / "cache", hard=hard, tree=tree, **settings, **kept)
+    live = make_module(teacher, **settings)
+    cached = make_module(teacher, tmp_path / "cache", **settings, **kept)
     expected = losses(live, samples)
     torch.testing.assert_close(losses(cached, samples), expected, **HALF)
     assert losses(cached, samples) == losses(cached, samples)
@@ -102,10 +105,10 @@ def test_cached_and_live_teacher_give_each_sample_the_same_loss(allowed, setting
     torch.testing.assert_close(cached.loss(collate(samples)).terms["kd"], together, **HALF)
 
 
-def test_the_student_drops_out_the_same_with_a_live_and_with_a_cached_teacher(teacher, samples, tmp_path):
-    hard, found = LabelSmoothedCrossEntropy(constraint_range=[7, 16]), []
+def test_the_dropout_of_the_student_is_the_same_with_a_live_and_a_cached_teacher(teacher, samples, tmp_path):
+    found = []
     for cache in (None, tmp_path / "cache", tmp_path / "cache"):  # the second one is full
-        module = make_module(teacher, cache, hard=hard, dropout=0.3).train()
+        module = make_module(teacher, cache, dropout=0.3, **RANGE).train()
         found.append([module.loss(collate(samples)).sum for _ in range(2)])
     live, filling, reading = found
     assert live[0] != live[1]
@@ -116,14 +119,13 @@ def test_the_student_drops_out_the_same_with_a_live_and_with_a_cached_teacher(te
 @pytest.mark.parametrize("kd", ["ce_with_mask", "mse"])
 def test_the_mean_of_several_teachers_is_kept(kd, teacher, samples, tmp_path):
     teachers = [teacher, save(make_model(STUDENT, 2), tmp_path / "second")]
-    hard = LabelSmoothedCrossEntropy(constraint_range=[7, 16])
-    live = make_module(teachers, hard=hard, kd=kd)
-    cached = make_module(teachers, tmp_path / "cache", hard=hard, kd=kd)
+    live = make_module(teachers, kd=kd, **RANGE)
+    cached = make_module(teachers, tmp_path / "cache", kd=kd, **RANGE)
     torch.testing.assert_close(losses(cached, samples), losses(live, samples), **HALF)
 
 
 @pytest.mark.parametrize("top_k", [1, 64, 5000])
-def test_of_the_best_ids_the_loss_errs_by_no_more_than_what_is_left_out(top_k, teacher, samples, tmp_path):
+def test_with_the_best_ids_the_error_of_the_loss_is_bounded_by_the_rest(top_k, teacher, samples, tmp_path):
     """Spreading the others' probability r moves at most r between ids: an error of r times the range of -log s."""
     live, cached = make_module(teacher), make_module(teacher, tmp_path / "cache", cache_top_k=top_k)
     batch = collate(samples)
@@ -140,11 +142,11 @@ def test_of_the_best_ids_the_loss_errs_by_no_more_than_what_is_left_out(top_k, t
 
 def test_a_sample_reads_the_same_in_every_batch_and_order(teacher, samples, tmp_path):
     a, b, c = samples
-    module = make_module(teacher, tmp_path / "cache", hard=LabelSmoothedCrossEntropy(constraint_range=[7, 16]))
+    module = make_module(teacher, tmp_path / "cache", **RANGE)
 
     def logits(*samples):
         batch = collate(samples)
-        found = module.teacher(batch, module.criterion.hard.targets(batch.target)).logits
+        found = module.teacher(batch, module.allowed.targets(batch.target)).logits
         return found.split((batch.target != 1).sum(1).tolist())
 
     first = dict(zip("abc", logits(a, b, c), strict=True))
@@ -153,7 +155,7 @@ def test_a_sample_reads_the_same_in_every_batch_and_order(teacher, samples, tmp_
             assert torch.equal(found, first[name])
 
 
-def test_a_half_filled_cache_is_gone_on_with_and_a_full_one_needs_no_teacher(
+def test_a_half_filled_cache_is_continued_and_a_full_one_needs_no_teacher(
     teacher, samples, tmp_path, calls, monkeypatch
 ):
     a, b, c = samples
@@ -187,12 +189,12 @@ def test_when_the_cache_is_full_the_teacher_leaves_memory(teacher, samples, tmp_
 def test_a_student_may_start_from_a_teacher_whose_cache_is_full(teacher, samples, tmp_path):
     make_module(teacher, tmp_path / "cache").loss(collate(samples))
     plan, student = make_plan(teacher, cache=str(tmp_path / "cache"), init_from_teacher="first"), make_model(STUDENT, 3)
-    plan.start(student)
+    plan.initialize(student)
     embeddings = plan.load_teacher().models[0].encoder.embed_tokens.weight[:, :64]
     assert torch.equal(student.encoder.embed_tokens.weight, embeddings)
 
 
-def test_asking_the_teacher_leaves_the_students_random_numbers_alone(teacher, samples, tmp_path):
+def test_the_teacher_does_not_change_the_random_numbers_of_the_student(teacher, samples, tmp_path):
     module = make_module(teacher, tmp_path / "cache")
     state = torch.get_rng_state()
     module.loss(collate(samples))
@@ -216,8 +218,14 @@ def test_a_changed_row_is_noticed(change, teacher, samples, tmp_path):
         ({"cache_views": 0}, "distill.cache_views=0 is not a whole number of at least 1"),
         ({"cache_views": None}, "distill.cache_views=None is not a whole number"),
         ({"cache_top_k": 0}, "distill.cache_top_k=0 is not a whole number of at least 1"),
-        ({"matches": "first:attention_mse_sum:encoder"}, "distill.cache=kept keeps logits alone, and distill.matches"),
-        ({"on_policy": {"weight": 2.0}}, "distill.cache=kept keeps .* and distill.on_policy.weight=2.0 asks about"),
+        (
+            {"feature_losses": "first:attention_mse_sum:encoder"},
+            "distill.cache=kept keeps logits only, and distill.feature_losses",
+        ),
+        (
+            {"on_policy": {"weight": 2.0}},
+            "distill.cache=kept keeps .* and distill.on_policy.weight=2.0 needs",
+        ),
         ({"kd": "mse"}, "distill.kd=mse reads the logits of all 59457 ids, of which distill.cache_top_k=64 keeps"),
         ({"temperature": {"schedule": "flsw"}}, "distill.temperature.schedule=flsw reads the logits of all"),
     ],

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from helpers import published
 from helpers.distillation import SMALL_DEMO, STUDENT, TEACHER, make_model, make_plan, outputs, save
+from helpers.losses import loss_of_states
 from helpers.runs import run
 from helpers.trainers import without_trainer
 
+from criterions.base import AllowedIds
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.checkpoint import load
 from ofa.config import OFAConfig
@@ -40,21 +42,19 @@ def no_trainer(monkeypatch):
     without_trainer(monkeypatch)
 
 
-def make_module(teacher, hard=None, tree=None, **settings):
-    plan, model = make_plan(teacher, hard, **settings), make_model(STUDENT, 3)
-    task = SimpleNamespace(tree=tree)
-    module = DistillationModule(
-        model, task, GenerationOptions(), plan.criterion, Optim(lr=1e-3), Freezing(), plan.load_teacher()
-    )
-    plan.start(model)
-    module.total_updates = 10
+def make_module(teacher, criterion=None, **settings):
+    plan, model = make_plan(teacher, criterion, **settings), make_model(STUDENT, 3)
+    parts = (model, SimpleNamespace(tree=None), GenerationOptions(), plan.criterion, Optim(lr=1e-3), Freezing())
+    module = DistillationModule(*parts, teacher=plan.load_teacher(), allowed=plan.allowed)
+    plan.initialize(model)
+    module.total_steps = 10
     return module
 
 
 def test_the_loss_is_the_sum_of_its_parts_as_computed_by_hand(teacher, batch):
-    matches = ["last:attention_mse_sum:encoder", {"rule": [[1, 2]], "loss": "cos", "stack": "decoder", "weight": 3.0}]
+    pairs = ["last:attention_mse_sum:encoder", {"rule": [[1, 2]], "loss": "cos", "stack": "decoder", "weight": 3.0}]
     module = make_module(
-        teacher, ce_weight=0.5, kd_weight=2.0, matches=matches, match_weight=10.0, projection="relu"
+        teacher, ce_weight=0.5, kd_weight=2.0, feature_losses=pairs, feature_weight=10.0, projection="relu"
     ).eval()
     loss = module.loss(batch)
     ours, theirs = outputs(module.model, batch), outputs(module.teacher.models[0], batch)
@@ -63,7 +63,7 @@ def test_the_loss_is_the_sum_of_its_parts_as_computed_by_hand(teacher, batch):
     log_p = ours.logits[tokens].log_softmax(-1)
     nll = -log_p.gather(1, batch.target[tokens][:, None])[:, 0]
     eps = 0.1 / (log_p.shape[1] - 1)
-    hard = ((0.9 - eps) * nll + eps * -log_p.sum(-1)).mean()
+    ce = ((0.9 - eps) * nll + eps * -log_p.sum(-1)).mean()
     kd = -(theirs.logits[tokens].softmax(-1) * log_p).sum(-1).mean()
     source = torch.tensor([[1] * 8, [1] * 7 + [0]]).bool()  # 4 patches, then text
     cells = source[:, :, None] & source[:, None]
@@ -73,17 +73,17 @@ def test_the_loss_is_the_sum_of_its_parts_as_computed_by_hand(teacher, batch):
     ]
     read = batch.decoder_input_ids != 1
     cosines = []
-    for i, j in ((0, 0), (2, 3)):  # the embeddings, and the output of layer 1 beside that of layer 2
+    for i, j in ((0, 0), (2, 3)):  # the embeddings, and the outputs of student layer 1 and teacher layer 2
         projection = module.criterion.projections[str(len(maps) + len(cosines))]
         projected = projection(ours.decoder_hidden_states[i])
         cosines.append(1 - F.cosine_similarity(projected, theirs.decoder_hidden_states[j], dim=-1)[read].mean())
     expected = {
-        "hard": hard,
+        "ce": ce,
         "nll": nll.mean(),
         "kd": kd,
         "attention_mse_sum_encoder": 10 * sum(maps),
         "cos_decoder": 3 * sum(cosines),
-        "loss": 0.5 * hard + 2 * kd + 10 * sum(maps) + 3 * sum(cosines),
+        "loss": 0.5 * ce + 2 * kd + 10 * sum(maps) + 3 * sum(cosines),
     }
     assert loss.terms.keys() == expected.keys()
     torch.testing.assert_close(loss.terms, expected, **CLOSE)
@@ -93,8 +93,8 @@ def test_the_loss_is_the_sum_of_its_parts_as_computed_by_hand(teacher, batch):
 @pytest.mark.parametrize("case", ["range", "tree"])
 def test_the_logits_that_count_are_those_of_the_allowed_ids(case, teacher, batch):
     tree = PrefixTree([[7], [8, 9], [8, 10]]) if case == "tree" else None
-    hard = LabelSmoothedCrossEntropy(0.1, constraint_range=[7, 11] if case == "range" else None)
-    module = make_module(teacher, hard, tree, temperature={"base": 2.0}).eval()
+    constraint_range = [7, 11] if case == "range" else None
+    module = make_module(teacher, tree=tree, constraint_range=constraint_range, temperature={"base": 2.0}).eval()
     allowed = [[0, 1, 2, 3, 7, 8, 9, 10]] * 5 if tree is None else [[7, 8], [9, 10], [2], [7, 8], [2]]
     tokens = batch.target != 1
     ours, theirs = (outputs(model, batch).logits[tokens] / 2 for model in (module.model, module.teacher.models[0]))
@@ -102,11 +102,13 @@ def test_the_logits_that_count_are_those_of_the_allowed_ids(case, teacher, batch
     torch.testing.assert_close(module.loss(batch).terms["kd"], sum(kd) / 5, **CLOSE)
 
 
-def test_training_changes_student_and_projections_and_no_bit_of_the_teacher(teacher, batch):
-    module = make_module(teacher, matches="first:hidden_mse:encoder,first:value_relation:cross", projection="linear")
+def test_training_changes_student_and_projections_and_not_the_teacher(teacher, batch):
+    module = make_module(
+        teacher, feature_losses="first:hidden_mse:encoder,first:value_relation:cross", projection="linear"
+    )
     theirs = module.teacher.models[0]
     before = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
-    learnt = {name: tensor.clone() for name, tensor in module.named_parameters()}
+    initial = {name: tensor.clone() for name, tensor in module.named_parameters()}
     optimizer = module.optim.optimizer(module)
     for _ in range(2):
         optimizer.zero_grad()
@@ -115,7 +117,7 @@ def test_training_changes_student_and_projections_and_no_bit_of_the_teacher(teac
     assert not theirs.training and all(p.grad is None for p in theirs.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in theirs.state_dict().items())
     for name in ("criterion.projections.0.weight", "model.encoder.layers.0.fc1.weight"):
-        assert not torch.equal(module.get_parameter(name), learnt[name])
+        assert not torch.equal(module.get_parameter(name), initial[name])
     assert {name.split(".")[0] for name in module.state_dict()} == {"model", "criterion"}
     updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert updated == {id(p) for p in module.parameters() if p.requires_grad} and not updated & {
@@ -126,33 +128,33 @@ def test_training_changes_student_and_projections_and_no_bit_of_the_teacher(teac
 
 def test_a_student_starts_from_the_same_weights_with_projections_and_without(teacher):
     states = []
-    for settings in ({}, {"matches": "first:cos:encoder", "projection": "linear"}):
+    for settings in ({}, {"feature_losses": "first:cos:encoder", "projection": "linear"}):
         torch.manual_seed(3)
         make_plan(teacher, **settings)
         states.append(torch.get_rng_state())
     assert torch.equal(*states)
 
 
-def test_the_loss_on_the_targets_alone_is_that_of_plain_training(teacher, batch):
+def test_with_only_the_loss_on_the_targets_it_is_plain_training(teacher, batch):
     module = make_module(teacher).eval()
     module.criterion.kd_weight = 0.0
     hidden = module.model.decoder(
         batch.decoder_input_ids, module.model.encoder(batch.input_ids, batch.patch_images, batch.patch_masks)
     ).last_hidden_state
-    plain = LabelSmoothedCrossEntropy(0.1)(module.model, hidden, batch.target, 0)
+    plain = loss_of_states(LabelSmoothedCrossEntropy(0.1), module.model, hidden, batch.target)
     torch.testing.assert_close(module.loss(batch).sum, plain.sum / plain.sample_size, **CLOSE)
 
 
 def test_weights_grow_and_decay_over_the_run(teacher, batch):
     module = make_module(teacher, ce_schedule="decaying", kd_schedule="growing").eval()
-    for update in (0, 5, 10):
-        type(module).global_step = update
+    for step in (0, 5, 10):
+        type(module).global_step = step
         terms = module.loss(batch).terms
-        expected = (1 - update / 10) * terms["hard"] + update / 10 * terms["kd"]
+        expected = (1 - step / 10) * terms["ce"] + step / 10 * terms["kd"]
         torch.testing.assert_close(terms["loss"], expected, **CLOSE)
 
 
-def test_rdrop_shows_the_student_two_passes_and_the_teacher_one(teacher, batch):
+def test_rdrop_takes_two_passes_of_the_student_and_one_of_the_teacher(teacher, batch):
     once = make_module(teacher).eval().loss(batch)
     twice = make_module(teacher, LabelSmoothedCrossEntropy(0.1, rdrop_alpha=1.0)).eval()
     calls, encode = [], twice.teacher.models[0].encoder.forward
@@ -175,15 +177,15 @@ def test_several_teachers_are_averaged(kd, teacher, second_teacher, batch):
 
 
 def test_the_teacher_may_see_the_students_images_larger(teacher, batch):
-    module = make_module(teacher, teacher_image_size=64, matches="first:cos:decoder", projection="linear").eval()
+    module = make_module(teacher, teacher_image_size=64, feature_losses="first:cos:decoder", projection="linear").eval()
     images = F.interpolate(batch.patch_images, (64, 64), mode="bicubic", antialias=True)
     theirs = outputs(module.teacher.models[0], batch, images)
-    given = module.teacher(batch, module.criterion.hard.targets(batch.target))
+    given = module.teacher(batch, module.allowed.targets(batch.target))
     torch.testing.assert_close(given.logits, theirs.logits[batch.target != 1], **CLOSE)
 
 
 def test_the_teacher_has_a_precision_of_its_own(teacher, batch):
-    targets = LabelSmoothedCrossEntropy().targets(batch.target)
+    targets = AllowedIds().targets(batch.target)
     full, half = (
         make_plan(teacher, teacher_precision=precision).load_teacher() for precision in ("32-true", "bf16-true")
     )
@@ -193,16 +195,16 @@ def test_the_teacher_has_a_precision_of_its_own(teacher, batch):
     torch.testing.assert_close(half(batch, targets).logits.float(), full(batch, targets).logits, rtol=0.1, atol=0.3)
 
 
-def test_a_teacher_of_encoder_states_alone_does_not_decode(teacher, batch):
-    module = make_module(teacher, kd=None, matches="gap:attention_ce_mean:encoder").eval()
+def test_a_teacher_of_encoder_states_only_does_not_decode(teacher, batch):
+    module = make_module(teacher, kd=None, feature_losses="gap:attention_ce_mean:encoder").eval()
     module.teacher.models[0].decoder = None
-    assert module.loss(batch).terms.keys() == {"loss", "hard", "nll", "attention_ce_mean_encoder"}
+    assert module.loss(batch).terms.keys() == {"loss", "ce", "nll", "attention_ce_mean_encoder"}
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kd": None}, "nothing is learnt from the teacher"),
+        ({"kd": None}, "there is no loss on the teacher"),
         ({"kd": "mes"}, "distill.kd=mes is not one of ce, ce_with_mask, .*, mse; did you mean 'mse'"),
         ({"on_policy": {"weight": -1}}, "distill.on_policy.weight=-1 is not a number of at least 0"),
         ({"kd": ["ce", "mse"]}, r"distill.kd=\['ce', 'mse'\] is not one of ce, ce_with_mask"),
@@ -213,35 +215,44 @@ def test_a_teacher_of_encoder_states_alone_does_not_decode(teacher, batch):
         ({"kd_schedule": ["growing"]}, "distill.kd_schedule=.* is not one of"),
         ({"kd_schedule": "grow"}, "distill.kd_schedule=grow is not one of .*; did you mean 'growing'"),
         ({"temperature": {"base": 0}}, "distill.temperature.base=0 is not a number above 0"),
-        ({"matches": "first:attention_mse:encoder"}, "the student has 4 heads and the teacher 6"),
-        ({"matches": "first:hidden_mse:encoder"}, "the student is 64 wide and the teacher 96; set the projection"),
+        ({"feature_losses": "first:attention_mse:encoder"}, "the student has 4 heads and the teacher 6"),
+        (
+            {"feature_losses": "first:hidden_mse:encoder"},
+            "the student is 64 wide and the teacher 96; set the projection",
+        ),
         ({"teacher": []}, "distill.teacher names no teacher; give a run"),
         ({"teacher": None}, "distill.teacher names no teacher; give a run"),
         ({"teacher": "nowhere"}, "checkpoint nowhere does not exist"),
         ({"teacher_precision": "bf16"}, "distill.teacher_precision=bf16 is not one of .*; did you mean 'bf16-true'"),
         ({"teacher_image_size": 688}, "has positions for 672 px and would see 688 px"),
         (
-            {"teacher_image_size": 64, "matches": "first:attention_mse_sum:cross"},
+            {"teacher_image_size": 64, "feature_losses": "first:attention_mse_sum:cross"},
             "distill.teacher_image_size=64: attention_mse_sum:cross compares source positions",
         ),
         ({"projection": "gelu"}, "distill.projection=gelu is not one of linear, relu, tanh"),
-        ({"projection": "relu"}, "distill.projection has no effect where distill.matches is null; set distill.matches"),
-        ({"match_weight": 2}, "distill.match_weight has no effect where distill.matches is null"),
-        ({"match_weight": None}, "distill.match_weight=null is not a number"),
-        ({"match_schedule": "growing"}, "distill.match_schedule has no effect where distill.matches is null"),
+        (
+            {"projection": "relu"},
+            "distill.projection has no effect where distill.feature_losses is null; set distill.feature_losses",
+        ),
+        ({"feature_weight": 2}, "distill.feature_weight has no effect where distill.feature_losses is null"),
+        ({"feature_weight": None}, "distill.feature_weight=null is not a number"),
+        (
+            {"feature_schedule": "growing"},
+            "distill.feature_schedule has no effect where distill.feature_losses is null",
+        ),
         ({"cache_views": 2}, "distill.cache_views has no effect where distill.cache is null"),
         ({"cache_top_k": None}, "distill.cache_top_k has no effect where distill.cache is null"),
         ({"kd": None, "kd_schedule": "growing"}, "distill.kd_schedule has no effect where distill.kd is null"),
         ({"kd": None, "probability_shift": True}, "distill.probability_shift has no effect where distill.kd is null"),
         ({"kd": None, "temperature": {"base": 2.0}}, "distill.temperature has no effect where distill.kd is null"),
-        ({"kd_weight": 0.0}, "distill.kd_weight=0 asks the teacher .*; set distill.kd=null instead"),
+        ({"kd_weight": 0.0}, "distill.kd_weight=0 computes a loss on logits .*; set distill.kd=null"),
         ({"on_policy": {"weight": 0.0, "loss": "jsd"}}, "have no effect without distill.on_policy.weight"),
         ({"teacher_image_size": 32, "image_size": None}, "distill.teacher_image_size=32 has no effect on a task with"),
         (
-            {"kd": "ce", "hard": LabelSmoothedCrossEntropy(constraint_range=[7, 11])},
-            r"distill.kd=ce is .*, and criterion.constraint_range=\[7, 11\] .*; set distill.kd=ce_with_mask",
+            {"kd": "ce", "constraint_range": [7, 11]},
+            r"distill.kd=ce is .* restricted to criterion.constraint_range=\[7, 11\]; set distill.kd=ce_with_mask",
         ),
-        ({"kd": "ce", "tree": PrefixTree([[7]])}, "distill.kd=ce is .*, and the task's answers .*=ce_with_mask"),
+        ({"kd": "ce", "tree": PrefixTree([[7]])}, "distill.kd=ce is .* the answers of the task; .*=ce_with_mask"),
         ({"init_from_teacher": "frist"}, "distill.init_from_teacher: there is no layer rule 'frist'"),
         ({"init_from_teacher": "last3"}, "distill.init_from_teacher: student layer -1"),
     ],
@@ -260,7 +271,7 @@ def test_a_teacher_of_the_original_trainer_is_taken_to_have_the_students_vocabul
     assert f"there is no vocabulary with {file}; it is taken to be the one that is used" in caplog.text
 
 
-def test_the_students_own_sequences_may_be_all_that_is_learnt_from(teacher):
+def test_on_policy_may_be_the_only_loss_on_the_teacher(teacher):
     plan = make_plan(teacher, kd=None, on_policy={"weight": 1.0, "loss": "jsd", "temperature": 0.5})
     assert (plan.on_policy.loss, plan.on_policy.temperature, plan.criterion.kd) == ("jsd", 0.5, None)
     assert make_plan(teacher).on_policy is None
@@ -269,11 +280,11 @@ def test_the_students_own_sequences_may_be_all_that_is_learnt_from(teacher):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"matches": "first:attention_mse_sum:encoder"}, "distill.teacher names 2"),
+        ({"feature_losses": "first:attention_mse_sum:encoder"}, "distill.teacher names 2"),
         ({"init_from_teacher": "first"}, "distill.teacher names 2"),
         (
             {"temperature": {"schedule": "flsw"}},
-            "flsw reads a teacher's logits, and of the 2 in distill.teacher the prob",
+            "flsw reads the logits of a teacher, and of the 2 in distill.teacher the prob",
         ),
     ],
 )
@@ -324,13 +335,13 @@ def test_a_student_starts_from_chosen_layers_and_the_leading_channels(teacher):
     assert torch.equal(module.model.decoder.layers[1].cross_attn.q_proj.bias, cut)
 
 
-def test_a_run_learns_from_a_run_and_its_checkpoint_is_a_student_like_any_other(tmp_path):
+def test_a_run_distills_a_run_and_its_checkpoint_is_like_any_other(tmp_path):
     run("train.py", *SMALL_DEMO, "hydra.run.dir=teacher", folder=tmp_path)
-    distill = ["distill=refcoco", "distill.teacher=teacher"]
+    distill = ["distill=ofa_compress", "distill.teacher=teacher"]
     process = run("train.py", *SMALL_DEMO, *distill, "ema.decay=0.9", "hydra.run.dir=student", folder=tmp_path)
-    assert "Matched layers" in process.stdout
+    assert "Layer mapping" in process.stdout
     header = (tmp_path / "student/metrics.csv").read_text().splitlines()[0]
-    for name in ("hard", "kd", "attention_mse_sum_encoder", "attention_mse_sum_decoder"):
+    for name in ("ce", "kd", "attention_mse_sum_encoder", "attention_mse_sum_decoder"):
         assert f"train/{name}" in header
     plain, distilled = (
         torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]

@@ -94,7 +94,7 @@ def evaluation(tree, scores_candidates, **options):
     return EvaluationModule(make_model().eval(), Answering(tree, scores_candidates), GenerationOptions(**options))
 
 
-def test_a_beam_search_behind_prompts_finds_the_best_candidate_and_the_same_score():
+def test_a_beam_search_after_prompts_finds_the_best_candidate_and_the_same_score():
     tree = PrefixTree(ANSWERS)
     beams = {"beam_size": 3, "max_len": 2, "prefix_counts_toward_max_len": False, "normalize_scores": False}
     searched = evaluation(tree, False, prefix_tree=tree, **beams).generate(make_batch())
@@ -105,7 +105,7 @@ def test_a_beam_search_behind_prompts_finds_the_best_candidate_and_the_same_scor
         assert found[0].score == pytest.approx(best.score, abs=1e-4)
 
 
-def test_an_open_answer_does_not_depend_on_the_prompts_beside_it():
+def test_an_open_answer_does_not_depend_on_other_prompts_of_the_batch():
     options = {"beam_size": 2, "max_len": 3, "prefix_counts_toward_max_len": False, "normalize_scores": False}
     module, image = evaluation(None, False, **options), torch.randn(3, 32, 32)
     short = Sample("a", [0, 13, 2], [], image, truth=None, prefix=[13])
@@ -135,7 +135,7 @@ class Counted(Answering):
 
 
 def validate_unreadable(tmp_path):
-    """A validation by a process whose share holds broken rows alone."""
+    """A validation by a process whose shard contains only broken rows."""
     batch = collate([])
     batch.notes = ["skipped line 5 of val.tsv: no image", "skipped line 6 of val.tsv: no image"]
     module = EvaluationModule(make_model(), Counted(None, False), GenerationOptions())

@@ -1,4 +1,4 @@
-"""The divergence from the teacher on the student's own sequences, on models small enough to compute it by hand."""
+"""The divergence from the teacher on sampled sequences, on models small enough to compute it by hand."""
 
 import csv
 from types import SimpleNamespace
@@ -9,6 +9,7 @@ from helpers.distillation import SMALL_DEMO
 from helpers.runs import run
 from helpers.trainers import without_trainer
 
+from criterions.base import AllowedIds
 from criterions.distillation.criterion import DistillationCriterion
 from criterions.distillation.on_policy import OnPolicy
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
@@ -36,15 +37,26 @@ def make_model(seed, **options):
     return OFAModel(OFAConfig.from_name("micro", init_std=0.1, **{"dropout": 0.0, **options}))
 
 
-def make_module(on_policy, hard=None, tree=None, kd="ce", ce_weight=1.0, teachers=(1,), seed=5, **options):
+def make_module(
+    on_policy,
+    criterion=None,
+    tree=None,
+    constraint_range=None,
+    kd="ce",
+    ce_weight=1.0,
+    teachers=(1,),
+    seed=5,
+    **options,
+):
     criterion = DistillationCriterion(
-        hard or LabelSmoothedCrossEntropy(0.1), [], CONFIG, CONFIG, kd=kd, ce_weight=ce_weight
+        criterion or LabelSmoothedCrossEntropy(0.1), [], CONFIG, CONFIG, kd=kd, ce_weight=ce_weight
     )
     generation = GenerationOptions(max_len=4, prefix_counts_toward_max_len=False)
     teacher = Teacher([make_model(i) for i in teachers], mean_of=None if kd is None else "probabilities")
     parts = (make_model(3, **options), SimpleNamespace(tree=tree), generation, criterion, Optim(lr=1e-2), Freezing())
-    module = DistillationModule(*parts, teacher, on_policy, seed)
-    module.total_updates = 10
+    allowed = AllowedIds(CONFIG.vocab_size, constraint_range, tree)
+    module = DistillationModule(*parts, teacher=teacher, on_policy=on_policy, seed=seed, allowed=allowed)
+    module.total_steps = 10
     return module
 
 
@@ -72,10 +84,9 @@ def divergence_by_hand(loss, student, teacher):
 @pytest.mark.parametrize("loss", ["reverse_kl", "jsd", "ce"])
 @pytest.mark.parametrize("case", ["vocabulary", "range", "tree"])
 def test_the_loss_is_the_divergence_on_the_sampled_tokens_as_computed_by_hand(case, loss, batch):
-    tree = TREE if case == "tree" else None
-    hard = LabelSmoothedCrossEntropy(0.1, constraint_range=[7, 14] if case == "range" else None)
-    module = make_module(OnPolicy(0.5, loss), hard, tree).eval()
-    plain = make_module(None, hard, tree).eval().loss(batch)
+    ids = {"tree": {"tree": TREE}, "range": {"constraint_range": [7, 14]}, "vocabulary": {}}[case]
+    module = make_module(OnPolicy(0.5, loss), **ids).eval()
+    plain = make_module(None, **ids).eval().loss(batch)
     found = module.loss(batch)
 
     sampled = module._sampled(batch)
@@ -97,7 +108,7 @@ def test_the_loss_is_the_divergence_on_the_sampled_tokens_as_computed_by_hand(ca
     torch.testing.assert_close(found.terms["on_policy"], expected, **CLOSE)
     torch.testing.assert_close(found.sum, plain.sum + 0.5 * expected, **CLOSE)
     assert found.terms["loss"] is found.sum
-    for name in ("hard", "kd"):
+    for name in ("ce", "kd"):
         torch.testing.assert_close(found.terms[name], plain.terms[name])
 
 
@@ -128,7 +139,7 @@ def test_student_and_teacher_may_be_of_different_half_precisions(student, teache
     assert all(torch.isfinite(term) for term in loss.terms.values())
 
 
-def test_prompts_stay_in_front_of_what_is_sampled(batch):
+def test_prompts_stay_before_sampled_tokens(batch):
     sampled = make_module(OnPolicy())._sampled(batch)
     assert sampled.decoder_input_ids[:, :3].tolist()[0] == [0, 11, 12]
     assert sampled.decoder_input_ids[1, :2].tolist() == [0, 13]
@@ -139,7 +150,7 @@ def test_prompts_stay_in_front_of_what_is_sampled(batch):
     assert sampled.input_ids is batch.input_ids
 
 
-def test_an_update_samples_the_same_whenever_it_is_taken_and_another_update_does_not(batch, monkeypatch):
+def test_a_step_always_samples_the_same_and_another_step_does_not(batch, monkeypatch):
     module = make_module(OnPolicy())
     first = module._sampled(batch).target
     torch.manual_seed(99)
@@ -165,7 +176,7 @@ def modes_of_calls(module, part, monkeypatch):
     return modes
 
 
-def test_the_student_samples_without_dropout_and_learns_with_it(batch, monkeypatch):
+def test_the_student_samples_without_dropout_and_is_trained_with_it(batch, monkeypatch):
     module = make_module(OnPolicy(), dropout=0.5).train()
     modes = modes_of_calls(module, module.model.decoder, monkeypatch)
     sampled = [module._sampled(batch).target for _ in range(2)]
@@ -174,14 +185,14 @@ def test_the_student_samples_without_dropout_and_learns_with_it(batch, monkeypat
     assert modes == [True] * 4 and losses[0] != losses[1]
 
 
-def test_the_student_learns_and_the_teacher_does_not(batch):
+def test_gradients_reach_the_student_and_not_the_teacher(batch):
     module = make_module(OnPolicy(), kd=None, ce_weight=0.0).train()
     module.loss(batch).sum.backward()
     assert all(p.grad is None for p in module.teacher.models[0].parameters())
     assert module.model.encoder.layers[0].fc1.weight.grad.any() and module.model.decoder.layers[0].fc1.weight.grad.any()
 
 
-def test_a_picture_is_encoded_once_to_learn_from(batch, monkeypatch):
+def test_the_student_encodes_an_image_once_with_gradient(batch, monkeypatch):
     module = make_module(OnPolicy()).train()
     modes = modes_of_calls(module, module.model.encoder, monkeypatch)
     module.loss(batch)
@@ -194,7 +205,7 @@ def test_both_passes_of_rdrop_see_the_same_sequences(batch):
     torch.testing.assert_close(twice.terms["on_policy"], once.terms["on_policy"], **CLOSE)
 
 
-def test_mixed_precision_learns_as_full_precision_does(batch):
+def test_gradients_in_mixed_precision_are_those_in_full_precision(batch):
     full, mixed = make_module(OnPolicy(), tree=TREE).train(), make_module(OnPolicy(), tree=TREE).train()
     full.loss(batch).sum.backward()
     with torch.autocast("cpu", torch.bfloat16):
@@ -203,7 +214,7 @@ def test_mixed_precision_learns_as_full_precision_does(batch):
     assert torch.cosine_similarity(ours, theirs, dim=0) > 0.95
 
 
-def test_a_student_that_learns_on_its_own_sequences_comes_near_its_teacher(batch, monkeypatch):
+def test_on_policy_training_brings_the_student_near_its_teacher(batch, monkeypatch):
     module = make_module(OnPolicy(), tree=TREE, kd=None, ce_weight=0.0).train()
     optimizer = torch.optim.Adam(module.parameters(), lr=2e-3)
 
@@ -216,8 +227,8 @@ def test_a_student_that_learns_on_its_own_sequences_comes_near_its_teacher(batch
         return kl(ours.exp(), theirs.exp()).mean().item()
 
     before = distance()
-    for update in range(40):
-        monkeypatch.setattr(DistillationModule, "global_step", update)
+    for step in range(40):
+        monkeypatch.setattr(DistillationModule, "global_step", step)
         optimizer.zero_grad()
         module.train().loss(batch).sum.backward()
         optimizer.step()
@@ -240,7 +251,7 @@ def test_settings_that_make_no_sense_are_refused_by_name(settings, message):
         OnPolicy(**settings)
 
 
-def test_a_run_logs_the_divergence_on_its_own_sequences(tmp_path):
+def test_a_run_logs_the_divergence_on_sampled_sequences(tmp_path):
     run("train.py", *SMALL_DEMO, "hydra.run.dir=teacher", folder=tmp_path)
     student = ["distill=logits", "distill.teacher=teacher", "distill.on_policy.weight=1", "distill.kd=null"]
     run("train.py", *SMALL_DEMO, *student, "trainer.precision=bf16-mixed", "hydra.run.dir=student", folder=tmp_path)

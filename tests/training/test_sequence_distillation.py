@@ -1,4 +1,4 @@
-"""A student that learns what its teacher answered to the training file."""
+"""Sequence-level distillation: targets are the predictions of the teacher for the training file."""
 
 import json
 from types import SimpleNamespace
@@ -7,17 +7,15 @@ import pytest
 from helpers.runs import predictions_of, run
 from hydra import compose, initialize_config_dir
 
-from criterions.label_smoothing import LabelSmoothedCrossEntropy
-from criterions.self_critical import SelfCritical
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
 from runtime.overrides import CONFIGS, check_overrides
-from training.build import build_distillation, build_task
+from training.build import build_objective, build_task
 from training.data_files import build_data
 
 SMALL_DEMO = ["model=micro", "task=snli_ve", "data.rows.train=24", "data.rows.evaluation=6", "task.image_size=32",
               "data.scenes.grid=2", "data.batch_size=4"]  # fmt: skip
-TASK = SimpleNamespace(tree=None)
+TASK = SimpleNamespace(tree=None, reward_columns=())
 SHORT = ["trainer.max_steps=2", "validate_every=2"]
 
 
@@ -26,7 +24,7 @@ def config_of(*words):
         return compose("train", list(words))
 
 
-def test_a_teacher_answers_the_training_file_and_a_student_learns_that(tmp_path, monkeypatch):
+def test_a_student_trains_on_the_predictions_of_its_teacher(tmp_path, monkeypatch):
     run("train.py", *SMALL_DEMO, *SHORT, "hydra.run.dir=teacher", folder=tmp_path)
     words = ["checkpoint=teacher", "split=train", "hydra.run.dir=answers"]
     process = run("evaluate.py", *SMALL_DEMO[1:], *words, folder=tmp_path)
@@ -51,15 +49,13 @@ def test_a_teacher_answers_the_training_file_and_a_student_learns_that(tmp_path,
     assert said == {answer["uniq_id"]: answer["answer"] for answer in answers}
 
 
-def test_answers_alone_need_no_teacher_and_may_stand_beside_one():
-    hard = LabelSmoothedCrossEntropy()
-    assert (
-        build_distillation(config_of("distill=sequence", "distill.predictions=p"), Tokenizer.demo(), TASK, hard) is None
-    )
+def test_predictions_need_no_teacher_and_may_be_combined_with_one():
+    config = config_of("distill=sequence", "distill.predictions=p")
+    assert build_objective(config, Tokenizer.demo(), TASK).distillation is None
     both = ["distill=logits", "distill.predictions=p", "distill.teacher=nowhere"]
     check_overrides("train", both)
     with pytest.raises(UserError, match="checkpoint nowhere does not exist"):
-        build_distillation(config_of(*both), Tokenizer.demo(), TASK, hard)
+        build_objective(config_of(*both), Tokenizer.demo(), TASK)
 
 
 @pytest.mark.parametrize(
@@ -74,13 +70,13 @@ def test_what_is_missing_or_does_not_apply_is_refused(words, message):
         check_overrides("train", words)
 
 
-def test_a_distillation_from_no_answers_is_refused():
+def test_a_distillation_without_predictions_is_refused():
     config = config_of("distill=sequence", "distill.predictions=null")
     with pytest.raises(UserError, match="distill.predictions names no file: .* or choose distill=none"):
-        build_distillation(config, Tokenizer.demo(), TASK, LabelSmoothedCrossEntropy())
+        build_objective(config, Tokenizer.demo(), TASK)
 
 
-def test_answers_make_no_sense_for_a_reward():
+def test_predictions_are_refused_for_a_criterion_on_rewards():
     config = config_of("task=caption_scst", "distill=sequence", "distill.predictions=p")
-    with pytest.raises(UserError, match="task=caption_scst learns from rewards alone, not from a teacher"):
-        build_distillation(config, Tokenizer.demo(), TASK, SelfCritical())
+    with pytest.raises(UserError, match="task=caption_scst is trained on rewards, not on a teacher"):
+        build_objective(config, Tokenizer.demo(), SimpleNamespace(tree=None, reward_columns=("caption",)))

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 from helpers.distillation import STUDENT, make_model, make_plan, save
 
-from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample
 from data.module import OFADataModule
 from data.teacher_answers import TeacherAnswers
@@ -16,7 +15,6 @@ from ofa.generation import PrefixTree
 from ofa.tokenizer import Tokenizer
 from training.distillation import cache as teacher_cache
 from training.distillation.cache import TeacherCache
-from training.distillation.cache_fingerprint import fingerprint
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def test_an_index_that_cannot_grow_stays_as_it_was(open_cache, tmp_path):
     assert (tmp_path / "cache/index.bin").stat().st_size == 8 * 16
 
 
-def test_a_writer_killed_between_values_and_index_leaves_a_cache_to_go_on_with(open_cache, monkeypatch, tmp_path):
+def test_a_writer_killed_between_values_and_index_leaves_a_usable_cache(open_cache, monkeypatch, tmp_path):
     cache = open_cache()
     cache.write([1], [0], [b"one"])
     monkeypatch.setattr(teacher_cache.os, "fsync", lambda file: 1 / 0)
@@ -114,8 +112,8 @@ def test_a_cache_of_something_else_is_refused_by_what_differs(open_cache):
         (lambda folder: (folder / "index.bin").unlink(), "index.bin has 0 bytes"),
         (lambda folder: (folder / "index.bin").write_bytes(b"0" * 100), "index.bin has 100 bytes, not 16 for each key"),
         (lambda folder: (folder / "shard-00001.bin").unlink(), "shard-00001.bin cannot be read"),
-        (lambda folder: (folder / "shard-00001.bin").write_bytes(b"o"), "shard-00001.bin is shorter than it was"),
-        (lambda folder: (folder / "shard-00001.bin").write_bytes(b""), "shard-00001.bin is shorter than it was"),
+        (lambda folder: (folder / "shard-00001.bin").write_bytes(b"o"), "shard-00001.bin is truncated"),
+        (lambda folder: (folder / "shard-00001.bin").write_bytes(b""), "shard-00001.bin is truncated"),
     ],
 )
 def test_damage_is_noticed(damage, message, open_cache, tmp_path):
@@ -125,10 +123,10 @@ def test_damage_is_noticed(damage, message, open_cache, tmp_path):
         open_cache().read(1)
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(open_cache, tmp_path):
+def test_a_folder_with_other_files_is_refused_and_not_changed(open_cache, tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="is no cache and holds something else; give a new or empty folder"):
+    with pytest.raises(UserError, match="contains files that are not a cache; give a new or empty folder"):
         open_cache()
     (tmp_path / "cache/thesis.tex").unlink()
     open_cache()
@@ -159,9 +157,9 @@ def test_of_two_processes_that_make_a_cache_at_once_the_first_one_stays(open_cac
     assert found(open_cache(), 1) == [b"one"]
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(open_cache, tmp_path):
+def test_a_folder_that_cannot_be_created_is_a_clear_error(open_cache, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="distill.cache=.*file/cache cannot be made"):
+    with pytest.raises(UserError, match="distill.cache=.*file/cache cannot be created"):
         TeacherCache(tmp_path / "file/cache", 8, {})
 
 
@@ -176,7 +174,6 @@ def world(tmp_path):
     return SimpleNamespace(
         teacher=save(make_model(STUDENT, 1), tmp_path / "teacher"),
         settings={"cache": str(tmp_path / "cache")},
-        hard=LabelSmoothedCrossEntropy(),
         seed=1,
         task={"name": "refcoco", "image_size": 32},
         tree=None,
@@ -187,13 +184,13 @@ def world(tmp_path):
 
 
 def parts(world):
-    plan = make_plan(world.teacher, world.hard, tree=world.tree, **world.settings)
+    plan = make_plan(world.teacher, tree=world.tree, **world.settings)
     answers = None if world.predictions is None else TeacherAnswers(world.predictions, "id", {})
     data = OFADataModule(
         {"train": world.file}, {"id": 0}, encode, batch_size=1, eval_batch_size=1, seed=world.seed,
         teacher_answers=answers,
     )  # fmt: skip
-    return fingerprint(plan, data, world.task, world.tree, world.tokenizer)
+    return plan.fingerprint(data, world.task, world.tokenizer)
 
 
 CHANGES = {

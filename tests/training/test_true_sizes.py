@@ -23,7 +23,7 @@ def teacher(tmp_path_factory):
 
 
 def rows_of(task, split):
-    """Eight rows to learn from, two to validate with, in the published columns."""
+    """Eight training rows, two validation rows, in the published columns."""
     for i, colour in enumerate(COLOURS if split == "train" else COLOURS[:2]):
         image = encoded_image("JPEG", (640, 480), colour)
         yield {
@@ -61,6 +61,6 @@ def test_one_step_of_the_published_distillation_from_large_to_tiny_at_512_px(tas
         timeout=1800,
     )
     header, *values = (tmp_path / "run/metrics.csv").read_text().splitlines()
-    for name in ("hard", "kd", "attention_mse_sum_encoder", "attention_mse_sum_decoder"):
+    for name in ("ce", "kd", "attention_mse_sum_encoder", "attention_mse_sum_decoder"):
         column = header.split(",").index(f"train/{name}")
         assert any(line.split(",")[column] for line in values)

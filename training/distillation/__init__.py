@@ -1,1 +1,1 @@
-"""Training with a teacher: what is planned, the teacher live or read from its cache, the student's start and step."""
+"""Training with a teacher: plan, teacher, teacher cache, initialization and training step of the student."""

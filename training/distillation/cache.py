@@ -1,11 +1,11 @@
-"""What a teacher said of each sample, kept on disk: records of bytes, found by the sample's key.
+"""The files of a teacher cache: one record of bytes for each sample, found by its key.
 
-    cache.json         version of the format, and the fingerprint of all that the records depend on
+    cache.json         version of the format, and the fingerprint of everything the records depend on
     index.bin          an ENTRY for each key, zeros where there is no record yet
-    shard-00001.bin    records one behind the other, memory-mapped where they are read; and so on
+    shard-00001.bin    concatenated records, memory-mapped for reading; and so on
 
-A record is on disk before its entry is, so that a process that is killed leaves at most bytes nothing refers to. A
-process adds only to shards that it has made itself, so that several can fill one cache.
+A record is on disk before its entry, so that a killed process leaves at most unreferenced bytes. A process appends only
+to shards that it created, so that several can fill one cache.
 """
 
 from __future__ import annotations
@@ -23,26 +23,25 @@ import numpy as np
 
 from ofa.errors import UserError
 
-FORMAT = 1  # to be raised when records are made in another way, so that older folders are not taken for new ones
+FORMAT = 1  # increase it when the records change, so that older folders are refused
 DESCRIPTION, INDEX, UNFINISHED = "cache.json", "index.bin", "unfinished."
-# The place is shard << OFFSET_BITS | offset, one word, so that two processes that write one entry cannot mix theirs.
+# The place is shard << OFFSET_BITS | offset, one machine word, so that concurrent writes of an entry cannot mix.
 ENTRY = np.dtype([("place", "<u8"), ("size", "<u4"), ("check", "<u4")])
 OFFSET_BITS = 40
 REMEDY = "give another folder, or delete this one to have it filled again"
 
 
 class TeacherCache:
-    """The cache in `folder`, which is made where it is missing.
+    """The cache in `folder`, created if it is missing.
 
     Args:
         folder: of the files above.
-        n_keys: the number of samples there are; keys count from 0. An index of fewer keys grows, and of more a part is
-            used, so that a cache may be opened with another number.
-        fingerprint: what the records depend on, a JSON value for each part; an error calls a part by its name.
-        shard_bytes: a shard that would become larger is not added to.
+        n_keys: the number of samples; keys count from 0. An index of fewer keys grows; of more keys, a part is used.
+        fingerprint: what the records depend on, a JSON value for each part; an error names the part.
+        shard_bytes: the largest size of a shard.
 
     Raises:
-        UserError: where the folder holds a cache of another fingerprint, a damaged one or something else, or cannot be
+        UserError: the folder contains a cache of another fingerprint, a damaged one or something else, or cannot be
             written.
     """
 
@@ -53,7 +52,7 @@ class TeacherCache:
         _check_fingerprint(folder, fingerprint)
         self._entries = _map_index(folder / INDEX, n_keys)
         self._shards: dict[int, mmap.mmap | bytes] = {}
-        self._own: tuple[int, BinaryIO] | None = None  # number and file of the shard that is added to
+        self._own: tuple[int, BinaryIO] | None = None  # number and file of the shard to append to
 
     def __len__(self) -> int:
         """The number of records."""
@@ -69,32 +68,32 @@ class TeacherCache:
         return sum(file.stat().st_size for file in self.folder.glob("*.bin"))
 
     def has(self, keys: Sequence[int]) -> np.ndarray:
-        """Booleans, one for each key: whether it has a record."""
+        """For each key, whether it has a record."""
         return self._entries["place"][keys] != 0
 
     def checks(self, keys: Sequence[int]) -> np.ndarray:
-        """The number that was written beside each record."""
+        """The checksum of each record, as it was written."""
         return self._entries["check"][keys]
 
     def read(self, key: int) -> bytes:
         """The record of a key that has one.
 
         Raises:
-            UserError: where its shard is missing or shorter than it was.
+            UserError: its shard is missing or truncated.
         """
         place, size = (int(self._entries[name][key]) for name in ("place", "size"))
         number, start = place >> OFFSET_BITS, place & ((1 << OFFSET_BITS) - 1)
-        if len(self._shards.get(number, b"")) < start + size:  # not mapped yet, or not in this length
+        if len(self._shards.get(number, b"")) < start + size:  # not mapped yet, or not at this length
             self._shards[number] = _map_shard(self._path(number))
             if len(self._shards[number]) < start + size:
-                raise UserError(f"{self._path(number)} is shorter than it was, so that distill.cache is lost; {REMEDY}")
+                raise UserError(f"{self._path(number)} is truncated, so that distill.cache is lost; {REMEDY}")
         return self._shards[number][start : start + size]
 
     def write(self, keys: Sequence[int], checks: Sequence[int], records: Sequence[bytes]) -> None:
-        """Keep a record for each key, and a number of 32 bits that is to be compared when it is read.
+        """Store a record for each key, and a checksum of 32 bits to compare when it is read.
 
         Raises:
-            UserError: where the folder cannot be written or the disk is full.
+            UserError: the folder cannot be written, or the disk is full.
         """
         try:
             number, start = self._append(b"".join(records))
@@ -103,10 +102,12 @@ class TeacherCache:
         sizes = np.array([len(record) for record in records])
         self._entries["size"][keys] = sizes
         self._entries["check"][keys] = checks
-        self._entries["place"][keys] = (number << OFFSET_BITS) + start + sizes.cumsum() - sizes  # with this it exists
+        self._entries["place"][keys] = (
+            (number << OFFSET_BITS) + start + sizes.cumsum() - sizes
+        )  # makes the record exist
 
     def _append(self, data: bytes) -> tuple[int, int]:
-        """Number of the shard and the offset in it where `data` now is, safe from a crash of the machine."""
+        """Write `data` durably; return the number of its shard and its offset in it."""
         if self._own is None or self._own[1].tell() + len(data) > self.shard_bytes:
             self._own = self._new_shard()
         number, file = self._own
@@ -129,24 +130,24 @@ class TeacherCache:
 
 
 def _create(folder: Path, n_keys: int, fingerprint: Mapping[str, Any]) -> None:
-    """An empty index, then what makes the folder a cache; several processes may do this at once.
+    """Create an empty index, then the description; several processes may do this at once.
 
-    Nothing outside the folder is written, which may be mounted. Each file is linked to its name when it is whole, and
-    a name is never taken from another process's file, which that may have begun to fill.
+    Nothing outside the folder is written, which may be a mount point. Each complete file is linked to its name, and a
+    file of another process is never replaced, since it may contain entries already.
     """
     description = json.dumps({"format": FORMAT, "fingerprint": fingerprint}, indent=2) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         others = [file for file in folder.iterdir() if file.name != INDEX and UNFINISHED not in file.name]
         if others and not (folder / DESCRIPTION).is_file():
-            raise UserError(f"distill.cache={folder} is no cache and holds something else; give a new or empty folder")
+            raise UserError(f"distill.cache={folder} contains files that are not a cache; give a new or empty folder")
         with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as unfinished:
             for name, content in ((INDEX, _no_entries(n_keys)), (DESCRIPTION, description.encode())):
                 Path(unfinished, name).write_bytes(content)
-                with contextlib.suppress(FileExistsError):  # another process was faster
+                with contextlib.suppress(FileExistsError):  # created by another process
                     os.link(Path(unfinished, name), folder / name)
     except OSError as error:
-        raise UserError(f"distill.cache={folder} cannot be made ({error.strerror})") from error
+        raise UserError(f"distill.cache={folder} cannot be created ({error.strerror})") from error
 
 
 def _check_fingerprint(folder: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -164,13 +165,13 @@ def _check_fingerprint(folder: Path, fingerprint: Mapping[str, Any]) -> None:
 
 
 def _map_index(file: Path, n_keys: int) -> np.ndarray:
-    """The first `n_keys` entries; those that are not there yet are added."""
+    """The first `n_keys` entries; missing ones are added."""
     size = file.stat().st_size if file.is_file() else 0
     if size == 0 or size % ENTRY.itemsize:
         raise UserError(f"{file} has {size} bytes, not {ENTRY.itemsize} for each key; {REMEDY}")
     if size < n_keys * ENTRY.itemsize:
         try:
-            with file.open("ab") as opened:  # another process may do the same: what is too long does no harm
+            with file.open("ab") as opened:  # another process may do the same; extra entries are harmless
                 opened.write(_no_entries(n_keys - size // ENTRY.itemsize))
         except OSError as error:
             if os.access(file, os.W_OK):
@@ -180,7 +181,7 @@ def _map_index(file: Path, n_keys: int) -> np.ndarray:
 
 
 def _no_entries(n_keys: int) -> bytes:
-    """Zeros to be on disk: to store into a map of a file with holes would kill the process on a full disk."""
+    """Zeros to write: storing into a memory-mapped sparse file would kill the process on a full disk."""
     return bytes(n_keys * ENTRY.itemsize)
 
 

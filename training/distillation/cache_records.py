@@ -1,13 +1,13 @@
-"""A teacher's logits as bytes: one record for each sample, of what its losses read and in half precision.
+"""The records of a teacher cache: the logits of a sample as bytes, in half precision.
 
 Letters in shapes: B batch, T target, N target tokens of the batch, n those of one sample, A ids, V vocabulary.
 
 A record holds a float32 number for each token, then log-probabilities in float16, token by token:
 
 - of every allowed id, in the order of the A ids; the number is the log-sum-exp of the logits, so that log-probability +
-  number is the logit again. Rounding is relative to the log-probability: least where the probability is;
-- or of the k best of the vocabulary, behind their ids as int32; the number is the logarithm of what the other ids have
-  together, which is spread evenly over them.
+  number is the logit again. Rounding is relative to the log-probability: smallest for likely ids;
+- or of the k best ids of the vocabulary, after the ids as int32; the number is the logarithm of the total probability
+  of the other ids, which is spread evenly over them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from criterions.label_smoothing import Targets, log_probabilities
+from criterions.base import Targets, log_probabilities
 
 
 def pack(logits: Tensor, targets: Targets, top_k: int | None) -> list[bytes]:
@@ -28,7 +28,7 @@ def pack(logits: Tensor, targets: Targets, top_k: int | None) -> list[bytes]:
     Args:
         logits: [N, A], the teacher's.
         targets: of the batch.
-        top_k: how many ids of the vocabulary to keep; None: all that a token may be.
+        top_k: number of ids to store for each token; None: all allowed ids.
     """
     log_p = log_probabilities(logits, targets.allowed)
     if top_k is None:
@@ -44,11 +44,11 @@ def pack(logits: Tensor, targets: Targets, top_k: int | None) -> list[bytes]:
     return [b"".join(part.numpy().tobytes() for part in sample) for sample in zip(*parts, strict=True)]
 
 
-def unpack(records: Sequence[bytes], targets: Targets, top_k: int | None, vocabulary_size: int) -> Tensor:
+def unpack(records: Sequence[bytes], targets: Targets, top_k: int | None) -> Tensor:
     """Logits [N, A] in float32 from the records of B samples, packed with equal targets and `top_k`.
 
-    They are the teacher's but for rounding or, with `top_k`, log-probabilities of the V ids of the vocabulary. Where an
-    id is not allowed they mean nothing.
+    They equal those of the teacher up to rounding or, with `top_k`, are log-probabilities of the V ids of the
+    vocabulary. Their values at ids that are not allowed are arbitrary.
     """
     device = targets.columns.device
     ends = (4 * targets.valid.sum(1)).tolist()  # of the numbers, in bytes
@@ -58,7 +58,7 @@ def unpack(records: Sequence[bytes], targets: Targets, top_k: int | None, vocabu
         ends = [top_k * end for end in ends]
         ids = _joined("<i4", [record[:end] for record, end in zip(rest, ends, strict=True)], device)
         best = _joined("<f2", [record[end:] for record, end in zip(rest, ends, strict=True)], device)
-        even = (numbers - math.log(vocabulary_size - top_k))[:, None].expand(-1, vocabulary_size)
+        even = (numbers - math.log(targets.vocabulary_size - top_k))[:, None].expand(-1, targets.vocabulary_size)
         return even.scatter(-1, ids.view(-1, top_k).long(), best.view(-1, top_k).float())
     values = _joined("<f2", rest, device).float()
     if targets.allowed is None:

@@ -1,4 +1,4 @@
-"""A teacher that is asked once about each sample."""
+"""A teacher whose logits are computed once for each sample."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from criterions.base import Targets
 from criterions.distillation.states import States
-from criterions.label_smoothing import Targets
 from data.batch import Batch
 from ofa.errors import UserError
 from ofa.vocabulary import PAD
@@ -18,26 +18,23 @@ from training.distillation.teacher import Teacher
 
 
 class CachedTeacher:
-    """Stands for a Teacher of logits: what it said of a sample is kept. It is in memory while there is more to ask.
+    """Replaces a Teacher of logits by its cache. The teacher is in memory only while records are missing.
 
-    What is returned always comes from the cache, so that a run that fills it learns exactly what later ones learn.
+    The logits are always read from the cache, so that a run that fills it trains on the same values as later ones.
 
     Args:
-        cache: of what was said; its fingerprint is that of the teacher.
+        cache: of the logits; its fingerprint is that of the teacher.
         load: loads the teacher.
-        top_k: how many ids of the vocabulary are kept of each token; None: all that it may be.
-        vocabulary_size: the number of all ids.
+        top_k: number of ids stored for each token; None: all allowed ids.
     """
 
-    def __init__(
-        self, cache: TeacherCache, load: Callable[[], Teacher], top_k: int | None, vocabulary_size: int
-    ) -> None:
-        self.cache, self.load, self.top_k, self.vocabulary_size = cache, load, top_k, vocabulary_size
+    def __init__(self, cache: TeacherCache, load: Callable[[], Teacher], top_k: int | None) -> None:
+        self.cache, self.load, self.top_k = cache, load, top_k
         self.teacher: Teacher | None = None
         self.device = torch.device("cpu")
 
     def __deepcopy__(self, memo: dict) -> CachedTeacher:
-        """Itself, as with Teacher."""
+        """The same object, as for Teacher."""
         return self
 
     def to(self, device: torch.device) -> None:
@@ -49,12 +46,12 @@ class CachedTeacher:
         """The logits of the N target tokens of a batch.
 
         Raises:
-            UserError: where a sample is not the one that its record was made of.
+            UserError: a sample differs from the one that its record was computed from.
         """
         checks = _checks(batch)
         missing = [i for i, is_there in enumerate(self.cache.has(batch.keys)) if not is_there]
         if missing:
-            records = pack(self._ask(batch, targets), targets, self.top_k)
+            records = pack(self._teacher_logits(batch, targets), targets, self.top_k)
             self.cache.write(*([column[i] for i in missing] for column in (batch.keys, checks, records)))
             if len(self.cache) == self.cache.n_keys:
                 self.teacher = None
@@ -64,10 +61,10 @@ class CachedTeacher:
                     f"sample {name} has other tokens than when distill.cache={self.cache.folder} was filled; {REMEDY}"
                 )
         records = [self.cache.read(key) for key in batch.keys]
-        return States(unpack(records, targets, self.top_k, self.vocabulary_size), {})
+        return States(unpack(records, targets, self.top_k), {})
 
-    def _ask(self, batch: Batch, targets: Targets) -> torch.Tensor:
-        """[N, A], the teacher's logits."""
+    def _teacher_logits(self, batch: Batch, targets: Targets) -> torch.Tensor:
+        """[N, A]."""
         if self.teacher is None:
             self.teacher = self.load()
             self.teacher.to(self.device)

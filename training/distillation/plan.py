@@ -1,55 +1,72 @@
-"""What is to be distilled, from the configuration: decided, and refused, before any weight is read."""
+"""The plan of a distillation: all settings checked before any weight is read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from criterions.base import AllowedIds, Criterion
 from criterions.distillation.criterion import DistillationCriterion
-from criterions.distillation.matching import Match, MatchRule, compose, read_rules
+from criterions.distillation.layer_mapping import FeatureLossRule, FeaturePair, map_layers, read_rules
 from criterions.distillation.on_policy import OnPolicy
 from criterions.distillation.projections import ACTIVATIONS
 from criterions.distillation.temperature import Temperature
-from criterions.label_smoothing import LabelSmoothedCrossEntropy
+from data.module import OFADataModule
 from ofa.checkpoint import check_vocabulary, find, load_model, read_config, weight_files
 from ofa.config import OFAConfig, check_choice, check_number
 from ofa.errors import UserError
-from ofa.generation import PrefixTree
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
+from runtime.digest import digest
 from runtime.overrides import CONFIGS
-from training.distillation.cache_plan import CachePlan, plan_cache
 from training.distillation.student import start_from_teacher, teacher_layers
 from training.distillation.teacher import PRECISIONS, Teacher
 
-# By a setting, those that mean nothing where it is left out.
+# Settings that have no effect where the setting before them is null.
 OPTIONS_OF = {
     "kd": ("kd_schedule", "temperature", "probability_shift"),
-    "matches": ("match_weight", "match_schedule", "projection"),
+    "feature_losses": ("feature_weight", "feature_schedule", "projection"),
     "cache": ("cache_views", "cache_top_k"),
 }
 
 
 @dataclass(frozen=True)
+class CachePlan:
+    """How the logits of a teacher are stored.
+
+    Attributes:
+        folder: of the cache.
+        views: number of augmentations of each row.
+        top_k: number of ids stored for each token; None: all allowed ids.
+    """
+
+    folder: Path
+    views: int
+    top_k: int | None
+
+
+@dataclass(frozen=True)
 class DistillationPlan:
-    """A distillation whose parts fit each other.
+    """A distillation whose parts are compatible.
 
     Attributes:
         files: the checkpoint of each teacher, a file or a model folder.
-        criterion: the loss, with its matches.
-        precision, image_size: of the teacher, as it takes them.
-        first_layers: the teacher's layers that the student starts from, as `teacher_layers` returns them; None: it
-            does not start from the teacher.
-        on_policy: how the student's own sequences count; None: it samples none.
-        cache: where the teacher's logits are kept; None: it is asked each time.
+        criterion: the loss, with its feature pairs.
+        allowed: the ids that targets may have.
+        precision, image_size: of the teacher, as `Teacher` takes them.
+        first_layers: the layers of the teacher that the student is initialized from, as `teacher_layers` returns them;
+            None: no initialization from the teacher.
+        on_policy: the loss on sequences sampled from the student; None: no sampling.
+        cache: where the logits of the teacher are stored; None: the teacher runs in each step.
     """
 
     files: list[Path]
     criterion: DistillationCriterion
+    allowed: AllowedIds
     precision: str
     image_size: int | None
     first_layers: dict[str, dict[int, int]] | None
@@ -57,85 +74,106 @@ class DistillationPlan:
     cache: CachePlan | None
 
     @property
-    def matches(self) -> tuple[Match, ...]:
-        return self.criterion.matches
-
-    @property
     def weight_files(self) -> list[Path]:
-        """The files of all teachers' weights."""
+        """The weight files of all teachers."""
         return [part for file in self.files for part in weight_files(file)]
 
     @property
     def mean_of(self) -> str | None:
-        """What is averaged of several teachers, as `Teacher` takes it."""
+        """What is averaged over several teachers, as `Teacher` takes it."""
         return {None: None, "mse": "logits"}.get(self.criterion.kd, "probabilities")
 
     def load_teacher(self) -> Teacher:
         models = [load_model(file) for file in self.files]
         return Teacher(models, self.criterion.teacher_features, self.mean_of, self.precision, self.image_size)
 
-    def start(self, student: OFAModel) -> None:
-        """A student that is to start from its teacher's weights receives them."""
+    def initialize(self, student: OFAModel) -> None:
+        """Copy the weights of the teacher into the student, where the plan has `first_layers`."""
         if self.first_layers is not None:
             start_from_teacher(student, load_model(self.files[0]), self.first_layers)
+
+    def fingerprint(self, data: OFADataModule, task: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+        """All that the records of a teacher cache depend on: a JSON value for each part, by the name used in errors.
+
+        The names are stored in the cache: one that is renamed here makes existing caches unusable.
+
+        Args:
+            data: with the training file.
+            task: the settings `task`.
+            tokenizer: its vocabulary.
+        """
+        predictions = data.teacher_answers
+        return {
+            "teacher (distill.teacher)": [digest(file) for file in self.weight_files],
+            "mean of several teachers (distill.kd)": self.mean_of if len(self.files) > 1 else None,
+            "precision of the teacher (distill.teacher_precision)": self.precision,
+            "image size of the teacher (distill.teacher_image_size)": self.image_size,
+            "training file (data)": [len(data.rows("train")), digest(data.files["train"])],
+            "teacher's answers to learn (distill.predictions)": predictions and digest(predictions.path),
+            "choice of columns (data.columns)": dict(data.columns),
+            "task or settings of it (task)": task,
+            "set of allowed ids (criterion.constraint_range, or the answers)": self.allowed.digest,
+            "number of ids kept (distill.cache_top_k)": self.cache.top_k,
+            "vocabulary (tokenizer)": tokenizer.digest(),
+        }
 
 
 def plan_distillation(
     settings: dict[str, Any],
     student: OFAConfig,
-    hard: LabelSmoothedCrossEntropy,
+    criterion: Criterion,
+    allowed: AllowedIds,
     tokenizer: Tokenizer,
     image_size: int | None,
-    tree: PrefixTree | None = None,
 ) -> DistillationPlan:
     """The plan of the settings `distill`.
 
     Args:
-        settings: as in configs/distill/_settings.yaml.
-        student: the shape of the model that is trained.
-        hard: its loss on the targets.
+        settings: as in configs/distill/_settings.yaml, without `predictions`.
+        student: the architecture of the model that is trained.
+        criterion: its loss on the targets.
+        allowed: the ids that its targets may have.
         tokenizer: its vocabulary.
-        image_size: pixels of a side of its images; None where the task has none.
-        tree: the task's answers, where it has a closed set of them.
+        image_size: pixels of a side of its images; None: a task without images.
 
     Raises:
-        UserError: where student, teacher and losses do not fit.
+        UserError: student, teacher and losses are incompatible.
     """
     settings = dict(settings)
-    paths, precision, seen = (settings.pop(f"teacher{key}") for key in ("", "_precision", "_image_size"))
+    paths, precision, teacher_size = (settings.pop(f"teacher{key}") for key in ("", "_precision", "_image_size"))
     paths = paths if isinstance(paths, list) else [paths]
     if not paths or None in paths:
         raise UserError("distill.teacher names no teacher; give a run, a model folder, a checkpoint, or several")
     check_choice(precision, "distill.teacher_precision", PRECISIONS)
-    check_number(settings["match_weight"], "distill.match_weight", "1 is the default")
+    check_number(settings["feature_weight"], "distill.feature_weight", "1 is the default")
     if settings["projection"] is not None:
         check_choice(settings["projection"], "distill.projection", ACTIVATIONS)
     _check_options(settings)
-    rules = read_rules(*(settings.pop(key) for key in ("matches", "match_weight", "projection")))
+    rules = read_rules(*(settings.pop(key) for key in ("feature_losses", "feature_weight", "projection")))
     on_policy = _on_policy(settings.pop("on_policy"))
     init_rule = settings.pop("init_from_teacher")
     cache = [settings.pop(f"cache{key}") for key in ("", "_views", "_top_k")]
     settings["temperature"] = Temperature(**settings["temperature"])
-    _check_losses(settings["kd"], rules, on_policy, hard, tree)
+    _check_losses(settings["kd"], rules, on_policy, allowed)
     if len(paths) > 1:
         _check_several(len(paths), settings["kd"], rules, init_rule, settings["temperature"])
-    if seen is not None and image_size is None:
-        raise UserError(f"distill.teacher_image_size={seen} has no effect on a task without images; leave it null")
+    if teacher_size is not None and image_size is None:
+        raise UserError(f"distill.teacher_image_size={teacher_size} has no effect on a task without images; set null")
     files = [find(str(path)) for path in paths]
     configs = [read_config(file) for file in files]
     for file, config in zip(files, configs, strict=True):
-        _check_teacher(file, config, student, tokenizer, seen or image_size)
-    matches = compose(rules, student, configs[0])
-    _check_image_sizes(matches, seen, image_size)
-    criterion = DistillationCriterion(hard, matches, student, configs[0], **settings)
+        _check_teacher(file, config, student, tokenizer, teacher_size or image_size)
+    pairs = map_layers(rules, student, configs[0])
+    _check_image_sizes(pairs, teacher_size, image_size)
     first_layers = None if init_rule is None else teacher_layers(init_rule, student, configs[0])
-    cache = plan_cache(*cache, criterion, tree)
+    criterion = DistillationCriterion(criterion, pairs, student, configs[0], **settings)
+    cache = _plan_cache(*cache, criterion, allowed)
     if cache is not None and on_policy is not None:
         raise UserError(
-            f"distill.cache={cache.folder} keeps what the teacher says to the targets, and distill.on_policy.weight="
-            f"{on_policy.weight} asks about sequences that are not known before; leave out one of them"
+            f"distill.cache={cache.folder} keeps logits for the targets only, and distill.on_policy.weight="
+            f"{on_policy.weight} needs logits for sampled sequences; leave out one of them"
         )
-    return DistillationPlan(files, criterion, precision, seen, first_layers, on_policy, cache)
+    return DistillationPlan(files, criterion, allowed, precision, teacher_size, first_layers, on_policy, cache)
 
 
 def _on_policy(settings: dict[str, Any]) -> OnPolicy | None:
@@ -148,43 +186,38 @@ def _on_policy(settings: dict[str, Any]) -> OnPolicy | None:
 
 
 def _check_losses(
-    kd: str | None,
-    rules: Sequence[MatchRule],
-    on_policy: OnPolicy | None,
-    hard: LabelSmoothedCrossEntropy,
-    tree: PrefixTree | None,
+    kd: str | None, rules: Sequence[FeatureLossRule], on_policy: OnPolicy | None, allowed: AllowedIds
 ) -> None:
     if kd is None and not rules and on_policy is None:
         raise UserError(
-            "distill.kd=null, no distill.matches and distill.on_policy.weight=0: nothing is learnt from the teacher; "
-            "set one"
+            "distill.kd=null, no distill.feature_losses and distill.on_policy.weight=0: there is no loss on the "
+            "teacher; set one"
         )
-    if kd == "ce" and (tree is not None or hard.constraint_range is not None):
-        what = "the task's answers" if tree is not None else f"criterion.constraint_range={hard.constraint_range}"
+    if kd == "ce" and allowed.is_restricted:
         raise UserError(
-            f"distill.kd=ce is the published loss over all ids, and {what} allows some alone; "
+            f"distill.kd=ce is the published loss over the whole vocabulary, and the ids are restricted to {allowed}; "
             "set distill.kd=ce_with_mask"
         )
 
 
 def _check_several(
-    n_teachers: int, kd: str | None, rules: Sequence[MatchRule], init_rule: object, temperature: Temperature
+    n_teachers: int, kd: str | None, rules: Sequence[FeatureLossRule], init_rule: object, temperature: Temperature
 ) -> None:
     """Refuse what needs one teacher."""
     if init_rule is not None:
         raise UserError(
-            f"distill.init_from_teacher={init_rule} and distill.teacher names {n_teachers} teachers; start from one by "
-            "a run with that one, or leave it null"
+            f"distill.init_from_teacher={init_rule} and distill.teacher names {n_teachers} teachers; initialize from "
+            "one in a run with that one, or leave it null"
         )
     if rules:
         raise UserError(
-            f"distill.matches compares intermediate states with one teacher's, and distill.teacher names {n_teachers}; "
-            "several are averaged on logits only: leave the matches out, or all teachers but one"
+            f"distill.feature_losses compares features with those of one teacher, and distill.teacher names "
+            f"{n_teachers}, whose logits are averaged; leave out the feature losses, or all teachers but one"
         )
     if temperature.schedule == "flsw" and kd != "mse":
         raise UserError(
-            f"distill.temperature.schedule=flsw reads a teacher's logits, and of the {n_teachers} in distill.teacher "
-            "the probabilities are averaged; take another schedule, one teacher, or distill.kd=mse"
+            f"distill.temperature.schedule=flsw reads the logits of a teacher, and of the {n_teachers} in "
+            "distill.teacher the probabilities are averaged; take another schedule, one teacher, or distill.kd=mse"
         )
 
 
@@ -196,12 +229,10 @@ def _check_options(settings: dict[str, Any]) -> None:
             if not settings[needed] and settings[key] != defaults[key]:
                 raise UserError(
                     f"distill.{key} has no effect where distill.{needed} is null; set distill.{needed}, or leave "
-                    f"distill.{key} as it was"
+                    f"distill.{key} at its default"
                 )
     if settings["kd"] is not None and settings["kd_weight"] == 0:
-        raise UserError(
-            "distill.kd_weight=0 asks the teacher for logits that do not count; set distill.kd=null instead"
-        )
+        raise UserError("distill.kd_weight=0 computes a loss on logits that does not count; set distill.kd=null")
 
 
 def _check_teacher(
@@ -210,7 +241,7 @@ def _check_teacher(
     if teacher.vocab_size != student.vocab_size:
         raise UserError(
             f"distill.teacher={file} has {teacher.vocab_size} ids and the student {student.vocab_size}, so that their "
-            "logits cannot be compared; take a teacher with the student's vocabulary"
+            "logits cannot be compared; take a teacher with the vocabulary of the student"
         )
     check_vocabulary(file, tokenizer)
     if image_size is not None and image_size > teacher.max_image_size:
@@ -220,12 +251,40 @@ def _check_teacher(
         )
 
 
-def _check_image_sizes(matches: list[Match], teacher: int | None, student: int | None) -> None:
+def _check_image_sizes(pairs: list[FeaturePair], teacher: int | None, student: int | None) -> None:
     if teacher in (None, student):
         return
-    for match in matches:
-        if match.compares_source:
+    for pair in pairs:
+        if pair.compares_source:
             raise UserError(
-                f"distill.teacher_image_size={teacher}: {match.loss}:{match.stack} compares source positions one by "
-                f"one, of which {student} px give another number; leave it null, or match the decoder only"
+                f"distill.teacher_image_size={teacher}: {pair.loss}:{pair.stack} compares source positions one by "
+                f"one, and {student} px give another number of them; leave it null, or compare the decoder only"
             )
+
+
+def _plan_cache(
+    folder: str | None, views: int, top_k: int, criterion: DistillationCriterion, allowed: AllowedIds
+) -> CachePlan | None:
+    """The plan of distill.cache, .cache_views and .cache_top_k; None without a folder."""
+    if folder is None:
+        return None
+    for key, value in (("cache_views", views), ("cache_top_k", top_k)):
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"distill.{key}={value} is not a whole number of at least 1")
+    if criterion.feature_pairs:
+        raise UserError(
+            f"distill.cache={folder} keeps logits only, and distill.feature_losses compares intermediate features; "
+            "leave out one of them"
+        )
+    if allowed.is_restricted or top_k >= allowed.vocabulary_size:
+        return CachePlan(Path(folder), views, None)
+    for key, value, is_set in (
+        ("kd", "mse", criterion.kd == "mse"),
+        ("temperature.schedule", "flsw", criterion.temperature.schedule == "flsw"),
+    ):
+        if is_set:
+            raise UserError(
+                f"distill.{key}={value} reads the logits of all {allowed.vocabulary_size} ids, of which "
+                f"distill.cache_top_k={top_k} keeps the best; choose another, or distill without distill.cache"
+            )
+    return CachePlan(Path(folder), views, top_k)

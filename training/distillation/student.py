@@ -1,4 +1,4 @@
-"""A student that starts from its teacher's weights: chosen layers, the leading channels of each."""
+"""Initialization of a student from its teacher: selected layers, the leading channels of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from criterions.distillation.matching import check_layer_rule, layer_pairs
+from criterions.distillation.layer_mapping import check_layer_rule, layer_pairs
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.model import OFAModel
@@ -21,15 +21,15 @@ _LAYER = re.compile(r"(encoder|decoder)\.(layers|token_rel_pos_table_list|image_
 def teacher_layers(
     rule: str | Sequence[Sequence[int]], student: OFAConfig, teacher: OFAConfig
 ) -> dict[str, dict[int, int]]:
-    """For encoder and decoder, the teacher's layer that each layer of the student starts from.
+    """For encoder and decoder, the teacher layer that each student layer is initialized from.
 
-    A student no wider than its teacher, with heads of the same width, can take the first of the teacher's.
+    The student must not be wider than its teacher, and its heads must have the same width.
 
     Args:
-        rule: as of a match: first, last, gap, first2, ..., or pairs of layers.
+        rule: as in FeatureLossRule: first, last, gap, first2, ..., or pairs of layers.
 
     Raises:
-        UserError: there is no such rule or layer, or the widths do not fit.
+        UserError: there is no such rule or layer, or the widths are incompatible.
     """
     setting = "distill.init_from_teacher"
     check_layer_rule(rule, setting)
@@ -53,10 +53,10 @@ def teacher_layers(
 
 @torch.no_grad()
 def start_from_teacher(student: OFAModel, teacher: OFAModel, layers: Mapping[str, Mapping[int, int]]) -> None:
-    """Copy weights and running statistics of the same name, and of the teacher's layers that `teacher_layers` chose.
+    """Copy weights and running statistics of the same name, with the layers of `teacher_layers`.
 
-    Of a larger tensor the leading entries of each dimension are taken: the first channels, and with them the first
-    heads. What the teacher lacks or has smaller stays as it is.
+    Of a larger tensor the leading entries of each dimension are copied: the first channels and heads. Tensors that the
+    teacher does not have, or has smaller, are not changed.
     """
     given, copied = teacher.state_dict(), 0
     weights = student.state_dict()
@@ -66,11 +66,11 @@ def start_from_teacher(student: OFAModel, teacher: OFAModel, layers: Mapping[str
             continue
         tensor.copy_(source[tuple(slice(size) for size in tensor.shape)])
         copied += 1
-    log.info("%d of %d tensors of the student start from the teacher's", copied, len(weights))
+    log.info("%d of %d tensors of the student are initialized from the teacher", copied, len(weights))
 
 
 def _name_in_teacher(name: str, layers: Mapping[str, Mapping[int, int]]) -> str | None:
-    """None for a layer that starts from none of the teacher's."""
+    """None for a layer without a layer of the teacher."""
     found = _LAYER.match(name)
     if found is None:
         return name

@@ -7,7 +7,7 @@ import logging
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
-from criterions.distillation.matching import match_table
+from criterions.distillation.layer_mapping import layer_mapping_table
 from training.distillation.cache import TeacherCache
 from training.distillation.plan import DistillationPlan
 
@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 def log_distillation(plan: DistillationPlan, cache: TeacherCache | None) -> None:
     """The teachers, the matched layers and the state of the cache."""
     log.info("teachers: %s", ", ".join(map(str, plan.files)))
-    if plan.matches:
-        Console().print(match_table(plan.matches))
+    if plan.feature_pairs:
+        Console().print(layer_mapping_table(plan.feature_pairs))
     if cache is not None:
         log_cache(cache, plan.cache.views)
 

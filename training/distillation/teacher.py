@@ -1,4 +1,4 @@
-"""The teacher of a distillation: what the losses need of one model or several, and nothing else."""
+"""The teacher of a distillation: one model, or several whose logits are averaged."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from criterions.base import Targets, log_probabilities
 from criterions.distillation.states import States
-from criterions.label_smoothing import Targets, log_probabilities
 from data.batch import Batch
 from ofa.decoder import DecoderOutput
 from ofa.encoder import EncoderOutput
@@ -23,17 +23,17 @@ PRECISIONS = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "16-true": 
 
 
 class Teacher:
-    """Models that answer without gradient, in evaluation mode and in a precision of their own.
+    """Computes exactly what the losses need, without gradient, in evaluation mode and in its own precision.
 
-    Not a torch module, so that no optimizer, change of mode or checkpoint of the student's reaches the weights.
+    Not a torch module, so that no optimizer, mode change or checkpoint of the student affects the weights.
 
     Args:
         models: one, or several whose logits are averaged.
         features: the intermediate states to return; of one model only.
-        mean_of: what is averaged of several models, or None where no logits are wanted: probabilities, over the
-            allowed ids, whose logarithm is returned then; or the logits themselves.
+        mean_of: what is averaged over several models: probabilities over the allowed ids, of which the logarithm is
+            returned, or logits. None: no logits are needed.
         precision: of weights and computation, a name in PRECISIONS.
-        image_size: pixels of a side of the images the models see, resized from the student's; None: the student's.
+        image_size: pixels of a side of the images of the models, resized from those of the student; None: the same.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Teacher:
         self.image_size = image_size
 
     def __deepcopy__(self, memo: dict) -> Teacher:
-        """Itself, since it never changes: a moving average copies the training module, and means the student."""
+        """The same object: a moving average copies the training module, and only the student changes."""
         return self
 
     def to(self, device: torch.device) -> None:
@@ -59,19 +59,19 @@ class Teacher:
             model.to(device)
 
     def __call__(self, batch: Batch, targets: Targets) -> States:
-        """What is wanted, of the source and the decoder inputs of a batch, and of its N target tokens."""
+        """Features of the source and the decoder input of a batch, and logits of its N target tokens, as configured."""
         return self.states(batch, targets, self.encode(batch))
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> list[EncoderOutput]:
-        """The sources of a batch as each of the models sees them, to be asked about any answers."""
+        """The encoder output of each model, for any number of decoder inputs."""
         with self._own_precision(batch):
             images = self._resized(batch.patch_images)
             return [model.encoder(batch.input_ids, images, batch.patch_masks, self.features) for model in self.models]
 
     @torch.no_grad()
     def states(self, batch: Batch, targets: Targets, encoded: Sequence[EncoderOutput]) -> States:
-        """As when called, of sources that are encoded already."""
+        """The same as a call, from encoder outputs."""
         features = encoded[0].features
         if self.mean_of is None and all(feature.stack == "encoder" for feature in self.features):
             return States(None, features)
@@ -82,12 +82,12 @@ class Teacher:
 
     @torch.no_grad()
     def probabilities(self, batch: Batch, targets: Targets, encoded: Sequence[EncoderOutput]) -> Tensor:
-        """Logits [N, A] of the mean probabilities alone, whatever is wanted when called."""
+        """Only logits [N, A], of the mean probabilities, whatever `mean_of` is."""
         with self._own_precision(batch):
             return self._mean("probabilities", self._decode(batch, encoded, ()), targets)
 
     def _own_precision(self, batch: Batch) -> AbstractContextManager:
-        """That of the weights: no autocast of the student's."""
+        """The precision of the weights, without the autocast of the student."""
         return torch.autocast(batch.input_ids.device.type, enabled=False)
 
     def _decode(
@@ -97,7 +97,7 @@ class Teacher:
         return [model.decoder(batch.decoder_input_ids, sources, wanted=wanted) for model, sources in pairs]
 
     def _mean(self, of: str, decoded: Sequence[DecoderOutput], targets: Targets) -> Tensor:
-        """Logits [N, A]: of one model its own, of several the mean."""
+        """Logits [N, A], of several models the mean."""
         pairs = zip(self.models, decoded, strict=True)
         logits = [model.logits(one.last_hidden_state[targets.valid], targets.ids) for model, one in pairs]
         if len(logits) == 1:
@@ -107,7 +107,7 @@ class Teacher:
         return torch.stack(logits).float().mean(0)
 
     def _resized(self, images: Tensor | None) -> Tensor | None:
-        """[B, 3, h, w] at the teacher's size and precision: the same picture, augmented alike."""
+        """[B, 3, h, w] at the size and precision of the teacher, with the augmentation of the student."""
         if images is None or self.image_size in (None, images.shape[-1]):
             return None if images is None else images.to(self.dtype)
         size = (self.image_size, self.image_size)

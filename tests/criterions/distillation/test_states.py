@@ -1,9 +1,9 @@
-"""Which positions a match compares."""
+"""The positions that a feature loss compares."""
 
 import pytest
 import torch
 
-from criterions.distillation.matching import Match
+from criterions.distillation.layer_mapping import FeaturePair
 from criterions.distillation.states import Masks
 
 MASKS = Masks(source=torch.tensor([[1, 1, 0]]).bool(), target=torch.tensor([[1, 0]]).bool())
@@ -22,6 +22,6 @@ MASKS = Masks(source=torch.tensor([[1, 1, 0]]).bool(), target=torch.tensor([[1, 
         ("cross", "attention", [[1, 1, 0], [0, 0, 0]]),
     ],
 )
-def test_a_match_compares_the_positions_that_are_not_padding(stack, feature, expected):
-    match = Match(stack, feature, "any", (0,), (0,))
-    assert MASKS.of(match).int().tolist() == [expected]
+def test_a_feature_loss_compares_the_positions_that_are_not_padding(stack, feature, expected):
+    pair = FeaturePair(stack, feature, "any", (0,), (0,))
+    assert MASKS.of(pair).int().tolist() == [expected]

@@ -1,10 +1,18 @@
-"""Matches are composed from two configurations, and impossible ones are refused."""
+"""The layer mapping of two architectures, and refusals of impossible ones."""
 
 import pytest
 from rich.console import Console
 
-from criterions.distillation.intermediate import INTERMEDIATE_LOSSES
-from criterions.distillation.matching import STACKS, Match, MatchRule, compose, match_table, parse_rules, read_rules
+from criterions.distillation.feature_losses import FEATURE_LOSSES
+from criterions.distillation.layer_mapping import (
+    STACKS,
+    FeatureLossRule,
+    FeaturePair,
+    layer_mapping_table,
+    map_layers,
+    parse_rules,
+    read_rules,
+)
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 
@@ -13,8 +21,8 @@ TINY, BASE, LARGE, HUGE = (OFAConfig.from_name(name) for name in ("tiny", "base"
 
 def layers_of(rule, loss="attention_mse_sum", stack="encoder", student=TINY, teacher=LARGE, projection=None):
     """Pairs of student layer and teacher layer of one rule."""
-    matches = MatchRule(rule, loss, stack, projection=projection).matches(student, teacher)
-    return [(*match.student_layers, *match.teacher_layers) for match in matches]
+    pairs = FeatureLossRule(rule, loss, stack, projection=projection).pairs(student, teacher)
+    return [(*pair.student_layers, *pair.teacher_layers) for pair in pairs]
 
 
 @pytest.mark.parametrize(
@@ -44,24 +52,27 @@ def test_a_list_holds_compact_forms_and_settings_with_weights_of_their_own():
         ("[[0, 1]]:hidden_mse:encoder", 0.5, "tanh"),
         ("gap:pkd:decoder", 3, None),
     ]
-    assert read_rules("gap:cos:encoder") == [MatchRule("gap", "cos", "encoder")]
+    assert read_rules("gap:cos:encoder") == [FeatureLossRule("gap", "cos", "encoder")]
     assert read_rules(None) == read_rules([]) == []
 
 
 @pytest.mark.parametrize(
-    ("matches", "message"),
+    ("feature_losses", "message"),
     [
-        (3, "distill.matches=3 is neither a list nor rule:loss:stack"),
-        ([3], "distill.matches has 3; take rule:loss:stack, or settings among rule, loss, stack, weight, projection"),
-        ([{"rule": "gap", "loss": "cos"}], "of which the first three have to be given"),
+        (3, "distill.feature_losses=3 is neither a list nor rule:loss:stack"),
+        (
+            [3],
+            "distill.feature_losses has 3; take rule:loss:stack, or settings among rule, loss, stack, weight, projec",
+        ),
+        ([{"rule": "gap", "loss": "cos"}], "of which the first three are required"),
         ([{"rule": "gap", "loss": "cos", "stack": "encoder", "wieght": 2}], "settings among"),
         ([{"rule": "gap", "loss": "cos", "stack": "encoder", "weight": "x"}], "weight=x is not a number"),
         ([{"rule": "gap", "loss": ["cos"], "stack": "encoder"}], r"\['cos'\] is not a loss; take one of"),
     ],
 )
-def test_a_list_of_anything_else_is_refused(matches, message):
+def test_a_list_of_anything_else_is_refused(feature_losses, message):
     with pytest.raises(UserError, match=message):
-        read_rules(matches)
+        read_rules(feature_losses)
 
 
 def test_a_gap_that_is_not_whole_is_rounded_down():
@@ -74,35 +85,35 @@ def test_encoder_and_decoder_have_layers_of_their_own():
     assert layers_of("last1", stack="cross", teacher=HUGE) == [(3, 11)]
 
 
-def test_hidden_states_are_matched_at_the_embeddings_too():
+def test_hidden_states_include_the_embeddings():
     assert layers_of("gap", "hidden_mse", projection="linear") == [(0, 0), (1, 3), (2, 6), (3, 9), (4, 12)]
     assert layers_of("last1", "cos", projection="linear") == [(0, 0), (4, 12)]
 
 
-def test_a_loss_of_two_layers_takes_the_states_of_neighbouring_matches():
+def test_a_loss_of_two_layers_takes_the_states_of_consecutive_pairs():
     assert layers_of("gap", "nst") == [(0, 1, 0, 3), (1, 2, 3, 6), (2, 3, 6, 9), (3, 4, 9, 12)]
 
 
-@pytest.mark.parametrize("loss", INTERMEDIATE_LOSSES)
+@pytest.mark.parametrize("loss", FEATURE_LOSSES)
 @pytest.mark.parametrize("stack", STACKS)
-def test_every_loss_matches_two_models_of_one_shape(loss, stack):
-    if stack == "cross" and INTERMEDIATE_LOSSES[loss].feature == "hidden":
+def test_every_loss_maps_two_models_of_one_architecture(loss, stack):
+    if stack == "cross" and FEATURE_LOSSES[loss].feature == "hidden":
         return
-    assert compose([MatchRule("first", loss, stack)], TINY, TINY)
+    assert map_layers([FeatureLossRule("first", loss, stack)], TINY, TINY)
 
 
 def test_the_compact_form_is_a_list_of_rules():
     text = "first:attention_mse_sum:encoder, gap:hidden_mse:decoder,last2:value_relation:cross"
     assert parse_rules(text, weight=0.5, projection="tanh") == [
-        MatchRule("first", "attention_mse_sum", "encoder", weight=0.5),
-        MatchRule("gap", "hidden_mse", "decoder", weight=0.5, projection="tanh"),
-        MatchRule("last2", "value_relation", "cross", weight=0.5),
+        FeatureLossRule("first", "attention_mse_sum", "encoder", weight=0.5),
+        FeatureLossRule("gap", "hidden_mse", "decoder", weight=0.5, projection="tanh"),
+        FeatureLossRule("last2", "value_relation", "cross", weight=0.5),
     ]
 
 
-def test_a_match_says_all_that_is_needed_to_compute_it():
-    rule = MatchRule([[0, 11]], "query_relation", "cross", weight=3.0)
-    assert compose([rule], TINY, LARGE) == [Match("cross", "query", "query_relation", (0,), (11,), 3.0, None)]
+def test_a_pair_contains_all_that_is_needed_to_compute_it():
+    rule = FeatureLossRule([[0, 11]], "query_relation", "cross", weight=3.0)
+    assert map_layers([rule], TINY, LARGE) == [FeaturePair("cross", "query", "query_relation", (0,), (11,), 3.0, None)]
 
 
 @pytest.mark.parametrize(
@@ -111,10 +122,10 @@ def test_a_match_says_all_that_is_needed_to_compute_it():
         (dict(rule="middle"), "there is no layer rule 'middle'; take first, last, gap"),
         (dict(rule="first0"), "there is no layer rule 'first0'"),
         (dict(rule="gap2"), "there is no layer rule 'gap2'"),
-        (dict(rule=[[0, 1, 2]]), "neither a rule's name nor pairs of numbers"),
-        (dict(rule=[0, 1]), "neither a rule's name nor pairs of numbers"),
-        (dict(rule=[]), "neither a rule's name nor pairs of numbers"),
-        (dict(rule=3), "neither a rule's name nor pairs of numbers"),
+        (dict(rule=[[0, 1, 2]]), "neither a rule nor pairs of numbers"),
+        (dict(rule=[0, 1]), "neither a rule nor pairs of numbers"),
+        (dict(rule=[]), "neither a rule nor pairs of numbers"),
+        (dict(rule=3), "neither a rule nor pairs of numbers"),
         (dict(loss="hiden_mse"), "'hiden_mse' is not a loss; .* did you mean 'hidden_mse'"),
         (dict(stack="coder"), "'coder' is not a stack"),
         (dict(projection="gelu"), "'gelu' is not a projection; take one of linear, relu, tanh"),
@@ -126,8 +137,8 @@ def test_a_match_says_all_that_is_needed_to_compute_it():
     ],
 )
 def test_a_rule_that_fits_no_models_is_refused(options, message):
-    with pytest.raises(UserError, match=f"distill.matches, .*{message}"):
-        MatchRule(**(dict(rule="first", loss="hidden_mse", stack="encoder") | options))
+    with pytest.raises(UserError, match=f"distill.feature_losses, .*{message}"):
+        FeatureLossRule(**(dict(rule="first", loss="hidden_mse", stack="encoder") | options))
 
 
 @pytest.mark.parametrize(
@@ -157,9 +168,9 @@ def test_a_text_that_is_not_the_compact_form_is_refused(text, message):
         ("last5:nst:encoder", TINY, LARGE, "student layer -1 .* and the student has layers 0 to 3"),
     ],
 )
-def test_an_impossible_match_is_refused_from_the_configurations(text, student, teacher, message):
-    with pytest.raises(UserError, match=f"distill.matches, {text}: .*{message}"):
-        compose(parse_rules(text), student, teacher)
+def test_an_impossible_mapping_is_refused_from_the_configurations(text, student, teacher, message):
+    with pytest.raises(UserError, match=f"distill.feature_losses, {text}: .*{message}"):
+        map_layers(parse_rules(text), student, teacher)
 
 
 def test_an_explicit_layer_that_is_missing_is_refused():
@@ -170,7 +181,7 @@ def test_an_explicit_layer_that_is_missing_is_refused():
 def test_the_table_counts_layers_alike_for_all_losses():
     rules = parse_rules("last1:hidden_mse:encoder,last1:nst:decoder,last1:attention_mse_sum:cross", 0.5, "relu")
     console = Console(width=120, record=True)
-    console.print(match_table(compose(rules, TINY, LARGE)))
+    console.print(layer_mapping_table(map_layers(rules, TINY, LARGE)))
     lines = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in console.export_text().splitlines()]
     assert [line for line in lines if len(line) == 6] == [
         ["encoder", "hidden_mse", "embeddings", "embeddings", "0.5", "relu"],

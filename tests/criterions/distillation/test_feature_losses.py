@@ -5,7 +5,7 @@ import torch
 from helpers.golden import load_json, load_tensors
 
 from criterions.distillation.attention import valid_cells
-from criterions.distillation.intermediate import INTERMEDIATE_LOSSES
+from criterions.distillation.feature_losses import FEATURE_LOSSES
 
 RECORDED = load_json("kd.json")
 INPUTS = load_tensors("kd.npz")
@@ -15,22 +15,22 @@ RELATIONS = ["query_relation", "key_relation", "value_relation"]
 
 def features_of(name, heads=""):
     """Features of student and teacher, of two layers where the loss needs them."""
-    feature = {"attention": "attention", "hidden": "hidden"}.get(INTERMEDIATE_LOSSES[name].feature, "values")
+    feature = {"attention": "attention", "hidden": "hidden"}.get(FEATURE_LOSSES[name].feature, "values")
     student = [INPUTS[f"{feature}_student"]]
     teacher = [INPUTS[f"{feature}_teacher{heads}"]]
-    if INTERMEDIATE_LOSSES[name].of_two_layers:
+    if FEATURE_LOSSES[name].of_two_layers:
         student, teacher = [*student, INPUTS["hidden_student_2"]], [*teacher, INPUTS["hidden_teacher_2"]]
     return student, teacher
 
 
 def loss_of(name, student, teacher, mask):
-    if INTERMEDIATE_LOSSES[name].feature == "attention":
+    if FEATURE_LOSSES[name].feature == "attention":
         mask = valid_cells(mask, mask)
-    return INTERMEDIATE_LOSSES[name](student, teacher, mask)
+    return FEATURE_LOSSES[name](student, teacher, mask)
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("name", [name for name in INTERMEDIATE_LOSSES if name not in RELATIONS])
+@pytest.mark.parametrize("name", [name for name in FEATURE_LOSSES if name not in RELATIONS])
 def test_the_loss_equals_the_recorded_one(name, mask):
     loss = loss_of(name, *features_of(name), MASKS[mask])
     assert loss.item() == pytest.approx(RECORDED[f"{name}/{mask}"], abs=1e-5, rel=1e-5)
@@ -62,7 +62,7 @@ def garbled(features, length):
     return changed
 
 
-@pytest.mark.parametrize("name", INTERMEDIATE_LOSSES)
+@pytest.mark.parametrize("name", FEATURE_LOSSES)
 def test_what_stands_at_padding_has_no_influence_and_no_gradient(name):
     mask = torch.arange(6).expand(3, 6) < 4
     student, teacher = features_of(name)
@@ -76,22 +76,22 @@ def test_what_stands_at_padding_has_no_influence_and_no_gradient(name):
     torch.testing.assert_close(loss_of(name, garbled(student, 4), garbled(teacher, 4), mask), loss)
 
 
-@pytest.mark.parametrize("name", [name for name in INTERMEDIATE_LOSSES if not name.startswith("attention_ce")])
+@pytest.mark.parametrize("name", [name for name in FEATURE_LOSSES if not name.startswith("attention_ce")])
 def test_a_padded_sample_has_the_same_loss_as_when_it_is_cut(name):
     student, teacher = features_of(name)
     padded = loss_of(name, student, teacher, torch.arange(6).expand(3, 6) < 4)
-    columns = 4 if INTERMEDIATE_LOSSES[name].feature == "attention" else None
+    columns = 4 if FEATURE_LOSSES[name].feature == "attention" else None
     student, teacher = ([x[..., :4, :columns] for x in xs] for xs in (student, teacher))
     torch.testing.assert_close(loss_of(name, student, teacher, torch.ones(3, 4).bool()), padded)
 
 
-@pytest.mark.parametrize("name", [name for name in INTERMEDIATE_LOSSES if not name.startswith("attention_ce")])
+@pytest.mark.parametrize("name", [name for name in FEATURE_LOSSES if not name.startswith("attention_ce")])
 def test_a_student_that_equals_its_teacher_has_no_loss(name):
     student, _ = features_of(name)
     torch.testing.assert_close(loss_of(name, student, student, MASKS["mask"]), torch.tensor(0.0), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", INTERMEDIATE_LOSSES)
+@pytest.mark.parametrize("name", FEATURE_LOSSES)
 def test_half_precision_is_compared_in_float32(name):
     student, teacher = ([x.bfloat16() for x in xs] for xs in features_of(name))
     with torch.autocast("cpu", torch.bfloat16):
@@ -101,7 +101,7 @@ def test_half_precision_is_compared_in_float32(name):
     torch.testing.assert_close(loss, exact)
 
 
-@pytest.mark.parametrize("name", INTERMEDIATE_LOSSES)
+@pytest.mark.parametrize("name", FEATURE_LOSSES)
 def test_parts_of_a_batch_that_count_by_their_size_have_the_loss_of_the_whole(name):
     student, teacher = features_of(name)
     lengths = torch.tensor([[6], [4], [3]])
@@ -110,6 +110,6 @@ def test_parts_of_a_batch_that_count_by_their_size_have_the_loss_of_the_whole(na
     for rows in (slice(0, 1), slice(1, 3)):
         of_rows = ([x[rows] for x in xs] for xs in (student, teacher))
         cells = valid_cells(mask[rows], mask[rows])
-        size = INTERMEDIATE_LOSSES[name].size(cells if INTERMEDIATE_LOSSES[name].feature == "attention" else mask[rows])
+        size = FEATURE_LOSSES[name].size(cells if FEATURE_LOSSES[name].feature == "attention" else mask[rows])
         total, sizes = total + size * loss_of(name, *of_rows, mask[rows]), sizes + size
     torch.testing.assert_close(total / sizes, loss_of(name, student, teacher, mask))

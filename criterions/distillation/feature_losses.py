@@ -1,4 +1,4 @@
-"""The losses on intermediate states by name, and what each asks of student and teacher."""
+"""Losses on intermediate features by name, and the requirements of each."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from criterions.distillation.relation import relation_divergence
 
 
 @dataclass(frozen=True)
-class IntermediateLoss:
+class FeatureLoss:
     """A function of (student, teacher, mask).
 
     Attributes:
         function: the loss.
-        size: of a mask the number of things that the loss is a mean over, but for a constant factor.
+        size: number of elements that the loss is a mean over, from the mask, up to a constant factor.
         feature: what it compares: attention, hidden, query, key or value.
         equal_heads: it compares head by head.
         equal_width: it compares channel by channel, so that a student of another width needs a projection.
-        of_two_layers: it takes the states of two layers of each, as a sequence.
+        of_two_layers: it takes the states of two layers of each model, as a sequence.
     """
 
     function: Callable[[Any, Any, Tensor], Tensor]
@@ -35,7 +35,7 @@ class IntermediateLoss:
     of_two_layers: bool = False
 
     def __call__(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
-        """The loss of the features of a match's layers, one or two of each.
+        """The loss of the features of one pair of layers, or of two.
 
         `mask` is [B, L], True where a position is not padding; of attention maps the valid cells, [B, T, L].
         """
@@ -60,17 +60,17 @@ def _pairs(mask: Tensor) -> Tensor:
     return mask.sum(1).square().sum()
 
 
-INTERMEDIATE_LOSSES = {
-    "attention_mse": IntermediateLoss(attention_mse, Tensor.sum, "attention", equal_heads=True),
-    "attention_mse_sum": IntermediateLoss(attention_mse_sum, Tensor.sum, "attention"),
-    "attention_ce": IntermediateLoss(attention_ce, _queries, "attention", equal_heads=True),
-    "attention_ce_mean": IntermediateLoss(attention_ce_mean, _queries, "attention"),
-    "hidden_mse": IntermediateLoss(hidden_mse, Tensor.sum, "hidden", equal_width=True),
-    "cos": IntermediateLoss(cos, Tensor.sum, "hidden", equal_width=True),
-    "pkd": IntermediateLoss(pkd, _first_positions, "hidden", equal_width=True),
-    "fsp": IntermediateLoss(fsp, _samples, "hidden", equal_width=True, of_two_layers=True),
-    "nst": IntermediateLoss(nst, _pairs, "hidden", of_two_layers=True),
-    "query_relation": IntermediateLoss(relation_divergence, _pairs, "query"),
-    "key_relation": IntermediateLoss(relation_divergence, _pairs, "key"),
-    "value_relation": IntermediateLoss(relation_divergence, _pairs, "value"),
+FEATURE_LOSSES = {
+    "attention_mse": FeatureLoss(attention_mse, Tensor.sum, "attention", equal_heads=True),
+    "attention_mse_sum": FeatureLoss(attention_mse_sum, Tensor.sum, "attention"),
+    "attention_ce": FeatureLoss(attention_ce, _queries, "attention", equal_heads=True),
+    "attention_ce_mean": FeatureLoss(attention_ce_mean, _queries, "attention"),
+    "hidden_mse": FeatureLoss(hidden_mse, Tensor.sum, "hidden", equal_width=True),
+    "cos": FeatureLoss(cos, Tensor.sum, "hidden", equal_width=True),
+    "pkd": FeatureLoss(pkd, _first_positions, "hidden", equal_width=True),
+    "fsp": FeatureLoss(fsp, _samples, "hidden", equal_width=True, of_two_layers=True),
+    "nst": FeatureLoss(nst, _pairs, "hidden", of_two_layers=True),
+    "query_relation": FeatureLoss(relation_divergence, _pairs, "query"),
+    "key_relation": FeatureLoss(relation_divergence, _pairs, "key"),
+    "value_relation": FeatureLoss(relation_divergence, _pairs, "value"),
 }

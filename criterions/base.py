@@ -1,0 +1,195 @@
+"""The interface of a loss, and the target tokens and allowed ids that all losses share.
+
+Letters in shapes: B batch, T target, N target tokens of the batch, A ids whose logits are computed, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ofa.config import check_choice
+from ofa.errors import UserError
+from ofa.generation.options import check_constraint_range
+from ofa.generation.prefix_tree import PrefixTree
+from ofa.vocabulary import BIN_OFFSET, BINS, CODE_OFFSET, PAD, VOCABULARY_SIZE
+
+NAMED_RANGES = {"bins": BINS, "codes": (CODE_OFFSET, BIN_OFFSET)}
+
+
+@dataclass
+class Loss:
+    """The loss of a batch: `sum` / `sample_size` is minimized; `terms` are sums to log, divided in the same way."""
+
+    sum: Tensor
+    sample_size: int
+    terms: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The N target tokens of a batch that are not padding, and the ids allowed at each.
+
+    Attributes:
+        valid: [B, T] booleans, the positions of the tokens.
+        columns: [N], the tokens as indices into the A ids.
+        vocabulary_size: V.
+        ids: [A]; None: the whole vocabulary.
+        allowed: [N, A], which of the ids are allowed at each token; None: all.
+    """
+
+    valid: Tensor
+    columns: Tensor
+    vocabulary_size: int = VOCABULARY_SIZE
+    ids: Tensor | None = None
+    allowed: Tensor | None = None
+
+    def repeat(self, passes: int) -> Targets:
+        """The targets of a batch that is stacked on itself `passes` times."""
+        allowed = None if self.allowed is None else torch.cat([self.allowed] * passes)
+        valid, columns = torch.cat([self.valid] * passes), torch.cat([self.columns] * passes)
+        return replace(self, valid=valid, columns=columns, allowed=allowed)
+
+    def of_tokens(self, per_sample: Tensor) -> Tensor:
+        """[N], the value of each token's sample in `per_sample` [B]."""
+        return per_sample[:, None].expand_as(self.valid)[self.valid]
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """A loss on the target tokens. A subclass in any importable module is chosen by `_target_` in its config file.
+
+    Softmax, distillation and the teacher cache share one set of allowed ids, which is not the criterion's concern:
+    it receives the logits of those ids. Parameters of a criterion that is a `torch.nn.Module` are trained.
+
+    Attributes:
+        passes: dropout passes of each sample. With 2, rows b and b + B / 2 of the batch are the same sample.
+        needs_rewards: whether it is trained on rewards of generated sequences instead of targets. Such a criterion has
+            the signature of `criterions.self_critical.SelfCritical`.
+
+    Raises:
+        UserError: at construction, for settings that the loss cannot have.
+    """
+
+    passes: int = 1
+    needs_rewards: bool = False
+
+    def __call__(self, logits: Tensor, targets: Targets, step: int, weights: Tensor | None = None) -> Loss:
+        """The loss of a batch.
+
+        Args:
+            logits: [N, A], of the allowed ids at each target token, in the precision of the model.
+            targets: the N tokens; `targets.columns` [N] are their indices into the A ids.
+            step: number of optimizer steps already taken.
+            weights: [B], the confidence of each sample; None: all 1.
+
+        Returns:
+            The loss; `terms` contains at least "loss", the sum itself.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class AllowedIds:
+    """The ids a target token may have: the whole vocabulary, a range, or the next tokens of a task's answers.
+
+    Args:
+        vocabulary_size: V.
+        constraint_range: "bins", "codes" or [first, end]: ids first .. end - 1, in addition to the special ids 0..3.
+            The setting `criterion.constraint_range`; None: no range.
+        tree: the closed set of answers of a task; None: open answers.
+
+    Raises:
+        UserError: at construction, for a range that does not exist, or a range together with a tree.
+    """
+
+    vocabulary_size: int = VOCABULARY_SIZE
+    constraint_range: str | Sequence[int] | None = None
+    tree: PrefixTree | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.constraint_range, str):
+            check_choice(self.constraint_range, "criterion.constraint_range", (*NAMED_RANGES, "[first, end]"))
+        check_constraint_range(self.range)
+        if self.tree is not None and self.range is not None:
+            raise UserError(f"{self}: the task allows its listed answers only; set criterion.constraint_range=null")
+
+    def __str__(self) -> str:
+        """The setting that restricts the ids, as it is given on the command line."""
+        range = f"criterion.constraint_range={self.constraint_range}"
+        return "the answers of the task" if self.constraint_range is None else range
+
+    @property
+    def range(self) -> Sequence[int] | None:
+        """First id of the range, and the id after its last; None: no range."""
+        named = isinstance(self.constraint_range, str)
+        return NAMED_RANGES[self.constraint_range] if named else self.constraint_range
+
+    @property
+    def is_restricted(self) -> bool:
+        return self.tree is not None or self.range is not None
+
+    @property
+    def digest(self) -> str | list[int] | None:
+        """A JSON value that is the same for the same ids."""
+        if self.tree is None:
+            return None if self.range is None else list(self.range)
+        found = hashlib.sha256()
+        for numbers in (self.tree.tokens, self.tree.columns, self.tree.parents):
+            found.update(numbers.cpu().numpy().tobytes())
+        return found.hexdigest()
+
+    def targets(self, target: Tensor) -> Targets:
+        """The tokens of target [B, T] that are not padding.
+
+        Raises:
+            UserError: a target is not allowed.
+        """
+        valid = target != PAD
+        if self.tree is not None:
+            tree = self.tree.to(target.device)
+            columns, allowed = _columns_of_tree(target, valid, tree)
+            return Targets(valid, columns, self.vocabulary_size, tree.tokens, allowed)
+        if self.range is not None:
+            ids, columns = self._columns_of_range(target[valid])
+            return Targets(valid, columns, self.vocabulary_size, ids)
+        return Targets(valid, target[valid], self.vocabulary_size)
+
+    def _columns_of_range(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The allowed ids [A], and target [N] as indices into them."""
+        first, end = self.range
+        special = torch.arange(4, device=target.device)
+        ids = torch.cat([special, torch.arange(first, end, device=target.device)])
+        columns = torch.where(target < 4, target, target - first + 4)
+        outside = (target >= 4) & ((target < first) | (target >= end))
+        if outside.any():  # a gather out of bounds would end a CUDA context without a readable message
+            raise UserError(f"the target {int(target[outside][0])} is outside {self}; null allows the whole vocabulary")
+        return ids, columns
+
+
+def _columns_of_tree(target: Tensor, valid: Tensor, tree: PrefixTree) -> tuple[Tensor, Tensor]:
+    """For the `valid` tokens of target [B, T]: their columns [N] in the tree, and the allowed columns [N, A]."""
+    columns = tree.columns_of(target[valid])
+    allowed = tree.mask(tree.nodes_along(target)[valid])
+    known = columns < len(tree.tokens)
+    inside = known & allowed.gather(-1, columns.where(known, 0)[:, None])[:, 0]
+    # Reading the result synchronizes with the device; indexing by `valid` has just done so, hence it costs little.
+    if not inside.all():
+        row = target[valid.nonzero()[~inside][0, 0]]
+        raise UserError(f"the target {row[row != PAD].tolist()} is none of the tree's answers; its loss is infinite")
+    return columns, allowed
+
+
+def log_probabilities(logits: Tensor, allowed: Tensor | None) -> Tensor:
+    """Log-softmax of logits [N, A] in float32 over the `allowed` ids [N, A]; None: over all.
+
+    Ids that are not allowed get 0 instead of -inf, so that they add nothing to sums and no nan to gradients.
+    """
+    if allowed is None:
+        return logits.float().log_softmax(-1)
+    return logits.float().masked_fill(~allowed, -torch.inf).log_softmax(-1).masked_fill(~allowed, 0)

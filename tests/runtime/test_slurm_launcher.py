@@ -65,7 +65,7 @@ def write_job(folder, job, log, score=None):
     [
         ("error: invalid partition specified: gpu", "invalid partition specified: gpu; set cluster.partition to one"),
         ("error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
-         "Batch job submission failed: Unable to contact slurm controller (connect failure); start it on a machine where sinfo"),
+         "Batch job submission failed: Unable to contact slurm controller (connect failure); start it on a machine"),
         ("error: Batch job submission failed: Memory specification can not be satisfied",
          "Batch job submission failed: Memory specification can not be satisfied; request only what sinfo"),
     ],

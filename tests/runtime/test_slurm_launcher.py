@@ -1,4 +1,4 @@
-"""Runs as jobs of SLURM, whose commands are small scripts here; tests/cluster has a real one."""
+"""Runs as SLURM jobs, with small scripts in place of its commands; tests/cluster has a real SLURM."""
 
 import pickle
 import sys

@@ -1,4 +1,4 @@
-"""Main functions of the scripts: errors end in one line, signals end a run cleanly, a sweep survives a failed run."""
+"""Main functions of the scripts: one-line errors, graceful stop by signals, sweeps that survive a failed run."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_a_search_without_its_packages_is_refused_in_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize("word", ["logger=wandb", "logger=[csv,wandb]", "logger=[files,mlflow]"])
-def test_loggers_are_chosen_alone_or_as_a_list(word):
+def test_loggers_are_chosen_as_an_option_or_a_list(word):
     check_overrides("train", [word])
 
 

@@ -25,7 +25,7 @@ EVALUATE = [*DEMO, CPU, "data.rows.evaluation=101", "checkpoint=start", "split=v
 TRAIN = [*DEMO, CPU, "data.rows.evaluation=4", "model=micro", "freezing.batch_norm=true", "trainer.max_steps=20"]
 TRAIN += ["validate_every=20", "trainer.log_every_n_steps=1", "trainer.accumulate_grad_batches=2"]
 
-# With dropout, which is another one in each process, and a checkpoint between the batches of an update.
+# With dropout, which differs between processes, and a checkpoint between the batches of a step.
 RESUMED = [*TRAIN, "trainer=ddp", "trainer.devices=2", "data.batch_size=4", "model.dropout=0.2", "trainer.max_steps=6"]
 RESUMED += ["validate_every=4", "data.rows.train=52", "freezing.backbone=true"]
 SHARDED = "trainer=fsdp"
@@ -199,7 +199,7 @@ def test_a_preempted_job_of_two_processes_is_requeued_once_and_resumes_under_tor
     assert set(files_of(folder / "stopped")) == {*files_of(folder / "whole"), "stops.json"}
 
 
-def test_a_nonfinite_loss_of_one_process_ends_all_with_one_sentence_or_is_skipped_by_all(folder):
+def test_a_nonfinite_loss_of_one_process_ends_all_with_one_error_or_is_skipped_by_all(folder):
     errors = [line for line in (folder / "stderr.txt").read_text().splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and errors[0].startswith("error: the loss of update 2 is nan, learning from the samples ")
     sample = errors[0].split("samples ")[1].split(",")[0]
@@ -211,7 +211,7 @@ def test_a_nonfinite_loss_of_one_process_ends_all_with_one_sentence_or_is_skippe
     assert all(weights.isfinite().all() for weights in first.values())
 
 
-def test_an_error_in_one_process_ends_all_with_one_sentence(folder, monkeypatch):
+def test_an_error_in_one_process_ends_all_with_one_error(folder, monkeypatch):
     files = (folder / "cache/demo").glob("vqa_*/val.tsv")
     rows, lines = max(((file, file.read_text().splitlines()) for file in files), key=lambda pair: len(pair[1]))
     rows.write_text("\n".join([*lines[:-1], lines[-1].replace("\t", " ")]) + "\n")

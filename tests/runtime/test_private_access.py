@@ -16,7 +16,9 @@ def private_accesses(tree):
     nodes = list(ast.walk(tree))
     defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
     for node in nodes:
-        if isinstance(node, ast.ImportFrom) and any(part.startswith("_") for part in (node.module or "").split(".")[1:]):
+        if isinstance(node, ast.ImportFrom) and any(
+            part.startswith("_") for part in (node.module or "").split(".")[1:]
+        ):
             yield node.module
         if isinstance(node, ast.Attribute) and re.match("_[a-z].*[^_]$", node.attr) and node.attr not in defined:
             receiver = ast.unparse(node.value)

@@ -170,7 +170,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, every, accumulate, 
         fit(file, tmp_path / "first", interrupt=interrupt, **options)
     (process,) = read(tmp_path / "first")["processes"]
     assert bool(process["gradients"]) == (saved % 5 % accumulate > 0)
-    best_of_first = read(tmp_path / "first", "best")
+    first_best = read(tmp_path / "first", "best")
     trainer = fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", seed=2, **options)
 
     assert_equal(read(tmp_path / "whole"), read(tmp_path / "second"))
@@ -180,7 +180,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, every, accumulate, 
     rates = learning_rates(tmp_path / "second")
     assert rates and rates == learning_rates(tmp_path / "whole")[-len(rates) :]
     assert trainer.checkpoint_callback.best_model_path == str((tmp_path / "second/checkpoints/best.ckpt").resolve())
-    assert_equal(read(tmp_path / "second", "best"), best_of_first)
+    assert_equal(read(tmp_path / "second", "best"), first_best)
 
 
 class SendSignal(pl.Callback):

@@ -70,7 +70,7 @@ def write_job(folder, job, log, score=None):
          "Batch job submission failed: Memory specification can not be satisfied; request only what sinfo"),
     ],
 )  # fmt: skip
-def test_a_refusal_of_sbatch_is_one_sentence_with_the_remedy(slurm, submit, capsys, output, sentence):
+def test_a_refusal_of_sbatch_is_reported_with_the_remedy(slurm, submit, capsys, output, sentence):
     slurm("sbatch", f"echo 'sbatch: {output}' >&2; exit 1")
     assert submit("cluster.partition=gpu").startswith(f"error: sbatch refused the job: {sentence}")
     assert capsys.readouterr().err == ""

@@ -39,6 +39,8 @@ from training.module import TrainingModule
 from training.optim import Optim
 from training.trainer import learnt_files, training_callbacks
 
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")
+
 MICRO = OFAConfig.from_name("micro", dropout=0.2, init_std=0.1)
 TEACHER = OFAConfig.from_name("micro", d_model=96, encoder_attention_heads=6, decoder_attention_heads=6)
 
@@ -148,7 +150,6 @@ def fit(
     return trainer
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize(
     ("every", "accumulate", "interrupt", "saved", "workers", "save_every"),
     [
@@ -193,7 +194,6 @@ class SendSignal(pl.Callback):
             signal.raise_signal(signal.SIGUSR1)
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize(
     ("every", "accumulate", "batch", "step", "workers"),
     [
@@ -236,7 +236,6 @@ def stop_in_validation(file, folder, batch, start=None, **options):
     return str(stop.value)
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("every", [None, 3])
 def test_a_run_that_a_signal_stops_in_a_validation_resumes_with_it(tmp_path, whole, every):
     file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3, "save_every": every}
@@ -250,7 +249,6 @@ def test_a_run_that_a_signal_stops_in_a_validation_resumes_with_it(tmp_path, who
     assert logged(tmp_path / "second") == logged(whole)[3:]
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("steps", [3, 5])  # in the middle and at the end of an epoch
 def test_a_run_that_is_stopped_in_its_last_validation_resumes_with_it(tmp_path, steps):
     file, run = write_rows(tmp_path / "rows.tsv"), tmp_path / "run"
@@ -277,7 +275,6 @@ def test_a_run_that_is_stopped_in_a_validation_reports_which_step_was_saved(tmp_
     assert read(run)["global_step"] == 1
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_run_can_be_stopped_repeatedly_in_the_validation_at_the_end_of_an_epoch(tmp_path):
     file, options, run = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 5}, tmp_path / "run"
     fit(file, tmp_path / "whole", **options)
@@ -372,7 +369,6 @@ def test_a_data_file_that_is_truncated_in_mid_epoch_ends_the_run_after_its_last_
     assert_equal(read(tmp_path / "run"), read(whole))
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_resumed_run_continues_its_half_filled_teacher_cache(tmp_path, monkeypatch):
     file, teacher = write_rows(tmp_path / "rows.tsv"), save(make_model(TEACHER, 1), tmp_path / "teacher")
     seen, call = [], Teacher.__call__
@@ -401,7 +397,6 @@ def test_a_run_resumes_only_with_the_same_number_of_rows(tmp_path):
         fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", val_check_interval=3)
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_run_resumes_only_with_files_of_the_same_content(tmp_path):
     file, last = write_rows(tmp_path / "rows.tsv"), tmp_path / "first/checkpoints/last.ckpt"
     files = {"training file (data)": [file], "teacher (distill.teacher)": [tmp_path / "a", tmp_path / "b"]}

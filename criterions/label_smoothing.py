@@ -7,7 +7,6 @@ from torch import Tensor
 
 from criterions.base import Criterion, Loss, Targets, log_probabilities
 from criterions.encouraging import smoothed_bonus
-from criterions.rdrop import pass_divergence
 from ofa.errors import UserError
 
 
@@ -121,3 +120,14 @@ def label_smoothed_nll(
     nll = -log_p.gather(-1, target[:, None])[:, 0]
     others = -log_p.sum(-1) - nll
     return (1 - smoothing) * nll + smoothing / n_others * others, nll
+
+
+def pass_divergence(log_p: Tensor) -> Tensor:
+    """R-Drop (arXiv 2106.14448): (KL(p || q) + KL(q || p)) / 2 of each token, [N / 2].
+
+    Args:
+        log_p: [N, A], log-probabilities: p of all tokens of the first pass, then q of the same tokens of the second.
+            Ids that are not allowed must be 0 in both; -inf would make inf - inf.
+    """
+    p, q = log_p.chunk(2)
+    return ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2

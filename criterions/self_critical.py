@@ -14,6 +14,7 @@ class SelfCritical:
     system.
     """
 
+    passes = 1
     needs_rewards = True
 
     def __call__(self, logits: Tensor, targets: Targets, rewards: Tensor) -> Loss:

@@ -10,7 +10,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from criterions.base import AllowedIds, Criterion
-from criterions.self_critical import SelfCritical
 from data.module import OFADataModule
 from ofa.config import OFAConfig, typed
 from ofa.errors import UserError
@@ -67,7 +66,7 @@ class Objective:
         distillation: the plan of a distillation; None: no teacher.
     """
 
-    criterion: Criterion | SelfCritical
+    criterion: Criterion
     allowed: AllowedIds
     optim: Optim
     freezing: Freezing
@@ -85,20 +84,20 @@ def build_objective(config: DictConfig, tokenizer: Tokenizer, task: Task) -> Obj
     allowed = AllowedIds(vocabulary_size, settings.pop("constraint_range", None), task.tree)
     criterion = instantiate(settings)
     name = settings["_target_"]
-    if not isinstance(criterion, Criterion | SelfCritical):
+    if not isinstance(criterion, Criterion):
         raise UserError(f"criterion: {name} lacks attributes of criterions.base.Criterion; make it a subclass of it")
     if criterion.needs_rewards != bool(task.reward_columns):
+        given = "rewards; set criterion=self_critical" if task.reward_columns else "targets; take another criterion"
         raise UserError(
             f"criterion: {name} is trained on {'rewards' if criterion.needs_rewards else 'targets'}, and "
-            f"task={config.task.name} gives {'rewards' if task.reward_columns else 'targets only'}; take another "
-            "criterion or task (task=caption_scst and criterion=self_critical belong together)"
+            f"task={config.task.name} gives {given}"
         )
     distillation = _build_distillation(config, tokenizer, criterion, allowed)
     return Objective(criterion, allowed, instantiate(config.optim), instantiate(config.freezing), distillation)
 
 
 def _build_distillation(
-    config: DictConfig, tokenizer: Tokenizer, criterion: Criterion | SelfCritical, allowed: AllowedIds
+    config: DictConfig, tokenizer: Tokenizer, criterion: Criterion, allowed: AllowedIds
 ) -> DistillationPlan | None:
     settings = to_container(config.distill)
     if not settings:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from criterions.base import AllowedIds, Criterion, Loss
 from criterions.distillation.criterion import DistillationCriterion
-from criterions.self_critical import SelfCritical
 from data.batch import Batch
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
@@ -43,7 +42,7 @@ class TrainingModule(EvaluationModule):
         model: OFAModel,
         task: Task,
         generation: GenerationOptions,
-        criterion: Criterion | SelfCritical | DistillationCriterion,
+        criterion: Criterion | DistillationCriterion,
         optim: Optim,
         freezing: Freezing,
         *,

@@ -9,14 +9,19 @@ from torch import Tensor, nn
 
 from criterions.base import Criterion, Loss, Targets
 from criterions.distillation.feature_losses import FEATURE_LOSSES
-from criterions.distillation.layer_mapping import FeaturePair
+from criterions.distillation.layer_mapping import ACTIVATIONS, FeaturePair
 from criterions.distillation.logits import LOGIT_LOSSES, shift_probability
-from criterions.distillation.projections import build_projection
-from criterions.distillation.schedules import check_weight_schedule, weight_factor
 from criterions.distillation.states import Masks, States
 from criterions.distillation.temperature import Temperature
 from ofa.config import OFAConfig, check_choice, check_number
 from ofa.features import Feature
+
+# By name, the factor of a weight after a share of the run.
+WEIGHT_SCHEDULES = {
+    "constant": lambda progress: 1.0,
+    "growing": lambda progress: progress,
+    "decaying": lambda progress: 1 - progress,
+}
 
 
 class DistillationCriterion(nn.Module):
@@ -62,7 +67,7 @@ class DistillationCriterion(nn.Module):
         check_number(kd_weight, "distill.kd_weight", "distill.kd=null leaves the logits of the teacher out")
         self.schedules = {"ce": ce_schedule, "kd": kd_schedule, "feature": feature_schedule}
         for part, schedule in self.schedules.items():
-            check_weight_schedule(schedule, f"distill.{part}_schedule")
+            check_choice(schedule, f"distill.{part}_schedule", WEIGHT_SCHEDULES)
         self.criterion, self.feature_pairs, self.kd = criterion, tuple(feature_pairs), kd
         self.ce_weight, self.kd_weight = ce_weight, kd_weight
         self.temperature = temperature or Temperature()
@@ -122,7 +127,8 @@ class DistillationCriterion(nn.Module):
         share = shares(torch.stack([on_targets.sum.new_zeros(()) + size for size in sizes]))
         terms = {name: share[1] * term / on_targets.sample_size for name, term in on_targets.terms.items()}
         terms["ce"] = terms.pop("loss")
-        factor = {part: weight_factor(name, step, total_steps) for part, name in self.schedules.items()}
+        progress = min(1.0, step / total_steps)
+        factor = {part: WEIGHT_SCHEDULES[name](progress) for part, name in self.schedules.items()}
         total = factor["ce"] * self.ce_weight * terms["ce"]
         if self.kd is not None:
             terms["kd"] = share[0] * self._on_logits(student.logits, teacher.logits, targets).mean()
@@ -148,3 +154,12 @@ class DistillationCriterion(nn.Module):
         if pair.projection is not None:
             of_student = [self.projections[str(i)](state) for state in of_student]
         return FEATURE_LOSSES[pair.loss](of_student, of_teacher, mask)
+
+
+def build_projection(kind: str, student_width: int, teacher_width: int) -> nn.Module:
+    """linear, or linear and then relu or tanh: [..., student width] to [..., teacher width]."""
+    linear = nn.Linear(student_width, teacher_width)
+    nn.init.normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    activation = ACTIVATIONS[kind]
+    return linear if activation is None else nn.Sequential(linear, activation())

@@ -1,4 +1,10 @@
-"""Losses on intermediate features by name, and the requirements of each."""
+"""Losses on intermediate features by name, and the requirements of each.
+
+Attention maps are [B, H, T, L]; their mask is the cells [B, T, L], the pairs of a query and a key that are not padding,
+with L = T in self-attention. Hidden states are [B, L, D], queries, keys and values [B, H, L, D / H]; their mask [B, L]
+is True where a position is not padding. Hidden states have equal widths, if necessary by a projection; only `nst`
+compares different widths.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +13,135 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from criterions.distillation.attention import attention_ce, attention_ce_mean, attention_mse, attention_mse_sum
-from criterions.distillation.hidden import cos, fsp, hidden_mse, nst, pkd
-from criterions.distillation.relation import relation_divergence
+from criterions.base import log_probabilities
+
+
+def valid_cells(queries: Tensor, keys: Tensor) -> Tensor:
+    """Booleans [B, T, L] of queries [B, T] and keys [B, L], each True where it is not padding."""
+    return queries[:, :, None] & keys[:, None]
+
+
+def attention_mse(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
+    """Mean squared difference over the cells of every head (TinyBERT, arXiv 1909.10351)."""
+    squares = (student.float() - teacher.float()).square().sum(1)
+    return _sum_over(squares, cells) / (cells.sum() * student.shape[1])
+
+
+def attention_mse_sum(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
+    """Mean squared difference over the cells, after a sum over the heads, whose numbers may differ.
+
+    TextBrewer, arXiv 2002.12620.
+    """
+    # Sums in float32: in half precision the sum over 16 heads is coarser than a small difference.
+    difference = student.sum(1, dtype=torch.float32) - teacher.sum(1, dtype=torch.float32)
+    return _sum_over(difference.square(), cells) / cells.sum()
+
+
+def attention_ce(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
+    """Cross entropy of the softmax of both maps: sum over the keys, mean over the queries (arXiv 2002.12620).
+
+    The maps are probabilities already; as in the published system a second softmax is taken over all L keys, and the
+    sum over the cells only. So padding changes the value slightly.
+    """
+    terms = -(teacher.float().softmax(-1) * student.float().log_softmax(-1)).sum(1)
+    return _sum_over(terms, cells) / (cells.any(-1).sum() * student.shape[1])
+
+
+def attention_ce_mean(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
+    """`attention_ce` of the mean over the heads, whose numbers may differ."""
+    return attention_ce(
+        student.mean(1, keepdim=True, dtype=torch.float32), teacher.mean(1, keepdim=True, dtype=torch.float32), cells
+    )
+
+
+def _sum_over(values: Tensor, cells: Tensor) -> Tensor:
+    return values.masked_fill(~cells, 0).sum()
+
+
+def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference (TinyBERT, arXiv 1909.10351)."""
+    return _mean_over((student.float() - teacher.float()).square().mean(-1), mask)
+
+
+def cos(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean of 1 - cosine similarity (DistilBERT, arXiv 1910.01108)."""
+    return _mean_over(1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1), mask)
+
+
+def pkd(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Squared distance of the two normalised vectors at position 0 (patient distillation, arXiv 1908.09355).
+
+    Mean over the samples that have a position 0: an encoder's is an image patch, and a sample may be without image.
+    """
+    first, first_of_teacher = (F.normalize(x[:, 0].float(), dim=-1) for x in (student, teacher))
+    present = mask[:, 0]
+    squares = (first - first_of_teacher).square().sum(-1)
+    return squares.masked_fill(~present, 0).sum() / present.sum().clamp(min=1)
+
+
+def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Mean squared difference of X1^T X2 / n, [B, D, D], of two layers' states; n positions of a sample are valid.
+
+    The flow of the solution procedure: "A Gift from Knowledge Distillation", CVPR 2017.
+    """
+    return F.mse_loss(_gram(student, mask), _gram(teacher, mask))
+
+
+def nst(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Mean squared difference of X1 X2^T / D, [B, L, L], of two layers' states; D may differ.
+
+    Neuron selectivity transfer, maximum mean discrepancy with a polynomial kernel (arXiv 1707.01219).
+    """
+    products = [_product(x1, x2.transpose(1, 2)) / x1.shape[-1] for x1, x2 in (student, teacher)]
+    cells = mask[:, :, None] & mask[:, None]
+    return (products[0] - products[1]).square().masked_fill(~cells, 0).sum() / cells.sum()
+
+
+def _gram(states: Sequence[Tensor], mask: Tensor) -> Tensor:
+    first, second = (x.masked_fill(~mask[..., None], 0) for x in states)
+    return _product(first.transpose(1, 2), second) / mask.sum(1)[:, None, None]
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product in float32, which autocast would compute in half precision."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a.float() @ b.float()
+
+
+def _mean_over(values: Tensor, mask: Tensor) -> Tensor:
+    return values.masked_fill(~mask, 0).sum() / mask.sum()
+
+
+def relation_divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """KL(teacher || student) of softmax(X X^T / sqrt(d)), mean over heads and valid pairs of positions.
+
+    MiniLM (arXiv 2002.10957) for values, MiniLMv2 (arXiv 2012.15828) for queries and keys. The papers sum over the
+    second position where the published system averages, as here.
+
+    Args:
+        student, teacher: [B, H, L, d], queries, keys or values; d may differ. With different H the heads of each are
+            concatenated first.
+        mask: [B, L], True where a position is not padding.
+    """
+    student_log_p, teacher_log_p = (
+        _relations(x, mask, joined=student.shape[1] != teacher.shape[1]) for x in (student, teacher)
+    )
+    divergence = (teacher_log_p.exp() * (teacher_log_p - student_log_p)).sum(-1)  # [B, H or 1, L], 0 at padded keys
+    pairs = mask.sum(1).square().sum() * divergence.shape[1]
+    return divergence.masked_fill(~mask[:, None], 0).sum() / pairs
+
+
+def _relations(x: Tensor, mask: Tensor, joined: bool) -> Tensor:
+    """Log-softmax over the valid positions, [B, H, L, L], or [B, 1, L, L] of the heads joined; 0 at padding."""
+    x = x.float() * x.shape[-1] ** -0.25
+    if joined:
+        x = x.transpose(1, 2).flatten(2)[:, None]
+    with torch.autocast(x.device.type, enabled=False):  # it would round the scores to half precision again
+        scores = x @ x.transpose(-1, -2)
+    return log_probabilities(scores, mask[:, None, None])
 
 
 @dataclass(frozen=True)
@@ -28,7 +158,7 @@ class FeatureLoss:
     """
 
     function: Callable[[Any, Any, Tensor], Tensor]
-    size: Callable[[Tensor], Tensor]
+    size: Callable[[Tensor], Tensor | int]
     feature: str
     equal_heads: bool = False
     equal_width: bool = False
@@ -44,16 +174,9 @@ class FeatureLoss:
         return self.function(student[0], teacher[0], mask)
 
 
+# Numbers of elements, from the mask.
 def _queries(cells: Tensor) -> Tensor:
     return cells.any(-1).sum()
-
-
-def _first_positions(mask: Tensor) -> Tensor:
-    return mask[:, 0].sum()
-
-
-def _samples(mask: Tensor) -> Tensor:
-    return torch.ones_like(mask[:, 0]).sum()
 
 
 def _pairs(mask: Tensor) -> Tensor:
@@ -67,8 +190,10 @@ FEATURE_LOSSES = {
     "attention_ce_mean": FeatureLoss(attention_ce_mean, _queries, "attention"),
     "hidden_mse": FeatureLoss(hidden_mse, Tensor.sum, "hidden", equal_width=True),
     "cos": FeatureLoss(cos, Tensor.sum, "hidden", equal_width=True),
-    "pkd": FeatureLoss(pkd, _first_positions, "hidden", equal_width=True),
-    "fsp": FeatureLoss(fsp, _samples, "hidden", equal_width=True, of_two_layers=True),
+    "pkd": FeatureLoss(pkd, lambda mask: mask[:, 0].sum(), "hidden", equal_width=True),
+    "fsp": FeatureLoss(
+        fsp, lambda mask: mask.new_tensor(len(mask), dtype=torch.long), "hidden", equal_width=True, of_two_layers=True
+    ),
     "nst": FeatureLoss(nst, _pairs, "hidden", of_two_layers=True),
     "query_relation": FeatureLoss(relation_divergence, _pairs, "query"),
     "key_relation": FeatureLoss(relation_divergence, _pairs, "key"),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from rich.table import Column, Table
+from torch import nn
 
 from criterions.distillation.feature_losses import FEATURE_LOSSES, FeatureLoss
-from criterions.distillation.projections import ACTIVATIONS
 from ofa.config import OFAConfig, check_number, did_you_mean
 from ofa.errors import UserError
 from ofa.features import Feature
 
+ACTIVATIONS = {"linear": None, "relu": nn.ReLU, "tanh": nn.Tanh}  # of projections
 STACKS = ("encoder", "decoder", "cross")  # cross: the decoder's attention to the encoder's output
 _NAMED_RULE = re.compile(r"(first|last)([1-9][0-9]*)?|gap")
 _VALID_RULES = "first, last, gap, first2, last2 (any number), or pairs of student and teacher layers, [[0, 1], [3, 5]]"
@@ -83,20 +84,26 @@ class FeatureLossRule:
     projection: str | None = None
 
     def __post_init__(self) -> None:
-        self._check_name("loss", self.loss, FEATURE_LOSSES)
-        self._check_name("stack", self.stack, STACKS)
-        if self.projection is not None:
-            self._check_name("projection", self.projection, ACTIVATIONS)
-        check_layer_rule(self.rule, self._setting)
-        check_number(self.weight, f"{self._setting}: weight", "the default is distill.feature_weight")
-        loss = self.feature_loss
-        if self.stack == "cross" and loss.feature == "hidden":
-            self._refuse("cross-attention has no hidden states; take those of the decoder")
-        if self.projection is not None and not loss.equal_width:
-            self._refuse(f"{self.loss} needs no equal widths; leave the projection out")
+        names = {"loss": FEATURE_LOSSES, "stack": STACKS, "projection": (*ACTIVATIONS, None)}
+        for field, valid in names.items():
+            name = getattr(self, field)
+            if not (isinstance(name, str) or name is None) or name not in valid:
+                choices = [name for name in valid if name is not None]
+                raise self._error(
+                    f"{name!r} is not a {field}; take one of {', '.join(choices)}{did_you_mean(str(name), choices)}"
+                )
+        check_layer_rule(self.rule, f"distill.feature_losses, {self}")
+        check_number(self.weight, f"distill.feature_losses, {self}: weight", "the default is distill.feature_weight")
+        if self.stack == "cross" and self.feature_loss.feature == "hidden":
+            raise self._error("cross-attention has no hidden states; take those of the decoder")
+        if self.projection is not None and not self.feature_loss.equal_width:
+            raise self._error(f"{self.loss} needs no equal widths; leave the projection out")
 
     def __str__(self) -> str:
         return f"{self.rule}:{self.loss}:{self.stack}"
+
+    def _error(self, reason: str) -> UserError:
+        return UserError(f"distill.feature_losses, {self}: {reason}")
 
     @property
     def feature_loss(self) -> FeatureLoss:
@@ -111,51 +118,30 @@ class FeatureLossRule:
         Raises:
             UserError: for layers that are missing, and heads or widths that cannot be compared.
         """
-        self._check_heads_and_widths(student, teacher)
-        pairs = layer_pairs(self.rule, _layers(student, self.stack), _layers(teacher, self.stack), self._setting)
-        chains = [(pair,) for pair in pairs]
-        if self.feature_loss.feature == "hidden":
-            states = [(0, 0), *((s + 1, t + 1) for s, t in pairs)]
-            chains = [(state,) for state in states]
-            if self.feature_loss.of_two_layers:
-                chains = list(zip(states, states[1:], strict=False))
-        return [
-            FeaturePair(
-                self.stack,
-                self.feature_loss.feature,
-                self.loss,
-                tuple(s for s, _ in chain),
-                tuple(t for _, t in chain),
-                self.weight,
-                self.projection,
-            )
-            for chain in chains
-        ]
-
-    def _check_heads_and_widths(self, student: OFAConfig, teacher: OFAConfig) -> None:
-        heads, teacher_heads = _heads(student, self.stack), _heads(teacher, self.stack)
-        if self.feature_loss.equal_heads and heads != teacher_heads:
+        stack, loss = "encoder" if self.stack == "encoder" else "decoder", self.feature_loss
+        (heads, layers), (teacher_heads, teacher_layers) = (
+            (getattr(config, f"{stack}_attention_heads"), getattr(config, f"{stack}_layers"))
+            for config in (student, teacher)
+        )
+        if loss.equal_heads and heads != teacher_heads:
             alternative = {"attention_mse": "attention_mse_sum", "attention_ce": "attention_ce_mean"}[self.loss]
-            self._refuse(
+            raise self._error(
                 f"the student has {heads} heads and the teacher {teacher_heads}, which are compared one by one; "
                 f"take {alternative}"
             )
-        if self.feature_loss.equal_width and self.projection is None and student.d_model != teacher.d_model:
-            self._refuse(
+        if loss.equal_width and self.projection is None and student.d_model != teacher.d_model:
+            raise self._error(
                 f"the student is {student.d_model} wide and the teacher {teacher.d_model}; set the projection to "
                 f"one of {', '.join(ACTIVATIONS)}"
             )
-
-    def _check_name(self, field: str, name: object, valid: Collection[str]) -> None:
-        if not isinstance(name, str) or name not in valid:
-            self._refuse(f"{name!r} is not a {field}; take one of {', '.join(valid)}{did_you_mean(str(name), valid)}")
-
-    @property
-    def _setting(self) -> str:
-        return f"distill.feature_losses, {self}"
-
-    def _refuse(self, reason: str) -> None:
-        raise UserError(f"{self._setting}: {reason}")
+        pairs = layer_pairs(self.rule, layers, teacher_layers, f"distill.feature_losses, {self}")
+        if loss.feature == "hidden":
+            pairs = [(0, 0), *((s + 1, t + 1) for s, t in pairs)]
+        chains = zip(pairs, pairs[1:], strict=False) if loss.of_two_layers else [(pair,) for pair in pairs]
+        return [
+            FeaturePair(self.stack, loss.feature, self.loss, *zip(*chain, strict=True), self.weight, self.projection)
+            for chain in chains
+        ]
 
 
 def check_layer_rule(rule: str | Sequence[Sequence[int]], setting: str) -> None:
@@ -163,7 +149,11 @@ def check_layer_rule(rule: str | Sequence[Sequence[int]], setting: str) -> None:
     if isinstance(rule, str):
         if not _NAMED_RULE.fullmatch(rule):
             raise UserError(f"{setting}: there is no layer rule {rule!r}; take {_VALID_RULES}")
-    elif not _are_pairs(rule):
+        return
+    is_list = isinstance(rule, Sequence) and len(rule) > 0
+    if not is_list or not all(
+        isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(layer, int) for layer in pair) for pair in rule
+    ):
         raise UserError(f"{setting}: the layers are neither a rule nor pairs of numbers; take {_VALID_RULES}")
 
 
@@ -175,7 +165,15 @@ def layer_pairs(
     Raises:
         UserError: about `setting`, where a layer is missing.
     """
-    pairs = _named_pairs(rule, n_student, n_teacher) if isinstance(rule, str) else [(s, t) for s, t in rule]
+    if not isinstance(rule, str):
+        pairs = [(s, t) for s, t in rule]
+    elif rule == "gap":
+        pairs = [(i, (i + 1) * (n_teacher // n_student) - 1) for i in range(n_student)]
+    else:
+        name, number = _NAMED_RULE.fullmatch(rule).groups()
+        number = int(number or n_student)
+        first, shift = (0, 0) if name == "first" else (n_student - number, n_teacher - n_student)
+        pairs = [(i, i + shift) for i in range(first, first + number)]
     for s, t in pairs:
         for who, layer, layers in (("student", s, n_student), ("teacher", t, n_teacher)):
             if not 0 <= layer < layers:
@@ -189,14 +187,19 @@ def layer_pairs(
 def read_rules(
     feature_losses: str | Sequence[str | Mapping[str, Any]] | None, weight: float = 1.0, projection: str | None = None
 ) -> list[FeatureLossRule]:
-    """The rules of the setting `distill.feature_losses`: the compact form, a list of it and of mappings, or None.
+    """The rules of the setting `distill.feature_losses`.
 
-    Weight and projection are the defaults of rules without; the projection, for losses that need equal widths.
+    Args:
+        feature_losses: the compact form, `rule:loss:stack` joined by commas; a list of it and of settings of
+            FeatureLossRule; or None.
+        weight: of rules without their own.
+        projection: of rules without their own, for losses that need equal widths.
 
     Raises:
-        UserError: as FeatureLossRule and `parse_rules`, and where a setting does not exist.
+        UserError: as FeatureLossRule, and for anything else.
 
     Example:
+        >>> read_rules("first:attention_mse_sum:encoder,gap:hidden_mse:decoder", projection="linear")
         >>> read_rules(["first:attention_mse_sum:encoder", {"rule": "gap", "loss": "cos", "stack": "decoder"}])
     """
     entries = [feature_losses] if isinstance(feature_losses, str) else feature_losses or []
@@ -204,33 +207,24 @@ def read_rules(
         raise UserError(
             f"distill.feature_losses={feature_losses} is neither a list nor rule:loss:stack, as in gap:cos:encoder"
         )
+    names = [field.name for field in fields(FeatureLossRule)]
     rules = []
     for entry in entries:
-        if isinstance(entry, str):
-            rules += parse_rules(entry, weight, projection)
-            continue
-        names = [field.name for field in fields(FeatureLossRule)]
-        if not isinstance(entry, Mapping) or not {"rule", "loss", "stack"} <= entry.keys() <= set(names):
-            raise UserError(
-                f"distill.feature_losses has {entry!r}; take rule:loss:stack, or settings among {', '.join(names)}, of "
-                "which the first three are required"
-            )
-        needed = projection if _needs_equal_width(entry["loss"]) else None
-        rules.append(FeatureLossRule(**{"weight": weight, "projection": needed, **entry}))
+        settings = _parse(entry) if isinstance(entry, str) else [entry]
+        for rule in settings:
+            if not isinstance(rule, Mapping) or not {"rule", "loss", "stack"} <= rule.keys() <= set(names):
+                raise UserError(
+                    f"distill.feature_losses has {rule!r}; take rule:loss:stack, or settings among {', '.join(names)}, "
+                    "of which the first three are required"
+                )
+            loss = FEATURE_LOSSES.get(rule["loss"]) if isinstance(rule["loss"], str) else None
+            default = projection if loss is not None and loss.equal_width else None
+            rules.append(FeatureLossRule(**{"weight": weight, "projection": default, **rule}))
     return rules
 
 
-def parse_rules(text: str, weight: float = 1.0, projection: str | None = None) -> list[FeatureLossRule]:
-    """The rules of the compact form, `rule:loss:stack` joined by commas.
-
-    All get the same weight; the projection is used by the losses that need equal widths.
-
-    Raises:
-        UserError: a part does not have this form, or a name does not exist.
-
-    Example:
-        >>> parse_rules("first:attention_mse_sum:encoder,gap:hidden_mse:decoder", projection="linear")
-    """
+def _parse(text: str) -> list[dict[str, str]]:
+    """The settings of the compact form."""
     rules = []
     for part in text.split(","):
         names = part.strip().split(":")
@@ -238,20 +232,15 @@ def parse_rules(text: str, weight: float = 1.0, projection: str | None = None) -
             raise UserError(
                 f"distill.feature_losses has {part!r}, which is not rule:loss:stack, as in gap:hidden_mse:encoder"
             )
-        rule, loss, stack = names
-        rules.append(FeatureLossRule(rule, loss, stack, weight, projection if _needs_equal_width(loss) else None))
+        rules.append(dict(zip(("rule", "loss", "stack"), names, strict=True)))
     return rules
 
 
-def _needs_equal_width(loss: object) -> bool:
-    return isinstance(loss, str) and loss in FEATURE_LOSSES and FEATURE_LOSSES[loss].equal_width
-
-
 def map_layers(rules: Iterable[FeatureLossRule], student: OFAConfig, teacher: OFAConfig) -> list[FeaturePair]:
-    """All feature pairs of the rules between two models.
+    """The feature pairs of all rules between two models.
 
     Raises:
-        UserError: where one is impossible.
+        UserError: a pair is impossible.
     """
     return [pair for rule in rules for pair in rule.pairs(student, teacher)]
 
@@ -266,35 +255,7 @@ def layer_mapping_table(pairs: Iterable[FeaturePair]) -> Table:
     return table
 
 
-def _are_pairs(rule: object) -> bool:
-    """Whether this is a non-empty list of pairs of numbers."""
-    return (
-        isinstance(rule, Sequence)
-        and len(rule) > 0
-        and all(isinstance(pair, Sequence) and len(pair) == 2 for pair in rule)
-        and all(isinstance(layer, int) for pair in rule for layer in pair)
-    )
-
-
 def _layer_names(pair: FeaturePair, layers: tuple[int, ...]) -> str:
     if pair.feature == "hidden":
         return " to ".join("embeddings" if layer == 0 else str(layer - 1) for layer in layers)
     return str(layers[0])
-
-
-def _named_pairs(rule: str, n_student: int, n_teacher: int) -> list[tuple[int, int]]:
-    if rule == "gap":
-        return [(i, (i + 1) * (n_teacher // n_student) - 1) for i in range(n_student)]
-    name, count = _NAMED_RULE.fullmatch(rule).groups()
-    count = int(count or n_student)
-    if name == "first":
-        return [(i, i) for i in range(count)]
-    return [(i, i + n_teacher - n_student) for i in range(n_student - count, n_student)]
-
-
-def _layers(config: OFAConfig, stack: str) -> int:
-    return config.encoder_layers if stack == "encoder" else config.decoder_layers
-
-
-def _heads(config: OFAConfig, stack: str) -> int:
-    return config.encoder_attention_heads if stack == "encoder" else config.decoder_attention_heads

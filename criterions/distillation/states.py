@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from criterions.distillation.attention import valid_cells
+from criterions.distillation.feature_losses import valid_cells
 from criterions.distillation.layer_mapping import FeaturePair
 from ofa.features import Feature
 

@@ -71,7 +71,7 @@ def flsw(
 
 
 def cwsm(student: Tensor, base: float, beta: float, allowed: Tensor | None = None) -> Tensor:
-    """base + (mean(w) - w) * beta with w = 1 / (max softmax(student) + 1e-3), [N]: weights by the confidence of the student.
+    """base + (mean(w) - w) * beta with w = 1 / (max softmax(student) + 1e-3), [N]: weights by student confidence.
 
     It may be negative: w is up to the number of ids, which needs a small beta.
 

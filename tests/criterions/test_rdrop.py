@@ -3,8 +3,7 @@ import torch
 from torch.nn.functional import kl_div
 
 from criterions.base import AllowedIds
-from criterions.label_smoothing import LabelSmoothedCrossEntropy
-from criterions.rdrop import pass_divergence
+from criterions.label_smoothing import LabelSmoothedCrossEntropy, pass_divergence
 from ofa.errors import UserError
 
 

@@ -64,13 +64,13 @@ def test_without_focus_it_is_the_cross_entropy(folder, monkeypatch):
         ("focal.FocalLoss", ["criterion.gamma=-1.0"], "criterion.gamma=-1.0 is negative; 0 is the cross entropy"),
         (
             "focal.FocalLoss",
-            ["task=caption_scst", "init=x"],
+            ["task=caption_scst", "init=teacher"],
             "is trained on targets, and task=caption_scst gives rewards",
         ),
         ("builtins.dict", [], "builtins.dict lacks attributes of criterions.base.Criterion; make it a subclass of it"),
     ],
 )
-def test_what_is_incompatible_is_a_clear_error(target, arguments, message, folder):
+def test_what_is_incompatible_is_a_clear_error(target, arguments, message, folder, teacher):
     chosen = ["criterion=focal", f"criterion._target_={target}"]
     process = train(folder, *chosen, *arguments, "hydra.run.dir=refused", check=False)
     assert process.returncode == 1 and message in process.stderr.splitlines()[-1]

@@ -1,6 +1,7 @@
 """Teacher, criterion and training step of a distillation, on models small enough to compute them by hand."""
 
 import copy
+import csv
 from types import SimpleNamespace
 
 import pytest
@@ -147,10 +148,11 @@ def test_with_only_the_loss_on_the_targets_it_is_plain_training(teacher, batch):
 
 def test_weights_grow_and_decay_over_the_run(teacher, batch):
     module = make_module(teacher, ce_schedule="decaying", kd_schedule="growing").eval()
-    for step in (0, 5, 10):
+    for step in (0, 5, 10, 12):  # constant after the last
         type(module).global_step = step
         terms = module.loss(batch).terms
-        expected = (1 - step / 10) * terms["ce"] + step / 10 * terms["kd"]
+        progress = min(1, step / 10)
+        expected = (1 - progress) * terms["ce"] + progress * terms["kd"]
         torch.testing.assert_close(terms["loss"], expected, **CLOSE)
 
 
@@ -268,7 +270,7 @@ def test_a_teacher_of_the_original_trainer_is_taken_to_have_the_students_vocabul
     with caplog.at_level("INFO"):
         plan = make_plan(str(file))
     assert plan.weight_files == [file] and plan.load_teacher().models[0].config.d_model == TEACHER.d_model
-    assert f"there is no vocabulary with {file}; it is taken to be the one that is used" in caplog.text
+    assert f"there is no vocabulary with {file}; it is assumed to be the current one" in caplog.text
 
 
 def test_on_policy_may_be_the_only_loss_on_the_teacher(teacher):
@@ -284,7 +286,7 @@ def test_on_policy_may_be_the_only_loss_on_the_teacher(teacher):
         ({"init_from_teacher": "first"}, "distill.teacher names 2"),
         (
             {"temperature": {"schedule": "flsw"}},
-            "flsw reads the logits of a teacher, and of the 2 in distill.teacher the prob",
+            "distill.teacher names 2 .* schedule=flsw reads logits",
         ),
     ],
 )
@@ -352,9 +354,13 @@ def test_a_run_distills_a_run_and_its_checkpoint_is_like_any_other(tmp_path):
         "distill=hidden",
         "distill.teacher=teacher",
         "distill.init_from_teacher=gap",
+        "distill.on_policy.weight=1",
         "trainer.precision=bf16-mixed",
     ]
     run("train.py", *SMALL_DEMO, *more, "hydra.run.dir=projected", folder=tmp_path)
     load(tmp_path / "projected")
+    with (tmp_path / "projected/metrics.csv").open(newline="") as file:
+        values = [row["train/on_policy"] for row in csv.DictReader(file) if row["train/on_policy"]]
+    assert len(values) == 2 and all(float(value) > 0 for value in values)
     saved = torch.load(tmp_path / "projected/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert {name.split(".")[0] for name in saved} == {"model", "criterion"}

@@ -1,12 +1,9 @@
 """The divergence from the teacher on sampled sequences, on models small enough to compute it by hand."""
 
-import csv
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.distillation import SMALL_DEMO
-from helpers.runs import run
 from helpers.trainers import without_trainer
 
 from criterions.base import AllowedIds
@@ -249,12 +246,3 @@ def test_on_policy_training_brings_the_student_near_its_teacher(batch, monkeypat
 def test_settings_that_make_no_sense_are_refused_by_name(settings, message):
     with pytest.raises(UserError, match=message):
         OnPolicy(**settings)
-
-
-def test_a_run_logs_the_divergence_on_sampled_sequences(tmp_path):
-    run("train.py", *SMALL_DEMO, "hydra.run.dir=teacher", folder=tmp_path)
-    student = ["distill=logits", "distill.teacher=teacher", "distill.on_policy.weight=1", "distill.kd=null"]
-    run("train.py", *SMALL_DEMO, *student, "trainer.precision=bf16-mixed", "hydra.run.dir=student", folder=tmp_path)
-    with open(tmp_path / "student/metrics.csv", newline="") as file:
-        values = [row["train/on_policy"] for row in csv.DictReader(file) if row["train/on_policy"]]
-    assert len(values) == 2 and all(float(value) > 0 for value in values)

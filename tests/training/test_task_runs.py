@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from helpers.datasets import encoded_image
@@ -18,7 +19,6 @@ from ofa.errors import UserError
 from ofa.processors.entailment import ANSWERS
 from ofa.tokenizer import Tokenizer
 from runtime.checks import check
-from runtime.configuration import instantiate
 from runtime.overrides import CONFIGS
 from tasks.caption import SelfCriticalCaption
 from training.build import build_objective, build_task, generation_options
@@ -178,7 +178,7 @@ def test_questions_are_answered_by_candidates_by_beams_and_openly(published, dat
         ),
         (["generation.beam_size=3"], "generation.beam_size=3 has no effect where every candidate answer is scored"),
         (["task.prompt_type=both"], "task.prompt_type=both is not one of none, src, prev_output"),
-        (["criterion=self_critical"], "SelfCritical is trained on rewards, and task=vqa gives targets only"),
+        (["criterion=self_critical"], "SelfCritical is trained on rewards, and task=vqa gives targets"),
         (["criterion.constraint_range=[10,20]"], "the task allows its listed answers only"),
     ],
 )
@@ -213,7 +213,8 @@ def test_the_caption_demo_names_the_second_stage_and_that_one_runs(tmp_path, mon
 def test_one_batch_can_be_overfitted_in_every_task(task):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", [f"task={task}", "data=tsv", "debug=overfit"])
-    instantiate(config.optim), instantiate(config.criterion)
+    rewards = ("caption",) if task == "caption_scst" else ()
+    build_objective(config, Tokenizer.demo(), SimpleNamespace(tree=None, reward_columns=rewards))
     assert config.ema.decay is None and not config.freezing.embeddings
 
 

@@ -102,9 +102,7 @@ class TeacherCache:
         sizes = np.array([len(record) for record in records])
         self._entries["size"][keys] = sizes
         self._entries["check"][keys] = checks
-        self._entries["place"][keys] = (
-            (number << OFFSET_BITS) + start + sizes.cumsum() - sizes
-        )  # makes the record exist
+        self._entries["place"][keys] = (number << OFFSET_BITS) + start + sizes.cumsum() - sizes
 
     def _append(self, data: bytes) -> tuple[int, int]:
         """Write `data` durably; return the number of its shard and its offset in it."""

@@ -11,9 +11,8 @@ from omegaconf import OmegaConf
 
 from criterions.base import AllowedIds, Criterion
 from criterions.distillation.criterion import DistillationCriterion
-from criterions.distillation.layer_mapping import FeatureLossRule, FeaturePair, map_layers, read_rules
+from criterions.distillation.layer_mapping import ACTIVATIONS, FeatureLossRule, map_layers, read_rules
 from criterions.distillation.on_policy import OnPolicy
-from criterions.distillation.projections import ACTIVATIONS
 from criterions.distillation.temperature import Temperature
 from data.module import OFADataModule
 from ofa.checkpoint import check_vocabulary, find, load_model, read_config, weight_files
@@ -150,8 +149,7 @@ def plan_distillation(
         check_choice(settings["projection"], "distill.projection", ACTIVATIONS)
     _check_options(settings)
     rules = read_rules(*(settings.pop(key) for key in ("feature_losses", "feature_weight", "projection")))
-    on_policy = _on_policy(settings.pop("on_policy"))
-    init_rule = settings.pop("init_from_teacher")
+    on_policy, init_rule = OnPolicy(**settings.pop("on_policy")), settings.pop("init_from_teacher")
     cache = [settings.pop(f"cache{key}") for key in ("", "_views", "_top_k")]
     settings["temperature"] = Temperature(**settings["temperature"])
     _check_losses(settings["kd"], rules, on_policy, allowed)
@@ -164,31 +162,40 @@ def plan_distillation(
     for file, config in zip(files, configs, strict=True):
         _check_teacher(file, config, student, tokenizer, teacher_size or image_size)
     pairs = map_layers(rules, student, configs[0])
-    _check_image_sizes(pairs, teacher_size, image_size)
+    for pair in pairs:
+        if pair.compares_source and teacher_size not in (None, image_size):
+            raise UserError(
+                f"distill.teacher_image_size={teacher_size}: {pair.loss}:{pair.stack} compares source positions one by "
+                f"one, and {image_size} px give another number of them; leave it null, or compare the decoder only"
+            )
     first_layers = None if init_rule is None else teacher_layers(init_rule, student, configs[0])
     criterion = DistillationCriterion(criterion, pairs, student, configs[0], **settings)
-    cache = _plan_cache(*cache, criterion, allowed)
-    if cache is not None and on_policy is not None:
-        raise UserError(
-            f"distill.cache={cache.folder} keeps logits for the targets only, and distill.on_policy.weight="
-            f"{on_policy.weight} needs logits for sampled sequences; leave out one of them"
-        )
-    return DistillationPlan(files, criterion, allowed, precision, teacher_size, first_layers, on_policy, cache)
+    cache = _plan_cache(*cache, criterion, allowed, on_policy)
+    return DistillationPlan(
+        files, criterion, allowed, precision, teacher_size, first_layers, on_policy if on_policy.weight else None, cache
+    )
 
 
-def _on_policy(settings: dict[str, Any]) -> OnPolicy | None:
-    on_policy = OnPolicy(**settings)
+def _check_options(settings: dict[str, Any]) -> None:
+    """Refuse a setting that was changed and has no effect."""
+    defaults = OmegaConf.to_container(OmegaConf.load(CONFIGS / "distill/_settings.yaml"))
+    for needed, keys in OPTIONS_OF.items():
+        for key in keys:
+            if not settings[needed] and settings[key] != defaults[key]:
+                raise UserError(
+                    f"distill.{key} has no effect where distill.{needed} is null; set distill.{needed}, or leave "
+                    f"distill.{key} at its default"
+                )
+    if settings["kd"] is not None and settings["kd_weight"] == 0:
+        raise UserError("distill.kd_weight=0 computes a loss on logits that does not count; set distill.kd=null")
+
+
+def _check_losses(kd: str | None, rules: Sequence[FeatureLossRule], on_policy: OnPolicy, allowed: AllowedIds) -> None:
     if on_policy.weight == 0 and on_policy != OnPolicy(weight=0):
         raise UserError(
             "distill.on_policy.loss and .temperature have no effect without distill.on_policy.weight; set it"
         )
-    return on_policy if on_policy.weight > 0 else None
-
-
-def _check_losses(
-    kd: str | None, rules: Sequence[FeatureLossRule], on_policy: OnPolicy | None, allowed: AllowedIds
-) -> None:
-    if kd is None and not rules and on_policy is None:
+    if kd is None and not rules and on_policy.weight == 0:
         raise UserError(
             "distill.kd=null, no distill.feature_losses and distill.on_policy.weight=0: there is no loss on the "
             "teacher; set one"
@@ -205,34 +212,17 @@ def _check_several(
 ) -> None:
     """Refuse what needs one teacher."""
     if init_rule is not None:
-        raise UserError(
-            f"distill.init_from_teacher={init_rule} and distill.teacher names {n_teachers} teachers; initialize from "
-            "one in a run with that one, or leave it null"
-        )
-    if rules:
-        raise UserError(
-            f"distill.feature_losses compares features with those of one teacher, and distill.teacher names "
-            f"{n_teachers}, whose logits are averaged; leave out the feature losses, or all teachers but one"
-        )
-    if temperature.schedule == "flsw" and kd != "mse":
-        raise UserError(
-            f"distill.temperature.schedule=flsw reads the logits of a teacher, and of the {n_teachers} in "
-            "distill.teacher the probabilities are averaged; take another schedule, one teacher, or distill.kd=mse"
-        )
-
-
-def _check_options(settings: dict[str, Any]) -> None:
-    """Refuse a setting that was changed and has no effect."""
-    defaults = OmegaConf.to_container(OmegaConf.load(CONFIGS / "distill/_settings.yaml"))
-    for needed, keys in OPTIONS_OF.items():
-        for key in keys:
-            if not settings[needed] and settings[key] != defaults[key]:
-                raise UserError(
-                    f"distill.{key} has no effect where distill.{needed} is null; set distill.{needed}, or leave "
-                    f"distill.{key} at its default"
-                )
-    if settings["kd"] is not None and settings["kd_weight"] == 0:
-        raise UserError("distill.kd_weight=0 computes a loss on logits that does not count; set distill.kd=null")
+        needed = f"init_from_teacher={init_rule} copies weights; leave it null"
+    elif rules:
+        needed = "feature_losses compares features; leave them out"
+    elif temperature.schedule == "flsw" and kd != "mse":
+        needed = "temperature.schedule=flsw reads logits; take another schedule, distill.kd=mse"
+    else:
+        return
+    raise UserError(
+        f"distill.teacher names {n_teachers} teachers, of which probabilities are averaged, and distill.{needed}, or "
+        "name one teacher"
+    )
 
 
 def _check_teacher(
@@ -251,19 +241,13 @@ def _check_teacher(
         )
 
 
-def _check_image_sizes(pairs: list[FeaturePair], teacher: int | None, student: int | None) -> None:
-    if teacher in (None, student):
-        return
-    for pair in pairs:
-        if pair.compares_source:
-            raise UserError(
-                f"distill.teacher_image_size={teacher}: {pair.loss}:{pair.stack} compares source positions one by "
-                f"one, and {student} px give another number of them; leave it null, or compare the decoder only"
-            )
-
-
 def _plan_cache(
-    folder: str | None, views: int, top_k: int, criterion: DistillationCriterion, allowed: AllowedIds
+    folder: str | None,
+    views: int,
+    top_k: int,
+    criterion: DistillationCriterion,
+    allowed: AllowedIds,
+    on_policy: OnPolicy,
 ) -> CachePlan | None:
     """The plan of distill.cache, .cache_views and .cache_top_k; None without a folder."""
     if folder is None:
@@ -271,20 +255,23 @@ def _plan_cache(
     for key, value in (("cache_views", views), ("cache_top_k", top_k)):
         if not isinstance(value, int) or value < 1:
             raise UserError(f"distill.{key}={value} is not a whole number of at least 1")
-    if criterion.feature_pairs:
-        raise UserError(
-            f"distill.cache={folder} keeps logits only, and distill.feature_losses compares intermediate features; "
-            "leave out one of them"
-        )
-    if allowed.is_restricted or top_k >= allowed.vocabulary_size:
-        return CachePlan(Path(folder), views, None)
-    for key, value, is_set in (
-        ("kd", "mse", criterion.kd == "mse"),
-        ("temperature.schedule", "flsw", criterion.temperature.schedule == "flsw"),
+    for reason, is_set in (
+        ("distill.feature_losses compares intermediate features", criterion.feature_pairs),
+        (f"distill.on_policy.weight={on_policy.weight} needs logits for sampled sequences", on_policy.weight),
     ):
         if is_set:
             raise UserError(
-                f"distill.{key}={value} reads the logits of all {allowed.vocabulary_size} ids, of which "
+                f"distill.cache={folder} keeps only logits for the targets, and {reason}; leave out one of them"
+            )
+    if allowed.is_restricted or top_k >= allowed.vocabulary_size:
+        return CachePlan(Path(folder), views, None)
+    for setting, is_set in (
+        ("kd=mse", criterion.kd == "mse"),
+        ("temperature.schedule=flsw", criterion.temperature.schedule == "flsw"),
+    ):
+        if is_set:
+            raise UserError(
+                f"distill.{setting} reads the logits of all {allowed.vocabulary_size} ids, of which "
                 f"distill.cache_top_k={top_k} keeps the best; choose another, or distill without distill.cache"
             )
     return CachePlan(Path(folder), views, top_k)

@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 @rank_zero_only
 def log_distillation(plan: DistillationPlan, cache: TeacherCache | None) -> None:
-    """The teachers, the matched layers and the state of the cache."""
+    """The teachers, the layer mapping and the state of the cache."""
     log.info("teachers: %s", ", ".join(map(str, plan.files)))
-    if plan.feature_pairs:
-        Console().print(layer_mapping_table(plan.feature_pairs))
+    if plan.criterion.feature_pairs:
+        Console().print(layer_mapping_table(plan.criterion.feature_pairs))
     if cache is not None:
         log_cache(cache, plan.cache.views)
 

@@ -3,9 +3,19 @@
 import pytest
 import torch
 from helpers.golden import load_json, load_tensors
+from torch.nn.functional import kl_div
 
-from criterions.distillation.attention import valid_cells
-from criterions.distillation.feature_losses import FEATURE_LOSSES
+from criterions.distillation.feature_losses import (
+    FEATURE_LOSSES,
+    attention_ce,
+    attention_ce_mean,
+    attention_mse,
+    attention_mse_sum,
+    nst,
+    pkd,
+    relation_divergence,
+    valid_cells,
+)
 
 RECORDED = load_json("kd.json")
 INPUTS = load_tensors("kd.npz")
@@ -113,3 +123,53 @@ def test_parts_of_a_batch_that_count_by_their_size_have_the_loss_of_the_whole(na
         size = FEATURE_LOSSES[name].size(cells if FEATURE_LOSSES[name].feature == "attention" else mask[rows])
         total, sizes = total + size * loss_of(name, *of_rows, mask[rows]), sizes + size
     torch.testing.assert_close(total / sizes, loss_of(name, student, teacher, mask))
+
+
+def test_a_cell_is_valid_where_query_and_key_are_not_padding():
+    cells = valid_cells(torch.tensor([[True, False]]), torch.tensor([[True, True, False]]))
+    assert cells.tolist() == [[[True, True, False], [False, False, False]]]
+
+
+@pytest.mark.parametrize("loss", [attention_mse, attention_mse_sum, attention_ce, attention_ce_mean])
+def test_cross_attention_has_fewer_queries_than_keys(loss):
+    torch.manual_seed(0)
+    student, teacher = torch.rand(2, 2, 4, 3, 7).softmax(-1)
+    queries, keys = torch.ones(2, 3).bool(), torch.ones(2, 7).bool()
+    whole = loss(student, teacher, valid_cells(queries, keys))
+    queries[1] = False
+    torch.testing.assert_close(
+        loss(student, teacher, valid_cells(queries, keys)), loss(student[:1], teacher[:1], torch.ones(1, 3, 7).bool())
+    )
+    assert whole.isfinite()
+
+
+def test_every_head_has_the_same_weight():
+    student, teacher = torch.rand(2, 1, 4, 3, 3)
+    twice = attention_mse(student.repeat(1, 2, 1, 1), teacher.repeat(1, 2, 1, 1), torch.ones(1, 3, 3).bool())
+    torch.testing.assert_close(twice, attention_mse(student, teacher, torch.ones(1, 3, 3).bool()))
+
+
+def test_a_sample_without_image_has_no_first_position_to_compare():
+    student, teacher = torch.randn(2, 2, 3, 4)
+    mask = torch.tensor([[True, True, True], [False, True, True]])
+    assert pkd(student, teacher, mask).item() == pytest.approx(pkd(student[:1], teacher[:1], mask[:1]).item())
+    assert pkd(student[1:], teacher[1:], mask[1:]).item() == 0
+
+
+def test_widths_may_differ_where_positions_are_compared_with_each_other():
+    x1, x2 = torch.randn(2, 2, 3, 4)
+    doubled = [x.repeat(1, 1, 2) for x in (x1, x2)]
+    assert nst([x1, x2], doubled, torch.ones(2, 3).bool()).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_relation_divergence_is_that_of_the_teacher_from_the_student():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 2, 4, 5, 8)
+    p, q = ((x @ x.transpose(-1, -2) / 8**0.5).log_softmax(-1) for x in (student, teacher))
+    expected = kl_div(p, q, reduction="none", log_target=True).mean()
+    torch.testing.assert_close(relation_divergence(student, teacher, torch.ones(2, 5).bool()), expected)
+
+
+def test_the_width_of_the_teachers_heads_may_differ():
+    student, teacher = torch.randn(2, 4, 5, 8), torch.randn(2, 4, 5, 16)
+    assert relation_divergence(student, teacher, torch.ones(2, 5).bool()) > 0

@@ -10,7 +10,6 @@ from criterions.distillation.layer_mapping import (
     FeaturePair,
     layer_mapping_table,
     map_layers,
-    parse_rules,
     read_rules,
 )
 from ofa.config import OFAConfig
@@ -104,7 +103,7 @@ def test_every_loss_maps_two_models_of_one_architecture(loss, stack):
 
 def test_the_compact_form_is_a_list_of_rules():
     text = "first:attention_mse_sum:encoder, gap:hidden_mse:decoder,last2:value_relation:cross"
-    assert parse_rules(text, weight=0.5, projection="tanh") == [
+    assert read_rules(text, weight=0.5, projection="tanh") == [
         FeatureLossRule("first", "attention_mse_sum", "encoder", weight=0.5),
         FeatureLossRule("gap", "hidden_mse", "decoder", weight=0.5, projection="tanh"),
         FeatureLossRule("last2", "value_relation", "cross", weight=0.5),
@@ -151,7 +150,7 @@ def test_a_rule_that_fits_no_models_is_refused(options, message):
 )
 def test_a_text_that_is_not_the_compact_form_is_refused(text, message):
     with pytest.raises(UserError, match=message):
-        parse_rules(text)
+        read_rules(text)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +169,7 @@ def test_a_text_that_is_not_the_compact_form_is_refused(text, message):
 )
 def test_an_impossible_mapping_is_refused_from_the_configurations(text, student, teacher, message):
     with pytest.raises(UserError, match=f"distill.feature_losses, {text}: .*{message}"):
-        map_layers(parse_rules(text), student, teacher)
+        map_layers(read_rules(text), student, teacher)
 
 
 def test_an_explicit_layer_that_is_missing_is_refused():
@@ -179,7 +178,7 @@ def test_an_explicit_layer_that_is_missing_is_refused():
 
 
 def test_the_table_counts_layers_alike_for_all_losses():
-    rules = parse_rules("last1:hidden_mse:encoder,last1:nst:decoder,last1:attention_mse_sum:cross", 0.5, "relu")
+    rules = read_rules("last1:hidden_mse:encoder,last1:nst:decoder,last1:attention_mse_sum:cross", 0.5, "relu")
     console = Console(width=120, record=True)
     console.print(layer_mapping_table(map_layers(rules, TINY, LARGE)))
     lines = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in console.export_text().splitlines()]

@@ -9,8 +9,9 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
+from data.module import OFADataModule
 from ofa.atomic_write import atomic_write
-from ofa.checkpoint import BEST, EXPORT, export, load_weights
+from ofa.checkpoint import BEST, EXPORT, check_vocabulary, export, load_weights
 from ofa.model import OFAModel
 from ofa.processors.settings import to_task_settings
 from ofa.tokenizer import Tokenizer
@@ -19,8 +20,10 @@ from runtime.collectives import rank
 from runtime.resume import CONFIG, ResumePoint
 from runtime.sharding import full_model
 from runtime.truncate_logs import truncate_csv_logs
+from tasks.base import Task
 from tracking import report
-from training.build import build_model
+from training.build import build_model, build_tokenizer, log_recipe
+from training.data_files import build_data, splits_with_files
 from training.distillation.cache import TeacherCache
 from training.distillation.plan import DistillationPlan
 from training.distillation.summary import log_distillation
@@ -30,6 +33,27 @@ from training.module import TrainingModule
 def score_of_run(folder: Path) -> float | None:
     """The best validation score of a finished run, if it had a validation."""
     return best_score(folder / BEST) if (folder / BEST).is_file() else None
+
+
+def log_choices(config: DictConfig, folder: Path) -> None:
+    """Log task, data, run folder and recipe."""
+    report.log_start(config, folder)
+    log_recipe(config)
+
+
+def build_training_tokenizer(config: DictConfig) -> Tokenizer:
+    """The configured tokenizer, which has to be that of the initial weights."""
+    tokenizer = build_tokenizer(config, config.tokenizer)
+    if config.init is not None:
+        check_vocabulary(config.init, tokenizer)
+    return tokenizer
+
+
+def build_training_data(config: DictConfig, task: Task) -> OFADataModule:
+    """The prepared data of all splits that training, validation and the final test need."""
+    data = build_data(config, task, list(dict.fromkeys(["train", "val", *splits_with_files(config, task)])))
+    data.prepare_data()
+    return data
 
 
 def build_initial_model(
@@ -56,7 +80,7 @@ def save_run_files(
         truncate_csv_logs(loggers, resume_point.step, resume_point.validates_first)
 
 
-def report_parts(
+def log_parts(
     config: DictConfig,
     model: OFAModel,
     trainer: pl.Trainer,
@@ -81,3 +105,9 @@ def export_best(trainer: pl.Trainer, module: TrainingModule, folder: Path, token
             load_weights(model, best)
         export(folder / EXPORT, model, tokenizer, to_task_settings(module.task, module.generation))
     return model
+
+
+def best_validation_score(trainer: pl.Trainer) -> float | None:
+    """The score of the best checkpoint, if there was a validation."""
+    score = trainer.checkpoint_callback.best_model_score
+    return None if score is None else float(score)

@@ -1,7 +1,9 @@
-"""What loggers are told, from the first update to the last, and across a resumed run."""
+"""What loggers get, from the first step to the last, and across a resumed run."""
 
 import csv
 import json
+import logging
+import re
 import subprocess
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -16,7 +18,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from PIL import Image
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 from wandb.errors import CommError
@@ -29,7 +32,10 @@ from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from runtime.resume import ResumePoint, find_resume_point
+from runtime.truncate_logs import truncate_csv_logs
+from tracking.csv_logger import StepCSVLogger
 from tracking.predictions import PredictionBatch, SamplePrediction
+from tracking.progress import ProgressLines, build_progress
 from tracking.provenance import git_state, provenance
 from tracking.wandb_logger import Wandb
 from training.freezing import Freezing
@@ -47,7 +53,9 @@ class Said:
 
 
 class Answering(TrainingModule):
-    """Answers every sample alike, and scores by the number of updates."""
+    """Predicts the same for every sample; the score is the number of steps, or its entry in `scores`."""
+
+    scores = {}
 
     def on_validation_epoch_start(self):
         pass
@@ -58,7 +66,7 @@ class Answering(TrainingModule):
         )
 
     def on_validation_epoch_end(self):
-        self.log("val/acc@0.5", float(self.global_step))
+        self.log("val/acc@0.5", float(self.scores.get(self.global_step, self.global_step)))
 
 
 def encode(row, rng, train):
@@ -67,7 +75,7 @@ def encode(row, rng, train):
 
 
 def fit(folder, *loggers, checkpoint=None, interrupt=None):
-    """Six updates of two samples each, a validation after every second, and three pictures of it."""
+    """Six steps of two samples each, a validation of three batches after every second step, and three images of it."""
     folder.mkdir(exist_ok=True)
     file = folder.parent / "rows.tsv"
     if not file.exists():
@@ -79,7 +87,14 @@ def fit(folder, *loggers, checkpoint=None, interrupt=None):
         OFAModel(MICRO), task, GenerationOptions(), LabelSmoothedCrossEntropy(0.1), Optim(lr=1e-3), Freezing()
     )
     config = OmegaConf.create(
-        {"pictures": 3, "ema": {"decay": None}, "save_every": None, "signals": [], "optim": {"lr": 1e-3}}
+        {
+            "pictures": 3,
+            "ema": {"decay": None},
+            "save_every": None,
+            "signals": [],
+            "optim": {"lr": 1e-3},
+            "log_every": 15.0,
+        }
     )
     trainer = make_trainer(
         folder, training_callbacks(config, task, folder, {}), interrupt, max_epochs=1, logger=list(loggers),
@@ -207,7 +222,7 @@ def steps_of_tensorboard(logger):
 def test_the_configured_loggers_of_a_resumed_run_go_on_with_what_they_have_of_it(found, tmp_path):
     interrupted = ResumePoint(tmp_path, tmp_path / "last.ckpt", step=8, validates_first=False, is_tested=False)
     files, tensorboard, wandb = build_loggers(found, interrupted)
-    assert isinstance(files, CSVLogger) and (wandb.version, wandb.last_step) == ("a1b2c3d4", 7)
+    assert isinstance(files, StepCSVLogger) and (wandb.version, wandb.last_step) == ("a1b2c3d4", 7)
     assert steps_of_tensorboard(tensorboard) == list(range(8))
 
 
@@ -220,7 +235,7 @@ def test_the_loggers_of_a_run_that_left_no_checkpoint_begin_anew_as_training_doe
 def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path, make_mlflow):
     folder = tmp_path / "run"
     loggers = (
-        CSVLogger(folder, "", ""),
+        StepCSVLogger(folder, "", ""),
         TensorBoardLogger(folder, "tensorboard", "", default_hp_metric=False),
         make_mlflow(folder),
     )
@@ -243,16 +258,84 @@ def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path,
         assert [file.path for file in files] == [f"{kind}/val_{step}.{end}" for step in (1, 3, 5)]
 
 
-def test_the_speed_leaves_out_the_time_of_validations(tmp_path, monkeypatch):
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("tracking.tracking.time", SimpleNamespace(perf_counter=lambda: clock.now))
-    monkeypatch.setattr(Answering, "on_validation_epoch_start", lambda self: setattr(clock, "now", clock.now + 100))
-    monkeypatch.setattr(
-        Answering, "on_train_batch_start", lambda *args: setattr(clock, "now", clock.now + 0.5), raising=False
+@pytest.fixture
+def clock(monkeypatch):
+    """A step takes ten seconds, and so does a batch of a validation."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    for module in ("tracking.progress", "runtime.progress"):
+        monkeypatch.setattr(f"{module}.time", clock)
+    for hook in ("on_train_batch_start", "on_validation_batch_start"):
+        monkeypatch.setattr(Answering, hook, lambda *args: setattr(clock, "now", clock.now + 10), raising=False)
+
+
+def test_progress_is_logged_at_intervals_and_after_each_validation(tmp_path, monkeypatch, clock, caplog):
+    monkeypatch.setattr(Answering, "scores", {4: 1})
+    with caplog.at_level(logging.INFO, "tracking.progress"):
+        fit(tmp_path / "run", StepCSVLogger(tmp_path / "run", "", ""))
+    messages = [record.getMessage() for record in caplog.records if record.name == "tracking.progress"]
+    lines = [re.sub(r"loss \d+\.\d{3}", "loss L", message) for message in messages]
+    assert lines == [  # at most every 15 seconds
+        "training: step 0 of 6",
+        "step 2 of 6: loss L, 0.2 samples/s, 0:00:40 left",
+        "validation after step 2: 2 of 3 batches",
+        "validation after step 2: acc@0.5 2.000; the best so far",
+        "step 4 of 6: loss L, 0.2 samples/s, 0:00:20 left",
+        "validation after step 4: 2 of 3 batches",
+        "validation after step 4: acc@0.5 1.000; the best so far is 2.000",
+        "step 6 of 6: loss L, 0.2 samples/s, 0:00:00 left",
+        "validation after step 6: 2 of 3 batches",
+        "validation after step 6: acc@0.5 6.000; the best so far",
+    ]
+
+
+def test_a_terminal_has_a_progress_bar_instead_of_lines(monkeypatch):
+    assert isinstance(build_progress(30.0), ProgressLines)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert isinstance(build_progress(30.0), RichProgressBar)
+
+
+def read_csv(folder):
+    """The rows of metrics.csv, with the values they have."""
+    rows = csv.DictReader((folder / "metrics.csv").open())
+    return [{name: value for name, value in row.items() if value} for row in rows]
+
+
+def test_metrics_csv_has_one_row_per_step(tmp_path, clock):
+    fit(tmp_path / "run", StepCSVLogger(tmp_path / "run", "", ""))
+    rows = read_csv(tmp_path / "run")
+    assert [row["step"] for row in rows] == list("0123456")  # of six steps, and of the end
+    assert all(TRAINING <= row.keys() for row in rows[:6])
+    assert [row["step"] for row in rows if "val/acc@0.5" in row] == ["1", "3", "5"]
+    assert rows[6] == {"step": "6", "best/val/acc@0.5": "6.0"}
+    assert {row["speed/samples_per_second"] for row in rows[:6]} == {"0.2"}  # without the time of validations
+
+
+def test_metrics_csv_is_complete_after_each_save(tmp_path):
+    logger = StepCSVLogger(tmp_path, "", "")
+    expected = []
+    for values, step in (({"lr": 0.1}, 0), ({"loss": 2.0}, 0), ({"lr": 0.2, "loss": 1.5}, 1), ({"val/acc": 0.5}, 1),
+                         ({"loss": 1.25}, 4), ({"lr": 0.3}, 4), ({"val/acc": 0.25}, 4)):  # fmt: skip
+        logger.log_metrics(values, step)
+        logger.save()
+        if not expected or expected[-1]["step"] != str(step):
+            expected.append({"step": str(step)})
+        expected[-1].update({name: str(value) for name, value in values.items()})
+        assert read_csv(tmp_path) == expected
+
+
+def test_a_resumed_run_continues_metrics_csv_also_one_with_several_rows_per_step(tmp_path):
+    (tmp_path / "metrics.csv").write_text(
+        "epoch,lr,step,train/loss,val/acc\n,0.1,0,,\n0,,0,2.0,\n,0.2,1,,\n0,,1,1.5,\n0,,1,,0.5\n,0.3,2,,\n0,,2,1.0,\n0,,3"
     )
-    fit(tmp_path / "run", CSVLogger(tmp_path / "run", "", ""))
-    rows = csv.DictReader((tmp_path / "run/metrics.csv").open())
-    assert {row["speed/samples_per_second"] for row in rows} == {"", "4.0"}
+    logger = StepCSVLogger(tmp_path, "", "")
+    truncate_csv_logs([logger], step=2, validates_first=True)
+    first = {"epoch": "0", "step": "0", "lr": "0.1", "train/loss": "2.0"}
+    second = {"epoch": "0", "step": "1", "lr": "0.2", "train/loss": "1.5"}
+    assert read_csv(tmp_path) == [first, second]
+    logger.log_metrics({"val/acc": 0.75, "epoch": 0}, 1)
+    logger.log_metrics({"lr": 0.4}, 2)
+    logger.save()
+    assert read_csv(tmp_path) == [first, second | {"val/acc": "0.75"}, {"lr": "0.4", "step": "2"}]
 
 
 def test_wandb_online_without_a_login_is_refused_and_asks_nothing(tmp_path, monkeypatch):

@@ -1,17 +1,15 @@
-"""Generate and score a checkpoint's answers: `python evaluate.py task=refcoco checkpoint=RUN_OR_FILE split=testA`."""
-
-from pathlib import Path
+"""Evaluate a checkpoint: `python evaluate.py task=refcoco checkpoint=RUN_OR_FILE split=testA`."""
 
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ofa.checkpoint import check_vocabulary, find, load_model, tokenizer_folder
 from runtime.checks import check
-from runtime.collectives import broadcast_object, local_rank_zero_first
+from runtime.collectives import local_rank_zero_first
 from runtime.command_line import command
 from runtime.launching import devices_of
 from runtime.preemption import StopOnSignal, signals_of
+from runtime.run_dir import run_dir
 from tracking import report
 from training import build
 from training.data_files import baseline_files, build_data, splits_to_test
@@ -21,10 +19,10 @@ from training.trainer import build_trainer, test_callbacks
 
 @command("evaluate")
 def evaluate(config: DictConfig) -> None:
-    """Scores the chosen splits and writes metrics, predictions and pictures."""
+    """Generates predictions for the chosen splits; writes them with their scores and sample images."""
     check(config)
     checkpoint = find(config.checkpoint)
-    folder = broadcast_object(Path(HydraConfig.get().runtime.output_dir))
+    folder = run_dir()
     report.log_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 

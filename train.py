@@ -1,29 +1,24 @@
-"""Train a model: `python train.py task=refcoco model=tiny`. See configs/train.yaml for what can be set."""
+"""Train a model: `python train.py task=refcoco model=tiny`. See configs/train.yaml for all settings."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ofa.atomic_write import atomic_write
-from ofa.checkpoint import BEST, EXPORT, check_vocabulary, export, load_weights
+from ofa.checkpoint import check_vocabulary
 from ofa.processors.settings import to_task_settings
-from runtime.checkpoints import best_score
 from runtime.checks import check
-from runtime.collectives import broadcast_object, local_rank_zero_first, rank
+from runtime.collectives import local_rank_zero_first
 from runtime.command_line import command
 from runtime.configuration import instantiate
 from runtime.launching import devices_of
-from runtime.resume import CONFIG, find_resume_point
-from runtime.sharding import full_model
-from runtime.truncate_logs import truncate_csv_logs
+from runtime.resume import find_resume_point
+from runtime.run_dir import run_dir
 from tracking import report
 from training import build
 from training.data_files import baseline_files, build_data, splits_with_files
-from training.distillation.summary import log_distillation
 from training.evaluation import EvaluationModule
+from training.run import build_initial_model, export_best, report_parts, save_run_files, score_of_run
 from training.trainer import (
     build_callbacks,
     build_loggers,
@@ -38,13 +33,12 @@ from training.trainer import (
 def train(config: DictConfig) -> float | None:
     """Trains, tests the best checkpoint on every split, and returns the best validation score (for sweeps)."""
     check(config)
-    folder = broadcast_object(Path(HydraConfig.get().runtime.output_dir))
-    interrupted = broadcast_object(find_resume_point(config, folder) if rank() == 0 else None)
-    in_place = interrupted is not None and interrupted.run == folder
-    if in_place and interrupted.is_tested:
+    folder = run_dir()
+    resume_point = find_resume_point(config, folder)
+    if resume_point is not None and resume_point.is_finished:
         report.log_finished(folder)
-        return best_score(folder / BEST) if (folder / BEST).is_file() else None
-    loggers, chosen_callbacks = build_loggers(config, interrupted), build_callbacks(config)
+        return score_of_run(folder)
+    loggers, chosen_callbacks = build_loggers(config, resume_point), build_callbacks(config)
     report.log_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
@@ -57,48 +51,27 @@ def train(config: DictConfig) -> float | None:
         criterion = build.build_criterion(config, task)
         optim, freezing = instantiate(config.optim), instantiate(config.freezing)
         distillation = build.build_distillation(config, tokenizer, task, criterion)
-        splits = dict.fromkeys(["train", "val", *splits_with_files(config, task)])
-        data = build_data(config, task, list(splits))
+        data = build_data(config, task, list(dict.fromkeys(["train", "val", *splits_with_files(config, task)])))
         data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, task, distillation)
-    if distillation is not None:
-        log_distillation(distillation, cache)
-    trainer = build_trainer(
-        config,
-        training_callbacks(config, task, folder, learnt_files(data, distillation), chosen_callbacks),
-        folder,
-        logger=loggers,
-        **validation_settings(config, batches=len(data.train_dataloader())),
-    )
-    model = build.build_model(config)
-    if interrupted is None:  # else all weights are those of its checkpoint
-        if config.init is not None:
-            load_weights(model, config.init)
-        if distillation is not None:
-            distillation.start(model)
+    callbacks = training_callbacks(config, task, folder, learnt_files(data, distillation), chosen_callbacks)
+    intervals = validation_settings(config, batches=len(data.train_dataloader()))
+    trainer = build_trainer(config, callbacks, folder, logger=loggers, **intervals)
+    model = build_initial_model(config, resume_point, distillation)
     module = build.build_module(config, data, model, task, generation, criterion, optim, freezing, distillation, cache)
+    module.save_hyperparameters({"task": asdict(to_task_settings(task, generation))}, logger=False)  # in checkpoints
+    save_run_files(config, folder, tokenizer, loggers, resume_point)
+    report_parts(config, model, trainer, distillation, cache)
 
-    kept = to_task_settings(task, generation)
-    module.save_hyperparameters({"task": asdict(kept)}, logger=False)  # in checkpoints, which can be asked by it
-    if rank() == 0:
-        tokenizer.save(folder / "tokenizer")
-        atomic_write(folder / CONFIG, lambda part: OmegaConf.save(config, part, resolve=True))
-        if in_place:
-            truncate_csv_logs(loggers, interrupted.step, interrupted.validates_first)
-    report.log_model(model, trainer.strategy.root_device)
-    report.log_batch_size(config)
-    checkpoint = None if interrupted is None else interrupted.checkpoint
+    checkpoint = None if resume_point is None else resume_point.checkpoint
     # The loss of a batch: training/module.py, TrainingModule.loss.
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    best, model = trainer.checkpoint_callback.best_model_path, full_model(module.model)
-    if rank() == 0:  # whose disk it is on; the others are given the weights when the test starts
-        if best:
-            load_weights(model, best)
-        export(folder / EXPORT, model, tokenizer, kept)
-    trainer.test(EvaluationModule(model, task, generation), datamodule=data, verbose=False)
+    best = export_best(trainer, module, folder, tokenizer)
+    trainer.test(EvaluationModule(best, task, generation), datamodule=data, verbose=False)
     report.print_scores(config, folder, task, baseline_files(config))
     report.print_next_steps(config, folder, task)
-    return float(trainer.checkpoint_callback.best_model_score) if best else None
+    score = trainer.checkpoint_callback.best_model_score
+    return None if score is None else float(score)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""OFA as a library: the model, its tokenizer, generation and checkpoints; neither Lightning nor Hydra is needed."""
+"""OFA as a library: model, tokenizer, generation, checkpoints and pipelines; needs neither Lightning nor Hydra."""
 
 from ofa.checkpoint import load
 from ofa.config import OFAConfig
@@ -6,4 +6,6 @@ from ofa.generation import GenerationOptions, generate
 from ofa.model import OFAModel
 from ofa.pipeline import pipeline
 
-__all__ = ["GenerationOptions", "OFAConfig", "OFAModel", "generate", "load", "pipeline"]
+__version__ = "0.1.0"
+
+__all__ = ["GenerationOptions", "OFAConfig", "OFAModel", "__version__", "generate", "load", "pipeline"]

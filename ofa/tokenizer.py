@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,14 +21,14 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from ofa.errors import UserError
-from ofa.hub import is_hub_id
 from ofa.vocabulary import BIN_OFFSET, BOS, CODE_OFFSET, EOS, MASK, PAD, UNK
 
 VOCABULARY_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"
 WORDPIECE_FILE = "vocab.txt"  # of the Chinese models
 DEMO_FOLDER = Path(__file__).parent / "demo_vocabulary"
-PLACES = {"<s>": BOS, "<pad>": PAD, "</s>": EOS, "<unk>": UNK, "<mask>": MASK}
+WEIGHT_SUFFIXES = (".pt", ".pth", ".pkl", ".bin", ".ckpt", ".safetensors")  # of files, never of Hugging Face ids
+SPECIAL_IDS = {"<s>": BOS, "<pad>": PAD, "</s>": EOS, "<unk>": UNK, "<mask>": MASK}
 
 
 class Tokenizer:
@@ -131,7 +132,7 @@ def _bpe(vocabulary: str, merges: str, name: str) -> BPE:
         ids = json.loads(vocabulary)
     except json.JSONDecodeError as error:
         raise UserError(f"{name}: {VOCABULARY_FILE} is not JSON ({error}); copy it again from the model") from error
-    for token, place in PLACES.items():
+    for token, place in SPECIAL_IDS.items():
         if ids.get(token) != place:
             raise UserError(
                 f"{name}: {VOCABULARY_FILE} has {token} at id {ids.get(token)}, OFA has it at {place}; "
@@ -142,6 +143,12 @@ def _bpe(vocabulary: str, merges: str, name: str) -> BPE:
         return BPE(ids, pairs, unk_token="<unk>")
     except Exception as error:  # the library raises the bare class
         raise UserError(f"{name}: {MERGES_FILE} does not fit {VOCABULARY_FILE} ({error}); copy both again") from error
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether it can only be a Hugging Face id: OWNER/NAME, where OWNER is not a local folder."""
+    is_pair = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None
+    return is_pair and not source.endswith(WEIGHT_SUFFIXES) and not Path(source).parent.is_dir()
 
 
 def _from_hub(source: str, file: str) -> Path:

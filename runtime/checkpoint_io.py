@@ -1,7 +1,7 @@
-"""Checkpoints on disk: each appears whole or not at all, and whether one is whole can be told.
+"""Checkpoint files: written atomically, verified by checksums.
 
-A checkpoint is a zip archive of tensors. Its list of content comes last and has a checksum of each entry, so that a
-file that was cut short or changed on the disk is known by reading it once.
+A checkpoint is a zip archive of tensors. Its directory comes last and holds a checksum of each entry, so reading the
+file once detects one that was truncated or changed on disk.
 """
 
 from __future__ import annotations
@@ -14,36 +14,35 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from ofa.atomic_write import FULL, atomic_write
-from ofa.checkpoint import LAST
-from ofa.checkpoint.reading import read_file
+from ofa.checkpoint import LAST, read_file
 from ofa.errors import UserError
 
 PREVIOUS = LAST.with_name("last.previous.ckpt")  # inside a run folder: the last checkpoint but one
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all; of `last.ckpt` the one of an update before is kept, too."""
+    """Writes checkpoints atomically; keeps the `last.ckpt` of an earlier step as `last.previous.ckpt`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.step: int | None = None  # of the `last.ckpt` that this object has written
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: None = None) -> None:
-        """Write a checkpoint; what was there before is replaced when the new one is on disk.
+        """Write a checkpoint; the file from before is replaced when the new one is on disk.
 
         Raises:
-            UserError: it cannot be written; it names the checkpoint that the run can go on from.
+            UserError: it cannot be written; the message names the checkpoint from which the run can resume.
         """
         path = Path(path)
         is_last = path.name == LAST.name
-        # A state of the same update, such as that behind its validation, takes the place of the one before it.
+        # A state of the same step, such as that after its validation, replaces the one before it.
         previous = path.with_name(PREVIOUS.name) if is_last and checkpoint["global_step"] != self.step else None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(path, lambda part: _save(checkpoint, part), previous)
         except OSError as error:
             reason = FULL.get(error.errno, error.strerror)
-            remedy = "make space on it" if error.errno in FULL else f"make {path.parent} a folder that can be written"
+            remedy = "free some space" if error.errno in FULL else f"make {path.parent} a writable folder"
             raise UserError(f"{path} was not written: {reason}; {remedy}, then {how_to_resume(path.parent)}") from error
         if is_last:
             self.step = checkpoint["global_step"]
@@ -53,7 +52,7 @@ def _save(checkpoint: dict[str, Any], file: Path) -> None:
     with file.open("wb") as opened:
         try:
             torch.save(checkpoint, opened)
-        except RuntimeError as error:  # torch's, about what it finds when a write has failed
+        except RuntimeError as error:  # torch's, about the state in which a failed write has left it
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
@@ -63,16 +62,16 @@ def how_to_resume(folder: Path) -> str:
     """What to do after a run could not write; `folder` has its checkpoints."""
     for name in (LAST.name, PREVIOUS.name):
         if (folder / name).is_file():
-            return f"go on from {folder / name}, which is as it was, by resume={folder.parent} or resume=auto"
+            return f"resume from {folder / name}, which is intact, by resume={folder.parent} or resume=auto"
     return "start again; there was no checkpoint yet"
 
 
 def verify_checkpoint(file: Path) -> str | None:
-    """What is wrong with a checkpoint, by its checksums; None: it is whole. All of it is read."""
+    """What is wrong with a checkpoint, by its checksums; None: it is intact. Reads the whole file."""
     try:
         with zipfile.ZipFile(file) as archive:
             entry = archive.testzip()
-        read_file(file)  # whether torch finds in it what Python's zipfile has found
+        read_file(file)  # whether torch can read what Python's zipfile can
     except Exception as error:  # a damaged archive may raise anything
         return str(error) or type(error).__name__
     return None if entry is None else f"the checksum of its entry {entry} is wrong"

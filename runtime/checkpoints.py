@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: the best by a score, and the last, from which it goes on."""
+"""Checkpoint callbacks: the best by a score, and the last, from which a run resumes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
-from pytorch_lightning.loops.evaluation_loop import RestartStage
 
 from ofa.atomic_write import atomic_write
-from ofa.checkpoint.reading import read_file
+from ofa.checkpoint import read_file
 from ofa.errors import UserError
 from runtime.checkpoint_io import verify_checkpoint
 from runtime.collectives import broadcast_object, rank
+from runtime.lightning_internals import is_accumulating, start_with_validation
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 class BestCheckpoint(ModelCheckpoint):
     """The best checkpoint by a score. A resumed run starts with the best one so far, copied to its folder.
 
-    The best may be younger than the last, where a run was killed between the two: its score is the one it says itself.
+    The best may be newer than the last, if a run was killed between the two: its score is read from the file itself.
 
     Args:
-        file: where to.
-        score: under which name it is logged; the higher, the better.
+        file: path of the checkpoint.
+        score: name under which the score is logged; higher is better.
     """
 
     def __init__(self, file: Path, score: str) -> None:
@@ -36,9 +36,9 @@ class BestCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["callbacks"][self.state_key]
         old, new = (Path(folder, f"{self.filename}.ckpt") for folder in (Path(trainer.ckpt_path).parent, self.dirpath))
-        # Asked of one process, for all of the file is read.
+        # Only on rank 0, since the whole file is read.
         reason = broadcast_object(
-            (verify_checkpoint(old) if old.is_file() else "it is not there") if rank() == 0 else None
+            (verify_checkpoint(old) if old.is_file() else "no such file") if rank() == 0 else None
         )
         score = None
         if reason is None:
@@ -47,7 +47,7 @@ class BestCheckpoint(ModelCheckpoint):
                 new.parent.mkdir(parents=True, exist_ok=True)
                 atomic_write(new, lambda part: shutil.copyfile(old, part))
         elif state["best_model_score"] is not None:
-            log.warning("%s is lost (%s): the best checkpoint is chosen among the coming validations", old, reason)
+            log.warning("%s is lost (%s): the best checkpoint is chosen among future validations", old, reason)
         path = "" if score is None else str(new)
         state |= {
             "dirpath": self.dirpath,
@@ -59,7 +59,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def best_score(file: Path) -> float:
-    """The score by which a best checkpoint was chosen, as the file says."""
+    """The score in a best checkpoint."""
     return float(_state_of_best(file)["best_model_score"])
 
 
@@ -70,26 +70,26 @@ def _state_of_best(file: Path) -> dict[str, Any]:
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves the state before and behind each validation, and every so many updates between.
+    """Saves the state before and after each validation, and every so many steps in between.
 
-    From the one before a validation, a run goes on with the validation. There is none where that falls between the
-    batches of one update.
+    A run that resumes from the one before a validation starts with the validation. There is none where a validation
+    falls between the batches of one optimizer step.
 
-    Lightning has such callbacks come last, so that all others have done their part of the batch. In a run of one
-    process, an error that a user has to correct, such as a data file that was changed, also leaves a checkpoint.
+    Lightning calls such callbacks last, so all others have done their part of the batch. In a run of one process, an
+    error that a user has to correct, such as a data file that was changed, also leaves a checkpoint.
 
     Args:
-        file: where to.
-        every: how many updates; None: at validations alone.
+        file: path of the checkpoint.
+        every: steps between two checkpoints; None: only at validations.
     """
 
     def __init__(self, file: Path, every: int | None) -> None:
         self.file = file
         self.every = every
         self.step: int | None = None  # of the checkpoint; None: training has not begun
-        self.validates_first = False  # whether the run that goes on from it starts with a validation
-        self.stopped_early = False  # whether a callback had ended the training of the run that is resumed
-        self.is_over = False  # whether this run goes on with a validation that no update follows on
+        self.validates_first = False  # whether a run that resumes from it starts with a validation
+        self.stopped_early = False  # whether a callback had ended the training of the resumed run
+        self.is_over = False  # whether this run only resumes with a validation after its last step
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.step = trainer.global_step
@@ -98,9 +98,7 @@ class LastCheckpoint(Checkpoint):
         if fit_loop.epoch_progress.current.processed == fit_loop.epoch_progress.current.ready:
             fit_loop.reset_restart_stage()  # or Lightning forgets to count the epoch that begins
         if self.validates_first:
-            val_loop = fit_loop.epoch_loop.val_loop
-            val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION  # so it is what Lightning does next
-            val_loop.restarting = False  # from its first batch on
+            start_with_validation(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.validates_first = False
@@ -114,9 +112,8 @@ class LastCheckpoint(Checkpoint):
             self.save_after_step(trainer)
 
     def save_after_step(self, trainer: pl.Trainer) -> None:
-        """Save the state at the end of a batch, where that is one to go on from and not saved yet."""
-        loop = trainer.fit_loop.epoch_loop
-        if self.step == trainer.global_step or loop._should_accumulate():
+        """Save the state at the end of a batch, if a run can resume from it and it is not saved yet."""
+        if self.step == trainer.global_step or is_accumulating(trainer):
             return
         self.validates_first = _is_validated(trainer)
         self.save(trainer)
@@ -127,10 +124,10 @@ class LastCheckpoint(Checkpoint):
         checkpoint["stopped_early"] = trainer.should_stop
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.validates_first = checkpoint.get("validates_first", False)  # none in one of an older version
+        self.validates_first = checkpoint.get("validates_first", False)  # old checkpoints do not have it
         self.stopped_early = checkpoint.get("stopped_early", False)
         if self.validates_first:
-            # It was saved in the last hook of a batch, and Lightning counts the batch behind that.
+            # It was saved in the last hook of a batch, after which Lightning counts the batch.
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             for counts in (progress["total"], progress["current"]):
                 counts["completed"] = counts["processed"]
@@ -148,21 +145,21 @@ class LastCheckpoint(Checkpoint):
         if is_between and isinstance(exception, UserError) and trainer.world_size == 1:
             if self.step != trainer.global_step:
                 self.save(trainer)
-            log.info("the state behind update %d is in %s", self.step, self.file)
+            log.info("checkpoint of step %d: %s", self.step, self.file)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Save the present state, which has to be one between two batches."""
-        trainer.save_checkpoint(self.file, weights_only=False)  # said, or Lightning says it for each run
+        """Save the current state, which has to be one between two batches."""
+        trainer.save_checkpoint(self.file, weights_only=False)  # given, or Lightning logs a hint in each run
         self.step = trainer.global_step
 
 
 def _is_validated(trainer: pl.Trainer) -> bool:
-    """Whether a validation follows on the batch that ends."""
+    """Whether a validation follows the batch that ends."""
     return trainer.enable_validation and (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
 
 
 class SaveAtEnd(pl.Callback):
-    """Saves the last checkpoint when training ends, whether or not it ends at a validation."""
+    """Saves the last checkpoint when training ends, whether or not it ends with a validation."""
 
     def __init__(self, last: LastCheckpoint) -> None:
         self.last = last

@@ -1,4 +1,4 @@
-"""What the processes of a run know of each other; a run of one process is its own first, and gathers from itself."""
+"""Collective operations between the processes of a run; a run of one process needs no process group."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ import torch.distributed as dist
 
 Item = TypeVar("Item")
 
-CHUNK = 1000  # items of each process that travel at once
-PREPARING = timedelta(days=1)  # that the first process of a machine may take; one that dies is known at once
+CHUNK = 1000  # items of each process that are sent at once
+PREPARATION_TIMEOUT = timedelta(days=1)  # of local rank 0; if it dies, the others know at once
 
 
 def rank() -> int:
-    """The number of this process among all of the run."""
+    """The number of this process in the run."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes the run has."""
+    """The number of processes of the run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def gather(own: Sequence[Item]) -> list[Item]:
-    """In the first process the items of all, in the order of processes; in the others only their own.
+def gather(items: Sequence[Item]) -> list[Item]:
+    """On rank 0 the items of all processes, ordered by rank; on other ranks only their own.
 
-    All processes have to call this together. Items travel in chunks, so that little of them is in memory twice.
+    All processes have to call it. Items are sent in chunks, so that few of them are in memory twice.
     """
     if world_size() == 1:
-        return list(own)
+        return list(items)
     counts = [0] * world_size()
-    dist.all_gather_object(counts, len(own))
+    dist.all_gather_object(counts, len(items))
     parts: list[list[Item]] = [[] for _ in counts]
     for start in range(0, max(counts), CHUNK):
         pieces = [None] * len(counts) if rank() == 0 else None
-        dist.gather_object(own[start : start + CHUNK], pieces)
+        dist.gather_object(items[start : start + CHUNK], pieces)
         for part, piece in zip(parts, pieces or [], strict=False):
             part += piece
-    return list(chain(*parts)) if rank() == 0 else list(own)
+    return list(chain(*parts)) if rank() == 0 else list(items)
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
 
 
 def all_reduce_max(value: int) -> int:
-    """The largest that a process has."""
+    """The maximum over all processes."""
     if world_size() > 1:
         values = torch.tensor(value)
         dist.all_reduce(values, dist.ReduceOp.MAX)
@@ -63,12 +63,12 @@ def all_reduce_max(value: int) -> int:
 
 
 def mean_weights(sizes: torch.Tensor) -> torch.Tensor:
-    """By what to multiply means over so many things, so that their mean over processes is the mean over all things."""
+    """Factors for means over `sizes` items, with which their mean over processes is the mean over all items."""
     return sizes * world_size() / all_reduce_sum(sizes)
 
 
 def broadcast_object(value: Item) -> Item:
-    """The value that the first process has."""
+    """The value of rank 0."""
     if world_size() == 1:
         return value
     values = [value]
@@ -77,29 +77,29 @@ def broadcast_object(value: Item) -> Item:
 
 
 def broadcast_tensors(tensors: Iterator[torch.Tensor]) -> None:
-    """Overwrites tensors by those of the first process."""
+    """Overwrite tensors with those of rank 0."""
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
 
 
 def barrier() -> None:
-    """Returns when all processes have come so far."""
+    """Return when all processes have called it."""
     if world_size() > 1:
         dist.barrier()
 
 
 @contextmanager
-def local_rank_zero_first(processes_of_machine: int) -> Iterator[None]:
-    """What stands inside is done by one process of each machine, and by the others when they find it done.
+def local_rank_zero_first(processes_per_node: int) -> Iterator[None]:
+    """The body runs on one process of each node first, then on the others, which find its work done.
 
-    To index a large file on a slow drive may take longer than the processes otherwise wait for each other.
+    Indexing a large file on a slow drive may take longer than the timeout of other collectives.
     """
     if world_size() == 1:
         yield
         return
-    group = dist.new_group(backend="gloo", timeout=PREPARING)
-    is_first = rank() % processes_of_machine == 0
+    group = dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
+    is_first = rank() % processes_per_node == 0
     if not is_first:
         dist.barrier(group)
     yield

@@ -1,4 +1,4 @@
-"""The start and the end of every command: errors end in one line, and signals in order; in a sweep, runs alone."""
+"""Main functions of the scripts: errors end in one line, signals end a run cleanly, a sweep survives a failed run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -25,23 +24,26 @@ from ofa.checkpoint import LAST
 from ofa.errors import UserError
 from runtime.checkpoint_io import how_to_resume
 from runtime.collectives import world_size
+from runtime.hydra_internals import BASIC_LAUNCHER, known_mode, parse_arguments
 from runtime.launching import devices_of, distributed_run, rank_info, worker_overrides
 from runtime.overrides import (
     CONFIGS,
     SCRIPTS,
+    SEARCH_PATH,
     check_cluster,
     check_folder,
     check_overrides,
-    of_each_run,
-    quoted,
-    quoted_word,
+    quote,
+    quote_values,
+    search_path_override,
+    sweep_run_overrides,
 )
 from runtime.preemption import EXIT_STATUS, Preempted, interruptible, signals_of
 from runtime.requeue import requeue_or_explain
 from runtime.run_dir import lock_run_dir
 from runtime.subprocess_run import FILE_STATUS, OUTCOME, Outcome, RunFailed, subprocess_run
 
-UNUSABLE = (errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)  # files that a user has to see to, not this project
+UNUSABLE = (errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)  # errors of files that only a user can repair
 
 
 def command(
@@ -49,34 +51,33 @@ def command(
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of a configuration the main function of a script; a UserError is printed as one line.
 
-    In a sweep of runs one after the other the next run starts then, whatever the error but one that it would meet, too,
-    such as a full disk; the exit status tells of it at the end.
+    In a sweep of runs in sequence the next run then starts, unless it would meet the same error, such as a full disk;
+    the exit status at the end reports the failure.
 
     Args:
         config_name: of the configuration.
-        verbatim: settings whose values are texts, which Hydra does not read as its own language.
+        verbatim: settings whose values are texts, which Hydra does not parse.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        failed: dict[str, str] = {}  # of runs of a sweep: why, by folder
+        failed: dict[str, str] = {}  # runs of a sweep that failed: folder -> reason
 
         @functools.wraps(function)
-        def with_one_line_errors(config: DictConfig) -> Any:  # what a launcher of Hydra calls elsewhere, too
+        def run_with_one_line_errors(config: DictConfig) -> Any:  # launchers of Hydra call it elsewhere, too
             quieten_lightning()
-            again = [sys.executable, *_program(config_name), *HydraConfig.get().overrides.task]
-            tells = os.environ.pop(OUTCOME, None)  # as a run of a sweep; not for the processes that it starts
+            outcome_file = os.environ.pop(OUTCOME, None)  # as a run of a sweep; not for processes that it starts
             try:
-                return _done(function, config, again, tells)
+                return _run(function, config, _program(config_name), outcome_file)
             except Preempted as stop:
                 where = str(stop)
             except Exception as error:
-                _say_failure(error, config)
+                _report_failure(error, config)
                 failed[_run_folder()] = str(error) or type(error).__name__
                 _check_search(failed)
-                return None  # which a search takes for a trial that failed
-            # Behind the except clause: what the error refers to, such as reading processes, has ended now.
-            if tells is not None:  # the sweep says it
-                Outcome(stopped=where).tell(tells)
+                return None  # which a search takes for a failed trial
+            # After the except clause: what the error refers to, such as data workers, has ended now.
+            if outcome_file is not None:  # the sweep prints it
+                Outcome(stopped=where).write(outcome_file)
                 sys.exit(EXIT_STATUS)
             try:
                 print(f"{where}; {requeue_or_explain(config)}", file=sys.stderr)
@@ -86,18 +87,17 @@ def command(
 
         def main() -> None:
             try:
-                sys.argv = [*quoted(sys.argv, verbatim), *worker_overrides()]
-                arguments = get_args_parser().parse_args()
-                config = check_overrides(config_name, arguments.overrides)
-                check_cluster(config, is_sweep=arguments.multirun)
-                check_folder(config_name, arguments.overrides, is_sweep=arguments.multirun)
+                sys.argv = quote_values(sys.argv, verbatim)
+                arguments = parse_arguments()
+                config = _check_command(config_name, arguments)
             except UserError as error:
                 sys.exit(f"error: {error}")
             if arguments.multirun and OmegaConf.select(config, "cluster.name") == "slurm":
-                from runtime.slurm_launcher import launch_by_slurm  # of a package that is an extra
+                from runtime.slurm_launcher import launch_by_slurm  # needs packages of an extra
 
                 launch_by_slurm(failed)
-            hydra.main(str(CONFIGS), config_name, version_base="1.3")(with_one_line_errors)()
+            with known_mode(config.hydra.mode):
+                hydra.main(str(CONFIGS), config_name, version_base="1.3")(run_with_one_line_errors)()
             if failed:
                 sys.exit(f"error: {len(failed)} runs of the sweep failed: {', '.join(failed)}")
 
@@ -106,41 +106,58 @@ def command(
     return decorate
 
 
-def _done(function: Callable[[DictConfig], Any], config: DictConfig, again: Sequence[str], tells: str | None) -> Any:
-    """What the function returns.
+def _check_command(config_name: str, arguments: Any) -> DictConfig:
+    """Complete the command line, and refuse one that cannot work; its composed configuration."""
+    more = worker_overrides()
+    if arguments.config_dir is not None:
+        more.append(search_path_override(arguments.config_dir, arguments.overrides))
+    if more:  # flags have to stand together
+        flags = [word for word in sys.argv[1:] if word not in arguments.overrides]
+        sys.argv = [sys.argv[0], *flags, *arguments.overrides, *more]
+    config = check_overrides(config_name, [*arguments.overrides, *more])
+    check_cluster(config, is_sweep=arguments.multirun)
+    check_folder(config, is_sweep=arguments.multirun)
+    return config
+
+
+def _run(function: Callable[[DictConfig], Any], config: DictConfig, program: list[str], file: str | None) -> Any:
+    """Call the function, in the processes that the configuration asks for, and return its value.
 
     Args:
-        again: starts this run once more, for another process of it or as a command of its own.
-        tells: the file in which that command tells the sweep what came of it.
+        program: of this command.
+        file: where the sweep that has started this command reads the value.
     """
-    if "trainer" not in config:  # a command of one process, that is simply ended by signals
+    if "trainer" not in config:  # a command of one process, which signals simply end
         return function(config)
+    overrides = HydraConfig.get().overrides
+    command = [sys.executable, *program, *overrides.task]
     signals = signals_of(config.get("signals", ()))
-    if _others_follow() and rank_info() is None and devices_of(config.trainer) > 1:
-        of_hydra = of_each_run(HydraConfig.get().overrides.hydra)
-        return subprocess_run([*again, *of_hydra, quoted_word(f"hydra.run.dir={_run_folder()}")], signals)
-    has_folder = HydraConfig.get().output_subdir is not None  # a cache is filled, and other processes run, without
-    alone = lock_run_dir(Path(_run_folder())) if has_folder else nullcontext()
-    with distributed_run(config.trainer, again), interruptible(signals), alone:
+    if _is_sequential_sweep() and rank_info() is None and devices_of(config.trainer) > 1:
+        folder = quote(f"hydra.run.dir={_run_folder()}")
+        return subprocess_run([*command, *sweep_run_overrides(overrides.hydra), folder], signals)
+    has_folder = HydraConfig.get().output_subdir is not None  # not where a cache is filled, and not in rank > 0
+    lock = lock_run_dir(Path(_run_folder())) if has_folder else nullcontext()
+    for_workers = [*command, *(word for word in overrides.hydra if word.startswith(SEARCH_PATH))]
+    with distributed_run(config.trainer, for_workers), interruptible(signals), lock:
         value = function(config)
-    if tells is not None:
-        Outcome(value=value).tell(tells)
+    if file is not None:
+        Outcome(value=value).write(file)
     return value
 
 
-def _say_failure(error: Exception, config: DictConfig) -> None:
-    """Returns where another run of a sweep follows; else this was the end."""
-    sentence = _about_file(error, config)
+def _report_failure(error: Exception, config: DictConfig) -> None:
+    """Print an error; returns only if another run of a sweep follows."""
+    sentence = _file_error(error, config)
     if sentence is not None:
         print(f"error: {sentence}", file=sys.stderr)
         sys.exit(FILE_STATUS)
-    if not _others_follow():
+    if not _is_sequential_sweep():
         if isinstance(error, UserError):
             sys.exit(f"error: {error}")
         raise error
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
-    elif not isinstance(error, RunFailed):  # which has said so itself
+    elif not isinstance(error, RunFailed):  # which has printed its error itself
         traceback.print_exception(error)
 
 
@@ -148,11 +165,10 @@ def _run_folder() -> str:
     return HydraConfig.get().runtime.output_dir
 
 
-def _others_follow() -> bool:
-    """Whether this is a run of a sweep that Hydra does one after the other, and no launcher has started others."""
-    hydra_config = HydraConfig.get()
-    is_in_turn = hydra_config.launcher._target_ == "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-    return hydra_config.mode == RunMode.MULTIRUN and is_in_turn and world_size() == 1
+def _is_sequential_sweep() -> bool:
+    """Whether Hydra does the runs of a sweep in this process, and no launcher such as torchrun has started it."""
+    config = HydraConfig.get()
+    return config.mode == RunMode.MULTIRUN and config.launcher._target_ == BASIC_LAUNCHER and world_size() == 1
 
 
 def _check_search(failed: dict[str, str]) -> None:
@@ -162,47 +178,43 @@ def _check_search(failed: dict[str, str]) -> None:
         sys.exit(f"error: all {len(failed)} trials of the search failed; the first, in {folder}: {reason}")
 
 
-def _about_file(error: Exception, config: DictConfig) -> str | None:
-    """What is wrong with a file, so that every run would meet it, and the remedy; None: the error is no such."""
+def _file_error(error: Exception, config: DictConfig) -> str | None:
+    """What is wrong with a file, so that every run would meet it, and the remedy; None: it is another error."""
     if isinstance(error, UserError) and isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
         return str(error)  # of a checkpoint, which names the remedy itself
     if not isinstance(error, OSError):
         return None
     if error.errno in FULL:
-        reason = f"{error.filename or 'a file'} was not written: {FULL[error.errno]}; make space on it"
+        reason = f"{error.filename or 'a file'} was not written: {FULL[error.errno]}; free some space"
     elif error.errno in UNUSABLE and error.filename is not None:
-        reason = f"{error.filename}: {os.strerror(error.errno)}; make it a file that can be used"
+        reason = f"{error.filename}: {os.strerror(error.errno)}; make it accessible"
     else:
         return None
-    return f"{reason}, then {_how_to_go_on(config)}"
-
-
-def _how_to_go_on(config: DictConfig) -> str:
-    """What to type when the remedy is done."""
-    return how_to_resume(Path(_run_folder(), LAST).parent) if "resume" in config else "start again"
+    remedy = how_to_resume(Path(_run_folder(), LAST).parent) if "resume" in config else "start again"
+    return f"{reason}, then {remedy}"
 
 
 def _program(config_name: str) -> list[str]:
-    """The script of a command, as words behind `python`."""
+    """The script of a command, as arguments of `python`."""
     if config_name in SCRIPTS:
         return [str(CONFIGS.parent / f"{config_name}.py")]
     return ["-m", f"training.{config_name}"]
 
 
 def quieten_lightning() -> None:
-    """Leave out what Lightning says about itself and about what is meant so; its errors and other warnings stay."""
+    """Silence Lightning's messages about itself and about what is intended here; errors and other warnings stay."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in (
-        ".*logs directory .* exists and is not empty",  # the run folder holds more than logs
+        ".*logs directory .* exists and is not empty",  # the run folder contains more than logs
         ".*treespec, LeafSpec.* is deprecated",
         ".*is smaller than the logging interval",
         ".*does not have many workers",
-        ".*Checkpoint directory .* exists and is not empty",  # of a run that goes on in its folder
+        ".*Checkpoint directory .* exists and is not empty",  # of a run that resumes in its folder
         "The `srun` command is available",  # which a run of one process does not need
         "The dirpath has changed",  # a resumed run keeps its last checkpoint in its own folder
-        ".*Grad strides do not match bucket view strides",  # of convolutions of 1 x 1: the two are the same
+        ".*Grad strides do not match bucket view strides",  # of 1x1 convolutions: the two are the same
         ".*`broadcast_buffers` is deprecated",  # by a setting that the oldest supported torch does not have
-        ".*when logging on epoch level in distributed setting",  # what is logged is of all processes already
+        ".*when logging on epoch level in distributed setting",  # what is logged is already reduced
         ".*``compute`` method of metric .* was called before the ``update`` method",  # of a split without truths
     ):
         warnings.filterwarnings("ignore", message)

@@ -1,8 +1,8 @@
-"""What stands in the composed configuration, as plain values and as the objects it names."""
+"""Plain values and objects from the composed configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import hydra.utils
@@ -13,17 +13,24 @@ from ofa.errors import UserError
 
 
 def to_container(config: DictConfig) -> dict[str, Any]:
-    """The configuration as dictionaries and lists, every reference resolved."""
-    container = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(container, Mapping)
-    return dict(container)
+    """The configuration as dictionaries and lists, with all references resolved."""
+    return dict(OmegaConf.to_container(config, resolve=True))
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The full name of each setting, such as `data.rows.train`, and its value."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def instantiate(settings: DictConfig | dict[str, Any], **more: Any) -> Any:
-    """Hydra's `instantiate` with plain lists and dictionaries; its wrapping of errors is taken off again.
+    """Hydra's `instantiate` with plain lists and dictionaries, and errors of the called class as they are.
 
     Raises:
-        UserError: the settings do not fit what is made of them.
+        UserError: the settings do not fit the class or function.
     """
     try:
         return hydra.utils.instantiate(settings, _convert_="all", **more)
@@ -31,4 +38,4 @@ def instantiate(settings: DictConfig | dict[str, Any], **more: Any) -> Any:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
         cause = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(f"{settings['_target_']} cannot be made with these settings: {cause}") from error
+        raise UserError(f"{settings['_target_']} cannot be built with these settings: {cause}") from error

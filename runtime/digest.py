@@ -1,4 +1,4 @@
-"""Whether a file is still the one it was, by its content."""
+"""Digests of files, by which a resumed run knows that its data are unchanged."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from functools import cache
 from pathlib import Path
 
 CHUNK = 1 << 20  # bytes read at a time
-WHOLE = 1 << 30  # a file of more bytes is known by its size, ...
+WHOLE = 1 << 30  # of a file with more bytes, only the size, ...
 END = 64 << 20  # ... so many bytes of its beginning and of its end, ...
-BLOCK, STRIDE = 64 << 10, 16 << 20  # ... and between them a block in each stride
+BLOCK, STRIDE = 64 << 10, 16 << 20  # ... and between them one block in each stride are read
 
 
 def digest(file: Path) -> str:
-    """Of the size and the content; of a file above WHOLE bytes, of the parts named above.
+    """Hash of the size and the content; of a file above WHOLE bytes, of the parts named above.
 
-    The end of a checkpoint holds a checksum of each of its tensors, so that no change of one goes unnoticed. Of a file
-    that is asked about again, and that was not written to since, the answer is remembered.
+    The end of a checkpoint holds a checksum of each of its tensors, so a change of any of them is found. The result is
+    cached until the file is written to.
     """
     status = file.stat()
     return _read(file.absolute(), status.st_size, status.st_mtime_ns)

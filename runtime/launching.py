@@ -1,8 +1,7 @@
-"""How the processes of a run start, find each other and end.
+"""Processes of a run: how they start, form a process group, and end.
 
-Where neither torchrun nor srun has started them, the first process starts those of its machine with its own words. All
-meet before any work, in a process group that Lightning finds made. Objects in it travel between CPUs, and what is on
-GPUs between these.
+Without torchrun or srun, rank 0 starts the other processes of its machine with its own command line. All of them form a
+process group before any work, which Lightning then uses. Objects are sent between CPUs, tensors on GPUs between these.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ from ofa.errors import UserError
 from runtime.collectives import rank
 from runtime.preemption import EXIT_STATUS, Preempted
 
-PATIENCE = timedelta(minutes=30)  # with a process that does something alone, such as indexing a large file
-GRACE = 5.0  # seconds in which a process may end by itself, once another one has failed
-LAST_STEPS = 60.0  # seconds for the last steps of the first process: a batch that is under way, a slow scontrol
-STOPPED = "a signal"  # what has ended a run first, in place of the number of the process that failed
-SIOCGIFADDR = 0x8915  # of Linux: asks for the address of a network interface
-PARENT = "OFA_PARENT"  # the environment variable by which a process knows which one has started it
+TIMEOUT = timedelta(minutes=30)  # of collectives: one process may do something the others do not
+GRACE = 5.0  # seconds in which a process may end by itself after another one has failed
+SHUTDOWN = 60.0  # seconds in which rank 0 may finish: the current batch, a slow scontrol
+STOPPED = "a signal"  # has ended a run, in place of the rank that failed
+SIOCGIFADDR = 0x8915  # of Linux: get the address of a network interface
+PARENT = "OFA_PARENT"  # environment variable: id of the process of this project that has started this one
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Where a launcher has put a process: as which one of all, as which one of its machine, among how many in all."""
+    """The rank of a process in the run and on its machine, and the number of processes, as a launcher has set them."""
 
     rank: int
     local: int
@@ -54,46 +53,44 @@ class RankInfo:
 
 @dataclass
 class Run:
-    """The processes of a run, as one of them knows them.
+    """The processes of a run, as seen by one of them.
 
     Attributes:
-        store: what all of them read and write, while the first one lives.
-        started: those that this one has started, in the order of their ranks from 1.
-        over: set when there is nothing left to do together.
+        store: shared by all of them while rank 0 lives.
+        started: those that this one has started, ranks 1, 2, ...
+        over: set when no more collective work is left.
     """
 
     store: dist.Store
     started: list[subprocess.Popen] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
-    def ended_by(self, own: str) -> str | None:
-        """What has ended the run first, `own` where nothing else has; None: the first process is gone already."""
+    def ended_by(self, cause: str) -> str | None:
+        """The first cause that has ended the run, `cause` if there was none before; None: rank 0 has ended."""
         try:
-            return self.store.compare_set("ended by", "", own).decode()
-        except RuntimeError:  # its store has ended with it
+            return self.store.compare_set("ended by", "", cause).decode()
+        except RuntimeError:  # the store has ended with rank 0
             return None
 
-    def wait_for_first(self) -> None:
-        """Returns when the first process has ended, which does what is to be done for all."""
-        deadline = time.monotonic() + LAST_STEPS
-        try:
-            while not self.store.check(["first ended"]) and time.monotonic() < deadline:
+    def wait_for_rank_zero(self) -> None:
+        """Return when rank 0 has ended, which saves and requeues for all."""
+        deadline = time.monotonic() + SHUTDOWN
+        with contextlib.suppress(RuntimeError):  # the store has ended with rank 0
+            while not self.store.check(["rank 0 ended"]) and time.monotonic() < deadline:
                 time.sleep(0.2)
-        except RuntimeError:  # its store has ended with it
-            pass
 
     def killed(self) -> str | None:
-        """A sentence about a started process that was ended from outside and could not say why."""
+        """A sentence about a started process that was killed and could not print an error."""
         for number, process in enumerate(self.started, start=1):
             if process.poll() is not None and process.returncode < 0:
                 return (
-                    f"process {number} of this run was ended by signal {-process.returncode}; signal 9 often says that "
+                    f"process {number} of this run was killed by signal {-process.returncode}; signal 9 often means "
                     "memory is short: lower data.batch_size or data.num_workers"
                 )
         return None
 
     def end(self) -> None:
-        """Waits for the started processes, and ends those that go on."""
+        """Wait for the started processes, and kill those that do not end."""
         deadline = time.monotonic() + GRACE
         for process in self.started:
             try:
@@ -104,11 +101,11 @@ class Run:
 
 
 class Environment(LightningEnvironment):
-    """Tells Lightning that the processes are started already, and which one this is."""
+    """Tells Lightning that the processes are already started, and the rank of this one."""
 
-    def __init__(self, processes_of_machine: int) -> None:
+    def __init__(self, processes_per_node: int) -> None:
         super().__init__()
-        self.machine, self.local = divmod(rank(), processes_of_machine)
+        self.machine, self.local = divmod(rank(), processes_per_node)
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -121,13 +118,13 @@ class Environment(LightningEnvironment):
         return self.machine
 
     def teardown(self) -> None:
-        """Leaves the variables of the launcher to the next job of a sweep."""
+        """Keep the variables of the launcher for the next run of a sweep."""
 
 
 def worker_overrides() -> list[str]:
-    """What a process adds to its command line where it is not the first: its folder is not that of the run."""
-    place = rank_info()
-    if place is None or place.rank == 0:
+    """Overrides that ranks other than 0 add to their command line: they have a temporary folder and no logs."""
+    info = rank_info()
+    if info is None or info.rank == 0:
         return []
     folder = tempfile.TemporaryDirectory(prefix="ofa_")
     atexit.register(folder.cleanup)
@@ -142,59 +139,59 @@ def worker_overrides() -> list[str]:
 
 @contextlib.contextmanager
 def distributed_run(trainer: DictConfig, command: Sequence[str]) -> Iterator[None]:
-    """What stands inside is done by as many processes as the trainer's settings say.
+    """The body runs in as many processes as the trainer's settings require.
 
-    An error of one ends all; only the first of them to fail tells why. Where signals stop them, rank 0 speaks for all,
-    and those that a launcher has started wait until it has ended: the launcher may end all where one has ended.
+    An error of one ends all; only the first to fail prints its error. After a signal only rank 0 prints a message, and
+    processes that a launcher has started wait for its end, since the launcher may kill all when one has ended.
 
     Args:
         trainer: its settings.
         command: starts one more process of the run.
 
     Raises:
-        UserError: there are fewer GPUs than asked for, or a launcher has started another number of processes.
-        StoppedBySignal: in rank 0, where a signal has stopped it or another process.
+        UserError: there are fewer GPUs than required, or a launcher has started another number of processes.
+        Preempted: on rank 0, after a signal has stopped it or another process.
     """
     machines = trainer.get("num_nodes", 1)
     world = devices_of(trainer) * machines
-    place = rank_info()
-    if place is not None and place.world != world:
+    info = rank_info()
+    if info is not None and info.world != world:
         raise UserError(
-            f"{place.world} processes were started, but trainer.devices={trainer.devices} on {machines} machines makes "
+            f"{info.world} processes were started, but trainer.devices={trainer.devices} on {machines} machines makes "
             f"{world}; set trainer=ddp, trainer.devices and trainer.num_nodes to what was started"
         )
-    if place is not None and place.rank % (world // machines) != place.local:
+    if info is not None and info.rank % (world // machines) != info.local:
         raise UserError(
-            f"process {place.rank} of the run is process {place.local} of its machine, but with "
-            f"trainer.devices={trainer.devices} it would be {place.rank % (world // machines)}; set trainer.devices to "
+            f"process {info.rank} of the run is process {info.local} of its machine, but with "
+            f"trainer.devices={trainer.devices} it would be {info.rank % (world // machines)}; set trainer.devices to "
             "the number that every machine has, and start them in the order of the machines"
         )
     if world <= 1:
         yield
         return
-    if place is None and machines > 1:
+    if info is None and machines > 1:
         raise UserError(
             f"trainer.num_nodes={machines}: on several machines torchrun or srun has to start the processes; "
             "see docs/cluster.md"
         )
-    run = _start(trainer, world, command) if place is None else _join(place, _backend(trainer))
+    run = _start(trainer, world, command) if info is None else _join(info, _backend(trainer))
     try:
         yield
         dist.barrier()
     except BaseException as error:
         if not isinstance(error, UserError | Preempted) and run.started:
-            time.sleep(0.5)  # a process that was killed is known as such a little later than it is missed
+            time.sleep(0.5)  # collectives fail a little earlier than the status of a killed process is known
             if (reason := run.killed()) is not None:
                 raise UserError(reason) from None
-        own = STOPPED if isinstance(error, Preempted) else str(rank())
-        first = run.ended_by(own)
-        if first == STOPPED and rank() == 0 and own != STOPPED:
+        cause = STOPPED if isinstance(error, Preempted) else str(rank())
+        first = run.ended_by(cause)
+        if first == STOPPED and rank() == 0 and cause != STOPPED:
             raise Preempted("a signal stopped another process of this run") from error
-        if first == own and (rank() == 0 or own != STOPPED):
+        if first == cause and (rank() == 0 or cause != STOPPED):
             raise
         if first == STOPPED and PARENT not in os.environ:
-            run.wait_for_first()
-        sys.exit(EXIT_STATUS if (first or own) == STOPPED else 1)
+            run.wait_for_rank_zero()
+        sys.exit(EXIT_STATUS if (first or cause) == STOPPED else 1)
     else:
         if run.started:
             dist.destroy_process_group()
@@ -204,38 +201,38 @@ def distributed_run(trainer: DictConfig, command: Sequence[str]) -> Iterator[Non
 
 
 def devices_of(trainer: DictConfig) -> int:
-    """How many processes a machine has: one for each of the configured devices.
+    """The number of processes on each machine: one for each of the configured devices.
 
     Raises:
-        UserError: there are not that many GPUs, or the trainer is one of a single process.
+        UserError: there are fewer GPUs, or the trainer is one of a single process.
     """
-    there = 0 if trainer.accelerator == "cpu" else torch.cuda.device_count()
+    n_gpus = 0 if trainer.accelerator == "cpu" else torch.cuda.device_count()
     devices = trainer.devices
     if isinstance(devices, str) and "," in devices:
         devices = ListConfig([int(number) for number in devices.split(",") if number.strip().isdecimal()])
     if isinstance(devices, ListConfig) and len(devices):
-        count, asked = len(devices), max(devices) + 1
+        count, needed = len(devices), max(devices) + 1
     elif str(devices) in ("auto", "-1"):
-        count = asked = max(1, there)
+        count = needed = max(1, n_gpus)
     elif str(devices).isdecimal() and int(devices) > 0:
-        count = asked = int(devices)
+        count = needed = int(devices)
     else:
         raise UserError(f"trainer.devices={devices} is not a number of devices, a list of their numbers, or auto")
     if count > 1 and "strategy" not in trainer:
         raise UserError(f"trainer.devices={trainer.devices} is more than one process; set trainer=ddp as well")
-    if trainer.accelerator != "cpu" and asked > max(1, there):
+    if trainer.accelerator != "cpu" and needed > max(1, n_gpus):
         raise UserError(
-            f"trainer.devices={trainer.devices}, but this machine has {there} GPUs; ask for those, or for processes on "
-            "the CPU with trainer.accelerator=cpu"
+            f"trainer.devices={trainer.devices}, but this machine has {n_gpus} GPUs; lower it, or set "
+            "trainer.accelerator=cpu for processes on the CPU"
         )
     return count
 
 
 def rank_info() -> RankInfo | None:
-    """Where a launcher has put this process, as its environment says; None where it was simply started.
+    """The rank of this process, from the environment; None without a launcher.
 
     Raises:
-        UserError: the environment says only a part of it.
+        UserError: the environment is incomplete.
     """
     variables = os.environ
     if "LOCAL_RANK" in variables:  # torchrun, or `_start`
@@ -249,7 +246,7 @@ def rank_info() -> RankInfo | None:
     if int(variables.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # srun
         names = ("SLURM_NODEID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES")
         machine, local, world, machines = (int(variables[name]) for name in names)
-        # Not SLURM_PROCID, by which tasks may go round the machines (srun --distribution=cyclic).
+        # Not SLURM_PROCID: with srun --distribution=cyclic it alternates between machines.
         return RankInfo(machine * (world // machines) + local, local, world)
     return None
 
@@ -259,8 +256,8 @@ def _backend(trainer: DictConfig) -> str:
 
 
 def _start(trainer: DictConfig, world: int, command: Sequence[str]) -> Run:
-    """The run of this process, the first, and of the others, which it starts on this machine."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=PATIENCE, wait_for_workers=False)
+    """The run of this process, rank 0, and of the others, which it starts on this machine."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=TIMEOUT, wait_for_workers=False)
     variables = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
@@ -274,78 +271,78 @@ def _start(trainer: DictConfig, world: int, command: Sequence[str]) -> Run:
         run.started.append(subprocess.Popen(command, env={**variables, "RANK": str(local), "LOCAL_RANK": str(local)}))
     threading.Thread(target=_watch_started, args=[run], daemon=True).start()
     _end_with_parent()
-    _meet(store, 0, world, _backend(trainer))
+    _init_group(store, 0, world, _backend(trainer))
     return run
 
 
-@cache  # the jobs of a sweep share one group
-def _join(place: RankInfo, backend: str) -> Run:
-    """The run of a process that a launcher, or the first process, has started."""
+@cache  # the runs of a sweep share one process group
+def _join(info: RankInfo, backend: str) -> Run:
+    """The run of a process that a launcher, or rank 0, has started."""
     variables = os.environ
     if "LOCAL_RANK" in variables:
         host, port = variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
     else:
-        nodes = variables["SLURM_STEP_NODELIST"]  # not those of the job, of which the step may be a part
+        nodes = variables["SLURM_STEP_NODELIST"]  # not those of the job: the step may use a part of them
         host = variables.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
         port = int(variables.get("MASTER_PORT") or 15000 + int(variables["SLURM_JOB_ID"][-4:]))
-    is_master = place.rank == 0 and variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    store = dist.TCPStore(host, port, is_master=is_master, timeout=PATIENCE, wait_for_workers=False)
-    if "TORCHELASTIC_RESTART_COUNT" in variables:  # after a failure torchrun starts all again, with the same store
+    is_master = info.rank == 0 and variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = dist.TCPStore(host, port, is_master=is_master, timeout=TIMEOUT, wait_for_workers=False)
+    if "TORCHELASTIC_RESTART_COUNT" in variables:  # after a failure torchrun restarts all, with the same store
         store = dist.PrefixStore(variables["TORCHELASTIC_RESTART_COUNT"], store)
     _end_with_parent()
-    if place.rank > 0:  # the first one speaks for all
+    if info.rank > 0:  # only rank 0 logs
         logging.disable()
         warnings.simplefilter("ignore")
     interface = interface_to(host)
     if interface is not None:
         variables.setdefault("GLOO_SOCKET_IFNAME", interface)
-    _meet(store, place.rank, place.world, backend)
+    _init_group(store, info.rank, info.world, backend)
     atexit.register(dist.destroy_process_group)
-    if place.rank == 0:
-        atexit.register(store.set, "first ended", "")  # torchrun's store stays
+    if info.rank == 0:
+        atexit.register(store.set, "rank 0 ended", "")  # torchrun's store outlives it
     return Run(store)
 
 
 def interface_to(host: str) -> str | None:
-    """The network interface by which this machine reaches another one; None: it is this machine, or cannot be told.
+    """The network interface that leads to another machine; None: it is this machine, or unknown.
 
-    Left to itself, gloo takes the address that the machine's own name stands for, which on many is 127.0.1.1.
+    By default gloo uses the address of the host name, which on many machines is 127.0.1.1.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         try:
-            sender.connect((host, 9))  # by which nothing is sent
+            sender.connect((host, 9))  # sends nothing
         except OSError:  # IPv6
             return None
         address = sender.getsockname()[0]
         if address.startswith("127."):
             return None
         for _, name in socket.if_nameindex():
-            with contextlib.suppress(OSError):  # it has no address
-                asked = fcntl.ioctl(sender, SIOCGIFADDR, struct.pack("256s", name.encode()))
-                if socket.inet_ntoa(asked[20:24]) == address:
+            with contextlib.suppress(OSError):  # an interface without address
+                reply = fcntl.ioctl(sender, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                if socket.inet_ntoa(reply[20:24]) == address:
                     return name
     return None
 
 
-def _meet(store: dist.Store, number: int, world: int, backend: str) -> None:
+def _init_group(store: dist.Store, number: int, world: int, backend: str) -> None:
     rank_zero_only.rank = number
     group = dist.PrefixStore("group", store)
     try:
-        dist.init_process_group(backend, store=group, rank=number, world_size=world, timeout=PATIENCE)
+        dist.init_process_group(backend, store=group, rank=number, world_size=world, timeout=TIMEOUT)
     except RuntimeError as error:
         raise UserError(
-            f"process {number} of {world} does not reach the others ({str(error).splitlines()[0]}); set "
+            f"process {number} of {world} cannot reach the others ({str(error).splitlines()[0]}); set "
             "GLOO_SOCKET_IFNAME to the network interface that connects their machines"
         ) from error
 
 
 def _watch_started(run: Run) -> None:
-    """Ends this process where a started one has ended too early and the main thread waits for it in vain."""
+    """End this process if a started one has ended too early, since the main thread may wait for it forever."""
     statuses: set[int | None] = set()
     while not statuses - {None, 0} and not run.over.wait(0.5):
         statuses = {process.poll() for process in run.started}
-    is_stopped = statuses <= {None, 0, EXIT_STATUS}  # by a signal, which this process may hear of behind its batch
-    if run.over.wait(LAST_STEPS if is_stopped else 2 * GRACE):
+    is_stopped = statuses <= {None, 0, EXIT_STATUS}  # by a signal, which this process may receive after its batch
+    if run.over.wait(SHUTDOWN if is_stopped else 2 * GRACE):
         return
     if (reason := run.killed()) is not None:
         print(f"error: {reason}", file=sys.stderr)
@@ -354,7 +351,7 @@ def _watch_started(run: Run) -> None:
 
 
 def _end_with_parent() -> None:
-    """From now on, ends this process where the one of this project that has started it has ended."""
+    """From now on, end this process when the one of this project that has started it has ended."""
     if PARENT in os.environ:
         threading.Thread(target=_watch_parent, args=[int(os.environ[PARENT])], daemon=True).start()
 

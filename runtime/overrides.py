@@ -1,11 +1,11 @@
-"""The words of a command line, checked before Hydra reads them: a mistake is one sentence that names the remedy."""
+"""Checks of command-line overrides: one composition, and for a mistake one sentence with the remedy."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,75 +18,90 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from ofa.config import did_you_mean
 from ofa.errors import UserError
+from runtime.configuration import flatten
+from runtime.hydra_internals import apply_overrides
 from runtime.launching import PARENT
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-SCRIPTS = ("train", "evaluate", "predict")  # other commands are modules of this folder
-OF_SWEEP = ("mode", "run", "sweep", "sweeper", "launcher")  # of Hydra's own groups: how it comes to runs, and where
+SCRIPTS = ("train", "evaluate", "predict")  # other commands are modules of training/
+SEARCH_PATH = "hydra.searchpath"
+SWEEP_SETTINGS = ("mode", "run", "sweep", "sweeper", "launcher")  # of Hydra's: they belong to a sweep, not to its runs
 
 OmegaConf.register_new_resolver("stem", lambda path: Path(path).resolve().stem, replace=True)
 
 
-def quoted(words: Sequence[str], verbatim: Sequence[str]) -> list[str]:
-    """The words of a command line, each `name=text` of a name in `verbatim` as Hydra has to be given it."""
-    return [quoted_word(word) if "=" in word and word.partition("=")[0] in verbatim else word for word in words]
+def quote_values(arguments: Sequence[str], verbatim: Sequence[str]) -> list[str]:
+    """The arguments of a command; each `name=text` with a name in `verbatim` is quoted for Hydra."""
+    return [quote(word) if "=" in word and word.partition("=")[0] in verbatim else word for word in arguments]
 
 
-def quoted_word(word: str) -> str:
-    """A word `name=text` as Hydra has to be given it."""
-    name, _, text = word.partition("=")
-    escaped = re.sub(r"(\\*)'", r"\1\1\'", text)  # backslashes count in front of a quotation mark alone
+def quote(override: str) -> str:
+    """An override `name=text` whose text Hydra takes as it is."""
+    name, _, text = override.partition("=")
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", text)  # backslashes count only in front of a quotation mark
     escaped = re.sub(r"(\\*)$", r"\1\1", escaped).replace("${", r"\${")
     return f"{name}='{escaped}'"
 
 
-def of_each_run(words: Sequence[str]) -> list[str]:
-    """Of Hydra's own settings in a sweep, `hydra.name=value` or `hydra/group=choice`, those that its runs have, too."""
-    overrides = _parse(list(words))
-    return [str(o.input_line) for o in overrides if re.split("[./]", o.key_or_group)[1] not in OF_SWEEP]
+def sweep_run_overrides(hydra_overrides: Sequence[str]) -> list[str]:
+    """Of a sweep's overrides of Hydra's own settings, those that hold for each of its runs."""
+    parsed = _parse(hydra_overrides)
+    return [str(o.input_line) for o in parsed if re.split("[./]", o.key_or_group)[1] not in SWEEP_SETTINGS]
 
 
-def check_overrides(config_name: str, words: list[str]) -> DictConfig:
-    """Compose the configuration once with the given overrides, and return it; those that sweep are left to Hydra.
+def search_path_override(config_dir: str, overrides: Sequence[str]) -> str:
+    """Hydra's `--config-dir` as an override, which child processes and the runs of a sweep inherit.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    folder = Path(config_dir).absolute()
+    if not folder.is_dir():
+        raise UserError(f"--config-dir={config_dir} is not a folder; give one with configs such as task/x.yaml")
+    places = [*_search_path(_parse(overrides)), f"file://{folder}"]
+    return f"{SEARCH_PATH}=[{','.join(quote(f'={place}')[1:] for place in places)}]"
+
+
+def check_overrides(config_name: str, arguments: Sequence[str]) -> DictConfig:
+    """Compose the configuration with the given overrides, except those of a sweep, and return it with Hydra's settings.
+
+    Groups are composed first; values are then set as Hydra sets them, so that the defaults they replace are known.
 
     Raises:
         UserError: for a key or an option of a group that does not exist, a value of another kind than the default, a
             setting that has to be given, or a sweep that needs a package.
     """
-    if "hydra/sweeper=search" in words and find_spec("optuna") is None:
+    if "hydra/sweeper=search" in arguments and find_spec("optuna") is None:
         raise UserError('hydra/sweeper=search needs packages that are not installed: pip install -e ".[sweep]"')
-    given = [o for o in _parse(words) if not o.key_or_group.startswith(("hydra.", "hydra/"))]
-    overrides = [o for o in given if not o.is_sweep_override()]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        try:
-            config = compose(config_name, [str(o.input_line) for o in overrides])
-            default = compose(config_name, [o.input_line for o in overrides if _is_group(o.key_or_group)])
-            for override in overrides:
-                key = override.key_or_group
-                _check_kind(key, _default(default, key), OmegaConf.select(config, key))
-        except MissingConfigException as error:
-            if str(error.missing_cfg_file).startswith("hydra/launcher/submitit"):
-                raise UserError(
-                    "cluster=slurm needs Hydra's launcher for it; in the project's folder: pip install -e '.[slurm]'"
-                ) from error
-            group, _, option = str(error.missing_cfg_file).partition("/")
-            # Hydra lists none where one of several choices is wrong.
-            options = error.options or sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
-            valid = [name for name in options if not name.startswith("_")]
+    overrides = [o for o in _parse(arguments) if not o.is_sweep_override()]
+    folders = _config_folders(overrides)
+    choices = [o for o in overrides if _is_choice(o, folders)]
+    _check_options(choices, folders)
+    try:
+        config = _compose(config_name, choices)
+        for override in overrides:
+            if override not in choices:
+                _apply(config, override, folders)
+    except MissingConfigException as error:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if str(error.missing_cfg_file).startswith("hydra/launcher/submitit"):
             raise UserError(
-                f"{group}={option} is not one of {', '.join(valid)}{did_you_mean(option, valid)}"
+                "cluster=slurm needs Hydra's launcher for it; in the project's folder: pip install -e '.[slurm]'"
             ) from error
-        except ConfigCompositionException as error:
-            raise _explain(error, config_name, overrides) from error
-        except UserError:
-            raise
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise UserError(str(error).splitlines()[0]) from error
-    for key, is_missing in _settings(config):
-        if not is_missing or key == "data.root":  # data.files may stand for data.root
-            continue
-        program = f"{config_name}.py" if config_name in SCRIPTS else f"python -m training.{config_name}"
-        raise UserError(f"{key} has to be given: {program} {key}=...")
+        raise _no_such_option(group, option, error.options or _options(group, folders)) from error
+    except ConfigCompositionException as error:
+        for override in choices:
+            if not _composes(config_name, override):
+                raise UserError(
+                    f"{config_name}.py does not use {override.key_or_group}; leave {override.input_line} out"
+                ) from error
+        raise UserError(str(error).splitlines()[0]) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    for key, value in flatten(OmegaConf.to_container(config)):
+        if value == "???" and not key.startswith("hydra.") and key != "data.root":  # data.files may replace data.root
+            program = f"{config_name}.py" if config_name in SCRIPTS else f"python -m training.{config_name}"
+            raise UserError(f"{key} has to be given: {program} {key}=...")
     return config
 
 
@@ -100,114 +115,149 @@ def check_cluster(config: DictConfig, is_sweep: bool) -> None:
     if OmegaConf.select(config, "cluster.name") != "slurm" or PARENT in os.environ:  # a job has started this process
         return
     if not is_sweep:
-        raise UserError("cluster=slurm starts jobs by -m, even a single one: python train.py -m cluster=slurm ...")
+        raise UserError("cluster=slurm needs -m, even for a single job: python train.py -m cluster=slurm ...")
     for program in ("sbatch", "srun", "squeue"):
         if shutil.which(program) is None:
-            raise UserError(
-                f"cluster=slurm: there is no command {program} here; start it where SLURM's jobs are submitted"
-            )
+            raise UserError(f"cluster=slurm: there is no command {program} here; use a machine that can submit jobs")
 
 
-def check_folder(config_name: str, words: list[str], is_sweep: bool) -> None:
+def check_folder(config: DictConfig, is_sweep: bool) -> None:
     """Whether outputs can be written where they would go, and where resume=auto would find them again.
 
     Raises:
-        UserError: the folder cannot be written; or it is another one at each start, and the run is to go on in it.
+        UserError: the folder cannot be written; or each start would have another one, and the run is to resume in it.
     """
-    key = "hydra.sweep.dir" if is_sweep else "hydra.run.dir"
-    overrides = [override.input_line for override in _parse(words) if not override.is_sweep_override()]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        try:
-            config = compose(config_name, overrides, return_hydra_config=True)
-        except HydraException:  # of settings of Hydra's own, which it will explain itself
-            return
-    is_kept = OmegaConf.select(config, "cluster.name") == "slurm"  # by its launcher, for all turns of a job
-    if config.get("resume") == "auto" and not is_kept and "${now:" in _as_written(config, key):
-        raise UserError(f"resume=auto needs {key}=FOLDER: without it, each start has a folder of its own")
-    folder = Path(OmegaConf.select(config, key)).absolute()
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise UserError(f"{key}={folder}: {there} cannot be written; give a folder that can")
-
-
-def _as_written(config: DictConfig, key: str) -> str:
-    """A setting with the references in it."""
-    group, _, name = key.rpartition(".")
-    return str(OmegaConf.to_container(OmegaConf.select(config, group), resolve=False)[name])
-
-
-def _parse(words: list[str]) -> list[Override]:
+    name = "sweep" if is_sweep else "run"
+    key = f"hydra.{name}.dir"
+    is_kept = OmegaConf.select(config, "cluster.name") == "slurm"  # by its launcher, for all allocations of a job
+    unresolved = OmegaConf.to_container(config.hydra[name], resolve=False)["dir"]
+    if config.get("resume") == "auto" and not is_kept and "${now:" in unresolved:
+        raise UserError(f"resume=auto needs {key}=FOLDER: without it, each start has another folder")
     try:
-        return OverridesParser.create().parse_overrides(words)
+        folder = Path(config.hydra[name].dir).absolute()
+    except OmegaConfBaseException as error:
+        raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise UserError(f"{key}={folder}: {existing} cannot be written; give a folder that can")
+
+
+def _parse(arguments: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(arguments))
     except OverrideParseException as error:
         raise UserError(f"{error.override!r} is not of the form key=value") from error
 
 
-def _is_group(name: str) -> bool:
-    return (CONFIGS / name).is_dir()
+def _compose(config_name: str, overrides: Sequence[Override]) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(config_name, [str(o.input_line) for o in overrides], return_hydra_config=True)
 
 
 def _composes(config_name: str, override: Override) -> bool:
     try:
-        compose(config_name, [override.input_line])
+        _compose(config_name, [override])
+    except MissingConfigException:  # needs another choice, or the search path
+        return True
     except ConfigCompositionException:
         return False
     return True
 
 
-def _explain(error: ConfigCompositionException, config_name: str, overrides: list[Override]) -> UserError:
-    """The override that does not fit, and the key or the choice that was meant."""
-    for override in overrides:
-        group = override.key_or_group
-        if _is_group(group) and not _composes(config_name, override):
-            return UserError(f"{config_name}.py reads nothing of {group}; leave {override.input_line} out")
-    groups = [o.input_line for o in overrides if _is_group(o.key_or_group)]
-    config = compose(config_name, groups)
-    keys = [
-        *(key for key, _ in _settings(config)),
-        *(path.name for path in CONFIGS.iterdir() if path.is_dir()),
-    ]
-    for override in overrides:
-        group = override.key_or_group.split(".")[0]
-        if (CONFIGS / group / "none.yaml").is_file() and config.get(group) == {}:
-            options = sorted(file.stem for file in (CONFIGS / group).glob("[!_]*.yaml") if file.stem != "none")
-            return UserError(
-                f"{override.key_or_group} has no effect with {group}=none; choose one of "
-                f"{', '.join(f'{group}={option}' for option in options)}"
-            )
-        if override.key_or_group not in keys and not override.is_add():
-            return UserError(
-                f"there is no setting {override.key_or_group!r}{did_you_mean(override.key_or_group, keys)}"
-            )
-    return UserError(str(error).splitlines()[0])
+def _search_path(overrides: Sequence[Override]) -> list[str]:
+    values = [o.value() for o in overrides if o.key_or_group == SEARCH_PATH]
+    return [str(place) for place in values[-1]] if values and isinstance(values[-1], list) else []
 
 
-def _settings(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, bool]]:
-    """The full name of each setting, and whether it still has to be given."""
-    for key in config:
-        is_missing = OmegaConf.is_missing(config, key)
-        yield prefix + str(key), is_missing
-        if not is_missing and OmegaConf.is_dict(config._get_node(key)):
-            yield from _settings(config._get_node(key), f"{prefix}{key}.")
+def _config_folders(overrides: Sequence[Override]) -> list[Path]:
+    """Where groups are looked for: the project's configs, and folders and packages of hydra.searchpath."""
+    folders = [CONFIGS]
+    for place in _search_path(overrides):
+        scheme, _, path = place.rpartition("://")
+        if scheme == "pkg":
+            found = find_spec(path.replace("/", "."))
+            folders += map(Path, (found.submodule_search_locations if found else None) or ())
+        else:
+            folders.append(Path(path))
+    return folders
 
 
-def _default(config: DictConfig, key: str) -> object:
-    """The value of a setting, None where it follows one that has to be given."""
+def _is_group(name: str, folders: Sequence[Path]) -> bool:
+    return any((folder / name).is_dir() for folder in folders)
+
+
+def _is_choice(override: Override, folders: Sequence[Path]) -> bool:
+    """Whether an override takes part in choosing files, instead of setting a value."""
+    key = override.key_or_group
+    if isinstance(override.value(), dict):
+        return False
+    return key == SEARCH_PATH or key.startswith("hydra/") or _is_group(key, folders)
+
+
+def _options(group: str, folders: Sequence[Path]) -> list[str]:
+    """The options of a group; files that start with an underscore are only for the defaults of others."""
+    files = [(file, folder / group) for folder in folders for file in (folder / group).rglob("[!_]*.yaml")]
+    return sorted({file.relative_to(base).with_suffix("").as_posix() for file, base in files})
+
+
+def _check_options(choices: Sequence[Override], folders: Sequence[Path]) -> None:
+    """Refuse an option without a file; Hydra would leave one of an optional group out silently."""
+    for override in choices:
+        group, value = override.key_or_group, override.value()
+        for option in value if isinstance(value, list) else [value]:
+            is_ours = isinstance(option, str) and _is_group(group, folders) and not group.startswith("hydra/")
+            if is_ours and not any((f / group / f"{option}.yaml").is_file() for f in folders):
+                raise _no_such_option(group, option, _options(group, folders))
+
+
+def _no_such_option(group: str, option: str, options: Sequence[str]) -> UserError:
+    valid = [name for name in options if not name.startswith("_")]
+    return UserError(f"{group}={option} is not one of {', '.join(valid)}{did_you_mean(option, valid)}")
+
+
+def _apply(config: DictConfig, override: Override, folders: Sequence[Path]) -> None:
+    """Set a value in the configuration; it has to be of the default's kind."""
+    key = override.key_or_group
     try:
-        return OmegaConf.select(config, key)
-    except InterpolationToMissingValueError:
-        return None
+        default = OmegaConf.select(config, key)
+    except InterpolationToMissingValueError:  # it follows one that has to be given
+        default = None
+    try:
+        apply_overrides(config, [override])
+    except ConfigCompositionException as error:
+        raise _explain(error, override, config, folders) from error
+    _check_kind(key, default, OmegaConf.select(config, key))
+
+
+def _explain(
+    error: ConfigCompositionException, override: Override, config: DictConfig, folders: Sequence[Path]
+) -> UserError:
+    """What is wrong with an override that Hydra refuses, and the key or the choice that was meant."""
+    key = override.key_or_group
+    group = key.split(".")[0]
+    keys = [
+        name
+        for name, _ in flatten(OmegaConf.to_container(config))
+        if name.startswith("hydra.") == key.startswith("hydra.")
+    ]
+    keys += [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
+    if "none" in _options(group, folders) and config.get(group) == {}:
+        options = ", ".join(f"{group}={name}" for name in _options(group, folders) if name != "none")
+        return UserError(f"{key} has no effect with {group}=none; choose one of {options}")
+    if key not in keys:
+        return UserError(f"there is no setting {key!r}{did_you_mean(key, keys)}")
+    return UserError(str(error).splitlines()[0])
 
 
 def _check_kind(key: str, default: object, value: object) -> None:
     """A number where the default is one, true or false where it is one of these, settings where it has settings."""
-    if isinstance(default, DictConfig) and not isinstance(value, DictConfig) and not _is_group(key):
+    if isinstance(default, DictConfig) and not isinstance(value, DictConfig):
         raise UserError(
             f"{key}={value}: it is a group of settings; set one of {', '.join(f'{key}.{k}' for k in default)}"
         )
     kinds = {bool: ((bool,), "true or false"), int: ((int,), "a whole number"), float: ((int, float), "a number")}
-    allowed, words = kinds.get(type(default), ((), ""))
+    allowed, kind = kinds.get(type(default), ((), ""))
     is_other_kind = not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)
     # null means "none" in many settings; Lightning's devices may be a number, a list or "auto".
     if allowed and is_other_kind and isinstance(value, str | bool | int | float) and key != "trainer.devices":
-        raise UserError(f"{key}={value} is not {words}; the default is {default}")
+        raise UserError(f"{key}={value} is not {kind}; the default is {default}")

@@ -1,6 +1,6 @@
-"""Ending in order when a signal asks for it: a scheduler sends one before it takes a machine back.
+"""Graceful stop by a signal, such as a scheduler sends before it takes a machine back.
 
-What was learnt is kept, the run says how it goes on, and its exit status tells scripts that it is not finished.
+The run saves a checkpoint, prints how it will resume, and ends with an exit status that marks it as unfinished.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ import pytorch_lightning as pl
 from ofa.config import check_choice
 from runtime.checkpoints import LastCheckpoint
 from runtime.collectives import all_reduce_max
+from runtime.lightning_internals import is_accumulating
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: to be tried again later
-ONE_REQUEST = 5.0  # seconds in which further signals mean the first: srun passes on what SLURM tells a process itself
+SAME_REQUEST = 5.0  # seconds in which further signals mean the first: srun passes on signals that SLURM sends as well
 
 
 class Preempted(BaseException):
-    """A signal has ended the run, in order; the text says where it stopped. Not an error, that a library may catch."""
+    """A signal has stopped the run cleanly; the text names the place. Not an Exception, which a library may catch."""
 
 
 def signals_of(names: Sequence[str]) -> list[signal.Signals]:
     """The signals of these names.
 
     Raises:
-        UserError: for a name that is none, or that of a signal which no process can listen to.
+        UserError: for an unknown name, or a signal that no process can handle.
     """
     known = [number.name for number in signal.Signals if number not in (signal.SIGKILL, signal.SIGSTOP)]
     for name in names:
@@ -40,7 +41,7 @@ def signals_of(names: Sequence[str]) -> list[signal.Signals]:
 
 @contextmanager
 def interruptible(signals: Sequence[signal.Signals]) -> Iterator[None]:
-    """Where one of the signals comes, what stands inside is left at once, by StoppedBySignal."""
+    """Inside, each of the signals raises Preempted at once."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         ignore(signals)
@@ -50,47 +51,41 @@ def interruptible(signals: Sequence[signal.Signals]) -> Iterator[None]:
     try:
         yield
     except Preempted:
-        ignore(signals)  # again, for Lightning has put back the handlers of before
+        ignore(signals)  # again, as Lightning has restored the handlers from before
+        before = {}
         raise
-    except BaseException:
-        _restore(before)
-        raise
-    else:
-        _restore(before)
-
-
-def _restore(handlers: dict[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ignore(signals: Sequence[signal.Signals]) -> None:
-    """For the last steps of a run, which a signal shall not stop."""
+    """For the end of a run, which a signal must not interrupt."""
     for number in signals:
         signal.signal(number, signal.SIG_IGN)
 
 
 class StopOnSignal(pl.Callback):
-    """Lets the step under way finish where a signal comes, and then leaves, by StoppedBySignal.
+    """After a signal, finishes the current batch or step and then raises Preempted.
 
-    In training it waits for the end of the update, and saves it. In a validation it waits for the end of the batch, and
-    the last checkpoint stays as it is.
+    In training it waits for the end of the optimizer step, and saves a checkpoint. In a validation it waits for the end
+    of the batch, and leaves the last checkpoint as it is.
 
-    Several processes agree on the update. In an evaluation they do not wait for each other: each leaves by itself, and
+    Processes of a run agree on the step. In an evaluation they do not wait for each other: each leaves by itself, and
     the first one ends the others. A second signal, some seconds later, ends the process at once.
 
     Args:
-        signals: that are listened to.
-        last: saves the checkpoint; None: there is only an evaluation.
+        signals: to handle.
+        last: saves the checkpoint; None in an evaluation.
     """
 
     def __init__(self, signals: Sequence[signal.Signals], last: LastCheckpoint | None) -> None:
         self.signals, self.last = signals, last
-        self.number = 0  # of the signal that came, to this process or another; 0: none
-        self.came = 0.0  # when, in seconds
-        self.update: int | None = None  # behind which the checkpoint was saved
+        self.number = 0  # of the signal that this process or another has received; 0: none
+        self.received_at = 0.0  # seconds
+        self.saved_step: int | None = None  # of the checkpoint that was saved for the signal
 
-    # Not earlier, for Lightning puts a handler of its own in place, and takes all of them back when it is done.
+    # Not earlier: Lightning installs a handler of its own, and restores all of them when it is done.
     def on_sanity_check_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._listen()
 
@@ -102,17 +97,17 @@ class StopOnSignal(pl.Callback):
 
     def _listen(self) -> None:
         for number in self.signals:
-            signal.signal(number, self._note)
+            signal.signal(number, self._receive)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number and time.monotonic() > self.came + ONE_REQUEST:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.number and time.monotonic() > self.received_at + SAME_REQUEST:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         elif not self.number:
-            self.number, self.came = number, time.monotonic()
+            self.number, self.received_at = number, time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        if trainer.fit_loop.epoch_loop._should_accumulate():
+        if is_accumulating(trainer):
             return
         number = all_reduce_max(self.number)
         if not number:
@@ -120,28 +115,30 @@ class StopOnSignal(pl.Callback):
         self.number = number
         self.last.save_after_step(trainer)
         if self.last.step == trainer.global_step:
-            self.update = self.last.step
+            self.saved_step = self.last.step
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.update is not None and not trainer.sanity_checking:
-            self._leave(f"stopped behind update {self.update}, which {self.last.file} holds")
+        if not trainer.sanity_checking:
+            self._leave_if_saved()
 
     def on_train_batch_start(self, *args: Any) -> None:
-        if self.update is not None:  # only now, when what the update logs is written
-            self._leave(f"stopped behind update {self.update}, which {self.last.file} holds")
+        self._leave_if_saved()
+
+    def _leave_if_saved(self) -> None:
+        if self.saved_step is not None:  # only now, when the logs of the step are written
+            self._leave(f"stopped after step {self.saved_step}; checkpoint: {self.last.file}")
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         if self.number:
-            step, file, update = self.last.step, self.last.file, trainer.global_step
+            saved, file, step = self.last.step, self.last.file, trainer.global_step
             if not file.is_file():
-                self._leave("stopped in a validation, before anything was saved")
-            if step == update:
-                self._leave(f"stopped in a validation behind update {update}, which {file} holds")
-            self._leave(f"stopped in a validation behind update {update}; {file} holds update {step}")
+                self._leave("stopped in a validation; there is no checkpoint yet")
+            of_step = "" if saved == step else f" of step {saved}"
+            self._leave(f"stopped in the validation after step {step}; checkpoint{of_step}: {file}")
 
     def on_test_batch_end(self, *args: Any) -> None:
         if self.number:
-            self._leave("stopped in a test; predictions.jsonl holds its answers so far")
+            self._leave("stopped in a test; predictions.jsonl contains the predictions so far")
 
     def _leave(self, where: str) -> NoReturn:
         ignore(self.signals)

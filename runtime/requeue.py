@@ -1,4 +1,4 @@
-"""How a run that was interrupted goes on: its job in SLURM's queue again, or the command that its user types."""
+"""How a stopped run continues: its SLURM job is requeued, or the user is given the command."""
 
 from __future__ import annotations
 
@@ -14,46 +14,45 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ofa.atomic_write import atomic_write
-from ofa.checkpoint import LAST
-from ofa.checkpoint.reading import read_outline
+from ofa.checkpoint import LAST, read_outline
 from ofa.errors import UserError
 
 STOPS = "stops.json"  # inside a run folder: the state in which signals have stopped the run, and how often
-SAME_STOPS = 3  # in the same state: a turn has come so far, and two have come no further, of which one may be bad luck
+MAX_STOPS = 3  # in the same state: the first made progress, and two made none, of which one may be bad luck
 
 
 def requeue_or_explain(config: DictConfig) -> str:
-    """The sentence for the user; a job of SLURM that can go on by itself is put into the queue again before.
+    """Requeue the SLURM job of a run that can resume by itself; the clause that tells the user what happens next.
 
     Raises:
-        UserError: it is not, since its turns come no further.
+        UserError: the job is not requeued, since its allocations make no progress.
     """
     if "resume" not in config:
-        return "to have all of it, start it again"
-    by_hand = f"to go on, give the same words with resume=auto {_folder()}"
+        return "to get all results, start it again"
+    by_hand = f"to resume: repeat the command with resume=auto {_folder()}"
     job = slurm_job_id()
     if job is None or config.resume != "auto":
         return by_hand
-    reason = why_not_by_itself(job)
+    reason = why_not_requeue(job)
     if reason is not None:
         return f"{reason}; {by_hand}"
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if stops_in_this_state(folder) >= SAME_STOPS:
-        (folder / STOPS).unlink()  # whoever has read the sentence begins anew
+    if stops_in_this_state(folder) >= MAX_STOPS:
+        (folder / STOPS).unlink()  # the count restarts when the user has read the sentence
         raise UserError(
-            f"job {job} of SLURM is not queued again, for {SAME_STOPS} turns in a row were stopped in the same state; "
-            f"give them more time (sbatch --time, cluster.timeout_min) or, in training, lower save_every, and {by_hand}"
+            f"job {job} is not requeued: its last {MAX_STOPS} allocations made no progress; give it more time (sbatch "
+            f"--time, cluster.timeout_min) or, in training, lower save_every; {by_hand}"
         )
-    asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-    if asked.returncode:
-        return f"job {job} of SLURM is not queued again ({asked.stderr.strip()}); {by_hand}"
-    return f"job {job} of SLURM is in the queue again and goes on with it"
+    requeue = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+    if requeue.returncode:
+        return f"job {job} is not requeued ({requeue.stderr.strip()}); {by_hand}"
+    return f"job {job} requeued and will resume"
 
 
 def stops_in_this_state(folder: Path) -> int:
-    """How many times in a row, with this one, a run was stopped with nothing newer saved; its folder keeps count.
+    """How many times in a row, with this one, a run was stopped with no newer checkpoint; its folder keeps count.
 
-    Stops behind which SLURM queues the job itself are not counted: it may pre-empt it as often as it likes.
+    Stops after which SLURM requeues the job itself do not count: it may preempt a job as often as it likes.
     """
     state = _saved_state(folder / LAST)
     before = json.loads((folder / STOPS).read_text()) if (folder / STOPS).is_file() else {"state": None, "count": 0}
@@ -63,15 +62,15 @@ def stops_in_this_state(folder: Path) -> int:
 
 
 def _saved_state(last: Path) -> list[Any]:
-    """How far a last checkpoint has come: the one behind a validation is further than the one before."""
+    """The progress of a last checkpoint; one saved after a validation is further than one saved before it."""
     if not last.is_file():
         return []
     checkpoint = read_outline(last)
-    return [checkpoint["global_step"], not checkpoint.get("validates_first")]  # none in one of an older version
+    return [checkpoint["global_step"], not checkpoint.get("validates_first")]  # old checkpoints do not have it
 
 
 def _folder() -> str:
-    """The word that names the folder of this run or, in a sweep, that of all its runs."""
+    """The override that names the folder of this run or, in a sweep, that of all its runs."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     if hydra.mode != RunMode.MULTIRUN:
@@ -80,25 +79,25 @@ def _folder() -> str:
 
 
 def slurm_job_id() -> str | None:
-    """The number of the job that this process belongs to, by which `scontrol` knows it; None outside of SLURM."""
+    """The id of the job of this process, as `scontrol` knows it; None outside of SLURM."""
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")
 
 
-def why_not_by_itself(job: str) -> str | None:
-    """Why a process is not to put its own job into the queue again; None: it is.
+def why_not_requeue(job: str) -> str | None:
+    """Why a process does not requeue its own job; None: it does.
 
-    It is not where the job was cancelled or SLURM queues it again itself: then it is not called running any more.
+    It does not where the job was cancelled or SLURM requeues it itself: then its state is no longer RUNNING.
     """
     if shutil.which("scontrol") is None:
-        return f"job {job} of SLURM is not queued again, since there is no command scontrol here"
+        return f"job {job} is not requeued: there is no command scontrol here"
     shown = subprocess.run(["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True)
     if shown.returncode:
-        return f"job {job} of SLURM is not queued again ({shown.stderr.strip()})"
+        return f"job {job} is not requeued ({shown.stderr.strip()})"
     fields = dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
     if fields["JobState"] != "RUNNING":
-        return f"SLURM is ending job {job}, and queues it again or, where it was cancelled, does not"
+        return f"SLURM is ending job {job}, and requeues it unless it was cancelled"
     if fields["Requeue"] != "1" or fields["BatchFlag"] != "1":
-        return f"job {job} of SLURM is not one that may be queued again (sbatch --requeue)"
+        return f"job {job} is not requeued: it may not be (sbatch --requeue)"
     return None

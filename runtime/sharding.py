@@ -1,4 +1,4 @@
-"""Models in parts: each process keeps a part of each weight, and all put them together where one needs the whole."""
+"""Fully sharded training (FSDP): each process keeps a shard of each weight."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ WORKS_ON_CPUS = hasattr(torch.cpu.Stream, "record_event")  # which FSDP2 calls, 
 
 
 class FullySharded(DDPStrategy):
-    """Each process keeps a part of each weight, of its gradient and of its optimizer state (arXiv 2304.11277).
+    """Each process keeps a shard of each weight, of its gradient and of its optimizer state (arXiv 2304.11277).
 
-    The weights of a layer are gathered when it is computed; those of all else (embeddings, backbone, norms), for the
-    whole of a training step. What is not training works as in other runs of several processes, with whole weights:
-    evaluations, in which each process takes as many steps as its answers are long, and checkpoints.
+    The weights of a layer are gathered when it is computed; all others (embeddings, backbone, norms) for the whole
+    training step. Evaluations, in which processes take different numbers of steps, and checkpoints use full weights.
 
     Args:
-        reshard_after_forward: gather the weights of a layer once more in the backward pass, instead of keeping them.
+        reshard_after_forward: gather the weights of a layer again in the backward pass, instead of keeping them.
     """
 
     def __init__(self, reshard_after_forward: bool) -> None:
@@ -36,13 +35,13 @@ class FullySharded(DDPStrategy):
         self.reshard_after_forward = reshard_after_forward
 
     def configure_ddp(self) -> None:
-        """Shard what is trained; Lightning calls this with the weights on the device, before it makes the optimizer."""
+        """Shard the module; Lightning calls this with the weights on the device, before it creates the optimizer."""
         module = self.lightning_module
         broadcast_tensors(tensor.detach() for tensor in (*module.parameters(), *module.buffers()))
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         for layer in (*module.model.encoder.layers, *module.model.decoder.layers):
             fully_shard(layer, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
-        fully_shard(module, mesh=mesh)  # what is not in a layer is read all through a step, and is kept for that long
+        fully_shard(module, mesh=mesh)  # what is not in a layer is used during the whole step
         register_fsdp_forward_method(module, "training_step")
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -63,7 +62,7 @@ class FullySharded(DDPStrategy):
             optimizer.load_state_dict({**state, "state": values})
 
     def teardown(self) -> None:
-        """As in the base class, but that no weights are moved: after an error, some are in parts and some are not."""
+        """As in the base class, without moving weights: after an error, only some of them are sharded."""
         self.cluster_environment.teardown()
         self.precision_plugin.teardown()
         self.accelerator.teardown()
@@ -71,29 +70,29 @@ class FullySharded(DDPStrategy):
 
 
 def _of_writer() -> str:
-    """The device of what goes into a checkpoint: the first process writes it, and the others have no use for it."""
+    """The device for content of a checkpoint, which only rank 0 writes."""
     return "cpu" if rank() == 0 else "meta"
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The tensor in one piece; where it is sharded, all processes have to call this together."""
+    """The full tensor; if it is sharded, all processes have to call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def distribute_like(like: Tensor, tensor: Tensor) -> Tensor:
-    """The opposite of `whole`, for a tensor of the shape of `like`; others, such as counts, stay as they are."""
+    """The inverse of `full_tensor`, for a tensor of the shape of `like`; others, such as counts, are not sharded."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """What this process has of a tensor."""
+    """The shard of this process; a tensor that is not sharded as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(like: Tensor, part: Tensor) -> Tensor:
-    """The opposite of `own_part`: a tensor that is sharded as `like` is, out of the parts."""
+    """The inverse of `local_shard`: a tensor sharded like `like`, from the shards of all processes."""
     if not isinstance(like, DTensor):
         return part
     return DTensor.from_local(
@@ -102,17 +101,17 @@ def shard_like(like: Tensor, part: Tensor) -> Tensor:
 
 
 def full_state_dict(module: nn.Module, device: str | None = None) -> dict[str, Tensor]:
-    """The module's state_dict in whole tensors on a device (None: where they are); what is tied stays one tensor."""
+    """The module's state_dict as full tensors on a device (None: where they are); tied weights stay one tensor."""
     state = module.state_dict(keep_vars=True)
     tensors = {tensor: full_tensor(tensor.detach()).to(device) for tensor in dict.fromkeys(state.values())}
     return {name: tensors[tensor] for name, tensor in state.items()}
 
 
 def full_model(model: OFAModel) -> OFAModel:
-    """The model itself or, where it is sharded, another one with its weights, in evaluation mode."""
+    """The model itself or, if it is sharded, a copy with full weights, in evaluation mode."""
     return model_of(model.config, full_state_dict(model)) if is_sharded(model) else model
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether processes keep a part of each of its weights."""
+    """Whether its weights are sharded."""
     return isinstance(next(module.parameters()), DTensor)

@@ -1,4 +1,4 @@
-"""How the processes of a run share the work of an update."""
+"""Data-parallel training."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def data_parallel(find_unused_parameters: bool, bucket_cap_mb: float, gradient_c
     """Each process has the whole model; gradients are averaged while they are computed.
 
     Args:
-        find_unused_parameters: look in each step which parameters have no gradient, instead of waiting for it.
+        find_unused_parameters: search in each step for parameters without gradient, instead of waiting for it.
         bucket_cap_mb: megabytes of gradients that are sent at once.
         gradient_compression: bf16 sends them rounded; None: as they are.
 
     Raises:
-        UserError: for values that make no sense.
+        UserError: for invalid values.
     """
     check_number(bucket_cap_mb, "trainer.strategy.bucket_cap_mb", "25 is usual", above_zero=True)
     if gradient_compression is not None:
@@ -26,6 +26,6 @@ def data_parallel(find_unused_parameters: bool, bucket_cap_mb: float, gradient_c
         find_unused_parameters=find_unused_parameters,
         bucket_cap_mb=bucket_cap_mb,
         gradient_as_bucket_view=True,
-        broadcast_buffers=False,  # in evaluation, too, where processes take steps of their own; see EvaluationModule
+        broadcast_buffers=False,  # nor in evaluation, where processes take different numbers of steps
         ddp_comm_hook=None if gradient_compression is None else bf16_compress_hook,
     )

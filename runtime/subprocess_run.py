@@ -1,7 +1,7 @@
-"""A run of a sweep as a command of its own: all its processes are new, and whatever ends them leaves the sweep alone.
+"""A run of a sweep as a command of its own: whatever ends its processes does not end the sweep.
 
-In a sweep of runs of several processes the sweeping process takes part in none of them: a group of processes that has
-lost one cannot be relied on to end.
+In a sweep of runs of several processes, the process of the sweep takes part in none of them: a process group that has
+lost a member may never end.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ from ofa.errors import UserError
 from runtime.launching import PARENT
 from runtime.preemption import EXIT_STATUS, Preempted
 
-OUTCOME = "OFA_OUTCOME"  # the environment variable that names the file in which such a run tells what came of it
-FILE_STATUS = 74  # EX_IOERR of sysexits.h: a file has ended the run, as where the disk is full, and would end the next
+OUTCOME = "OFA_OUTCOME"  # environment variable: the file to which such a run writes its outcome
+FILE_STATUS = 74  # EX_IOERR of sysexits.h: a file error such as a full disk, which the next run would meet as well
 
 
 class RunFailed(Exception):
-    """A run has failed, and said itself why."""
+    """A run has failed, and has printed its error itself."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run: the value by which a sweep compares it, or where a signal has stopped it."""
+    """The value of a run, by which a sweep compares it, or the place where a signal has stopped it."""
 
     value: float | None = None
     stopped: str | None = None
 
-    def tell(self, file: str) -> None:
-        """Have the sweep know it."""
+    def write(self, file: str) -> None:
+        """Write the file that the sweep reads."""
         atomic_write(Path(file), lambda part: part.write_text(json.dumps(asdict(self))))
 
 
 def subprocess_run(command: Sequence[str], signals: Sequence[signal.Signals]) -> float | None:
-    """Do a run by a command of its own, and return its value.
+    """Do a run by a command, and return its value.
 
     Args:
         command: starts it.
-        signals: what of these comes is passed on to it.
+        signals: are passed on to it.
 
     Raises:
-        RunFailed: it has failed by a mistake.
-        UserError: it was ended from outside, and could not say why.
-        StoppedBySignal: it has ended in order, or would have.
-        SystemExit: it has said what the next run would meet, too.
+        RunFailed: it has failed, and printed its error.
+        UserError: it was killed, and could not print an error.
+        Preempted: a signal has stopped it.
+        SystemExit: it has failed with a file error, which the next run would meet as well.
     """
-    came: list[int] = []
-    processes: list[subprocess.Popen] = []  # that one, once it is there
+    received: list[int] = []
+    processes: list[subprocess.Popen] = []  # that of the command, once it is started
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+        received.append(number)
         for process in processes:
             process.send_signal(number)
 
@@ -69,10 +69,10 @@ def subprocess_run(command: Sequence[str], signals: Sequence[signal.Signals]) ->
         try:
             process = subprocess.Popen(command, env={**os.environ, OUTCOME: str(file), PARENT: str(os.getpid())})
             processes.append(process)
-            for number in came:
+            for number in received:
                 process.send_signal(number)
             status = process.wait()
-        except BaseException:  # Ctrl-C, which the processes of the run have got, too
+        except BaseException:  # Ctrl-C, which the processes of the run have received as well
             for process in processes:
                 process.kill()
             raise
@@ -80,12 +80,12 @@ def subprocess_run(command: Sequence[str], signals: Sequence[signal.Signals]) ->
             for number, handler in before.items():
                 signal.signal(number, handler)
         outcome = Outcome(**json.loads(file.read_text())) if file.is_file() else Outcome()
-    if came or status == EXIT_STATUS:
+    if received or status == EXIT_STATUS:
         raise Preempted(outcome.stopped or "a signal stopped this run")
     if status == FILE_STATUS:
         sys.exit(status)
     if status < 0:
-        raise UserError(f"the run was ended by signal {-status}; signal 9 often says that memory is short")
+        raise UserError(f"the run was killed by signal {-status}; signal 9 often means that memory is short")
     if status:
-        raise RunFailed("its own words stand above")
+        raise RunFailed("its error is above")
     return outcome.value

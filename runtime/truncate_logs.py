@@ -1,4 +1,4 @@
-"""The loggers of a run that goes on in its own folder: what they knew of updates that come again is left out."""
+"""Logs of a run that resumes in its own folder: rows of steps that will be repeated are removed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 
 def truncate_csv_logs(loggers: Iterable[Logger], step: int, validates_first: bool) -> None:
-    """Has each table of a run go on behind its first `step` updates.
+    """Keep the rows of the first `step` steps in each `metrics.csv`.
 
-    Where the run goes on with the validation behind these, scores of it that are known already are left out, too.
+    If the run resumes with the validation after these steps, existing scores of that validation are removed as well.
 
-    Lightning's writer deletes a table that it finds. Until the rows are written again they stand beside it, so that
-    none is lost where this is interrupted.
+    Lightning's writer deletes a file that it finds. Until the rows are written again they are in another file next to
+    it, so that none is lost if this is interrupted.
     """
     for logger in loggers:
         if not isinstance(logger, CSVLogger):
@@ -36,8 +36,7 @@ def truncate_csv_logs(loggers: Iterable[Logger], step: int, validates_first: boo
             aside.unlink()
 
 
-def _rows(file: Path) -> Iterable[dict[str, str]]:
-    """The rows with the values they have; a last one that was not written to its end is left out."""
-    whole, _, _ = file.read_text().rpartition("\n")
-    for row in csv.DictReader(whole.splitlines()):
-        yield {name: value for name, value in row.items() if value}
+def _rows(file: Path) -> list[dict[str, str]]:
+    """The rows with the values they have, except a last one that was not written completely."""
+    complete, _, _ = file.read_text().rpartition("\n")
+    return [{name: value for name, value in row.items() if value} for row in csv.DictReader(complete.splitlines())]

@@ -1,4 +1,4 @@
-"""Fixtures that tests of several rooms share."""
+"""Fixtures of several folders of tests."""
 
 import base64
 import io
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.models import random_model, three_samples
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 
@@ -16,9 +17,21 @@ from ofa.tokenizer import Tokenizer
 SHARED_TOKENIZER = Path(__file__).parents[2] / "shared" / "tokenizer"
 
 
+@pytest.fixture(scope="module")
+def model():
+    """A micro model with random weights, in evaluation mode; tests leave it unchanged."""
+    return random_model(init_std=0.1)
+
+
+@pytest.fixture
+def batch():
+    """Inputs of three samples of different lengths, the last without an image."""
+    return three_samples()
+
+
 @pytest.fixture(scope="session")
 def published_tokenizer() -> Tokenizer:
-    """The published English vocabulary, which the project does not contain."""
+    """The published English vocabulary, which is not part of the project."""
     folder = Path(os.environ.get("OFA_TOKENIZER", SHARED_TOKENIZER))
     if not folder.is_dir():
         pytest.skip(f"no published vocab.json and merges.txt at {folder}; set OFA_TOKENIZER to their folder")
@@ -27,7 +40,7 @@ def published_tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory) -> Path:
-    """A folder with a byte-level vocabulary that stands for a published one: every byte a token, nothing merged."""
+    """A folder with a byte-level vocabulary in place of a published one: each byte is a token and none are merged."""
     folder = tmp_path_factory.mktemp("vocabulary")
     letters = sorted(ByteLevel.alphabet())
     tokens = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, **{c: 4 + i for i, c in enumerate(letters)}, "<mask>": 50264}

@@ -15,7 +15,6 @@ LAYERS = [
     {"tasks"},
     {"criterions", "data"},
     {"runtime"},
-    {"prediction"},
     {"ofa"},
 ]
 PACKAGES = [package for layer in LAYERS for package in sorted(layer)]

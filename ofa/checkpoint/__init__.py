@@ -1,24 +1,25 @@
-"""Reading every published form of OFA's weights, and writing our own. Nothing in a file is executed.
+"""Reading every published format of OFA's weights, and writing our own. Reading executes no code.
 
-The forms: files of the original trainer, folders as on Hugging Face and ModelScope, bare state dicts, and our own runs
-and export folders. `python -m ofa.checkpoint inspect FILE` tells what a file is.
+The formats: files of the original trainer, folders as on Hugging Face and ModelScope, bare state dicts, and our own
+runs and export folders. `ofa inspect FILE` describes a file.
 """
 
-from ofa.checkpoint.content import Checkpoint
-from ofa.checkpoint.exporting import export
-from ofa.checkpoint.loading import load, load_model, load_weights, model_of, read_config, read_task
-from ofa.checkpoint.places import (
+from ofa.checkpoint.exporting import convert, export
+from ofa.checkpoint.files import (
     BEST,
     EXPORT,
     LAST,
     TOKENIZER,
     find,
     kept_tokenizer,
+    read_file,
+    read_outline,
     tokenizer_folder,
     weight_files,
 )
+from ofa.checkpoint.formats import Checkpoint
+from ofa.checkpoint.loading import check_vocabulary, load, load_model, load_weights, model_of, read_config, read_task
 from ofa.checkpoint.task_settings import TaskSettings
-from ofa.checkpoint.vocabularies import check_vocabulary
 
 __all__ = [
     "BEST",
@@ -28,6 +29,7 @@ __all__ = [
     "Checkpoint",
     "TaskSettings",
     "check_vocabulary",
+    "convert",
     "export",
     "find",
     "kept_tokenizer",
@@ -36,6 +38,8 @@ __all__ = [
     "load_weights",
     "model_of",
     "read_config",
+    "read_file",
+    "read_outline",
     "read_task",
     "tokenizer_folder",
     "weight_files",

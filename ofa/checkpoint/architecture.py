@@ -1,21 +1,40 @@
-"""The shape of the model in a checkpoint: what it says of itself, checked against its weights, else read off them."""
+"""Model configuration and weight names of a checkpoint: from its own settings, checked against its tensor shapes."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ofa.checkpoint.names import EMBEDDING
 from ofa.config import RESNET_STAGES, OFAConfig
 from ofa.errors import UserError
 
+EMBEDDING = "encoder.embed_tokens.weight"
+TIED = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")  # the same matrix
+
+# Parts of names that differ in the original trainer.
+RENAMED = {
+    "attn_ln": "self_attn_mid_layer_norm",
+    "self_attn_ln": "self_attn_mid_layer_norm",
+    "encoder_attn": "cross_attn",
+    "encoder_attn_layer_norm": "cross_attn_layer_norm",
+    "cross_attn_ln": "cross_attn_mid_layer_norm",
+    "ffn_layernorm": "ffn_layer_norm",
+}
+
+# Tables computed from the configuration, and markers of the original trainer.
+COMPUTED = re.compile(r"(.*\.)?(version|_float_tensor|token_rp_bucket|image_rp_bucket|image_position_idx)")
+
+POSITIONS = re.compile(r"(encoder|decoder)\.embed_(image_)?positions\.weight")
+COUNTER = ".num_batches_tracked"  # of batch norms; never read, and missing in files with frozen ones
+
 FIELDS = {field.name: type(field.default) for field in dataclasses.fields(OFAConfig)}
 
-# What published config.json files say beside those fields, which is how every model of ours is.
-ALWAYS = {
+# Further settings in published config.json files. They are constant: OFAModel has no other variants.
+CONSTANT = {
     "activation_function": "gelu",
     "add_type_embedding": True,
     "code_layernorm_embedding": True,
@@ -31,59 +50,69 @@ ALWAYS = {
     "scale_heads": True,
     "share_decoder_input_output_embed": True,
 }
-
 HF_ONLY = ("activation_function", "normformer", "scale_embedding")
 
-# The original trainer's names of our fields, where they differ, and of how every model is.
+# Names in the original trainer where they differ from ours, and its constant settings.
 FAIRSEQ_FIELDS = {
     "d_model": "encoder_embed_dim",
     "encoder_ffn_dim": "encoder_ffn_embed_dim",
     "decoder_ffn_dim": "decoder_ffn_embed_dim",
     "max_position_embeddings": "max_source_positions",
 }
-FAIRSEQ_ALWAYS = {
+FAIRSEQ_CONSTANT = {
     "activation_fn": "gelu",
     "disable_entangle": True,
     "interpolate_position": False,
     "no_scale_embedding": True,
     "scale_resids": False,
     "share_all_embeddings": True,
-    **{key: value for key, value in ALWAYS.items() if key not in HF_ONLY},
+    **{key: value for key, value in CONSTANT.items() if key not in HF_ONLY},
 }
-# The original's names are of other networks than what they build: bottleneck blocks throughout.
+# The original trainer builds bottleneck blocks under the names of networks without them.
 FAIRSEQ_RESNETS = {"resnet18": "resnet26", "resnet34": "resnet50"}
 
 STAGE = "encoder.embed_images.layer{}"
-GROWING = ("vocab_size", "max_position_embeddings")  # a file may have fewer rows than it says
+GROWING = ("vocab_size", "max_position_embeddings")  # a file may have fewer rows than its settings
+
+
+def our_name(name: str) -> str | None:
+    """The name of a weight in our model (as on Hugging Face); None for a computed table.
+
+    >>> our_name("decoder.layers.0.encoder_attn.q_proj.weight")
+    'decoder.layers.0.cross_attn.q_proj.weight'
+    """
+    if COMPUTED.fullmatch(name):
+        return None
+    return ".".join(RENAMED.get(part, part) for part in name.split("."))
 
 
 def hf_settings(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """Fields and values of OFAConfig out of a published config.json; what it leaves out has its usual value.
+    """The OFAConfig fields in a published config.json; a missing one has its default.
 
     Raises:
-        UserError: it says how no model of ours is.
+        UserError: it describes an unsupported variant.
     """
-    _check_always(config, ALWAYS, file)
+    _check_constant(config, CONSTANT, file)
     return _typed({name: config[name] for name in FIELDS if name in config}, file)
 
 
 def fairseq_settings(options: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The same out of the options of the original trainer's model."""
-    _check_always(options, FAIRSEQ_ALWAYS, file)
+    """The same from the model options of the original trainer."""
+    _check_constant(options, FAIRSEQ_CONSTANT, file)
     theirs = {name: FAIRSEQ_FIELDS.get(name, name) for name in FIELDS}
     return _typed({name: options[key] for name, key in theirs.items() if options.get(key) is not None}, file)
 
 
-def config_of(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], file: Path) -> OFAConfig:
+def infer_config(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], file: Path) -> OFAConfig:
     """The configuration that fits weights of these names and shapes.
 
     Args:
-        settings: fields that are known; those that no shape shows have the usual values where they are not.
+        settings: known fields; other fields that no shape determines have their defaults.
 
     Raises:
-        UserError: settings and weights contradict each other, or no OFA model has such weights.
+        UserError: settings and weights contradict each other, or the weights are not those of an OFA model.
     """
-    found = _read_off(shapes, file)
+    found = _from_shapes(shapes, file)
     settings = dict(settings)
     resnet = settings.get("resnet_type")
     if FAIRSEQ_RESNETS.get(resnet) == found["resnet_type"]:
@@ -91,15 +120,15 @@ def config_of(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     for key, value in found.items():
         if key not in GROWING and settings.get(key, value) != value:
             raise UserError(
-                f"{file} says {key}={settings[key]}, but its weights are those of {key}={value}: they do not belong "
+                f"{file} has the setting {key}={settings[key]}, but weights of {key}={value}: they do not belong "
                 "together; copy both again from one model"
             )
     if settings.get("vocab_size", math.inf) < found["vocab_size"]:
         raise UserError(
-            f"{file} says vocab_size={settings['vocab_size']}, but {EMBEDDING} has {found['vocab_size']} rows: they do "
-            "not belong together; copy both again from one model"
+            f"{file} has the setting vocab_size={settings['vocab_size']}, but {EMBEDDING} has {found['vocab_size']} "
+            "rows: they do not belong together; copy both again from one model"
         )
-    if "code_image_size" not in settings:  # the usual one, as far as there are positions
+    if "code_image_size" not in settings:  # the default, limited by the number of positions
         found["code_image_size"] = min(OFAConfig.code_image_size, 8 * found["image_bucket_size"])
     return build_config({**found, **settings}, file)
 
@@ -108,16 +137,16 @@ def build_config(settings: Mapping[str, Any], file: Path) -> OFAConfig:
     """The configuration with these fields.
 
     Raises:
-        UserError: no model has them; it names the file that they are from.
+        UserError: no model has them; the message names `file` as their source.
     """
     try:
         return OFAConfig.from_dict(settings)
     except (UserError, ArithmeticError, TypeError) as error:
-        raise UserError(f"{file} describes no OFA model: {error}") from error
+        raise UserError(f"{file} does not describe an OFA model: {error}") from error
 
 
-def _check_always(config: Mapping[str, Any], always: Mapping[str, Any], file: Path) -> None:
-    for key, value in always.items():
+def _check_constant(config: Mapping[str, Any], constant: Mapping[str, Any], file: Path) -> None:
+    for key, value in constant.items():
         if config.get(key, value) not in (value, None):
             raise UserError(
                 f"{file} holds a model with {key}={config[key]}, which is not supported: all released ones have "
@@ -126,19 +155,19 @@ def _check_always(config: Mapping[str, Any], always: Mapping[str, Any], file: Pa
 
 
 def _typed(settings: dict[str, Any], file: Path) -> dict[str, Any]:
-    """Numbers as the fields have them: 2 where a file says 2.0, and the other way round."""
+    """Numbers in the type of their fields: 2 for 2.0, and vice versa."""
     for key, value in settings.items():
         kind = FIELDS[key]
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if kind is not str and is_number and kind(value) == value:
             settings[key] = kind(value)
         elif kind is not type(value):
-            raise UserError(f"{file} says {key}={value!r}, which is no {kind.__name__}; copy it again from the model")
+            raise UserError(f"{file} has {key}={value!r}, which is not of type {kind.__name__}; copy it again")
     return settings
 
 
-def _read_off(shapes: Mapping[str, tuple[int, ...]], file: Path) -> dict[str, Any]:
-    """The fields that shapes show."""
+def _from_shapes(shapes: Mapping[str, tuple[int, ...]], file: Path) -> dict[str, Any]:
+    """The fields that shapes determine."""
     try:
         vocabulary, width = shapes[EMBEDDING]
         positions, _ = shapes["encoder.embed_positions.weight"]
@@ -169,13 +198,10 @@ def _resnet(shapes: Mapping[str, tuple[int, ...]], file: Path) -> str:
         if blocks == stages:
             return name
     known = "; ".join(f"{name} {', '.join(map(str, blocks))}" for name, blocks in RESNET_STAGES.items())
-    raise UserError(
-        f"{file} has an image backbone of {', '.join(map(str, stages))} blocks in its three stages, which is none that "
-        f"is known ({known})"
-    )
+    raise UserError(f"{file} has an unknown image backbone of {', '.join(map(str, stages))} blocks (known: {known})")
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], parent: str) -> int:
-    """How many children with a number the module `parent` has."""
+    """The number of numbered children of the module `parent`."""
     start = f"{parent}."
     return len({name.removeprefix(start).split(".")[0] for name in shapes if name.startswith(start)})

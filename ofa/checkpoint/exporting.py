@@ -1,36 +1,41 @@
-"""Writing a model as a folder of its own, in the form of the published ones: `export`."""
+"""Self-contained model folders, arranged as the published ones: `export`, `convert`."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ofa.atomic_write import part_of, write_part
-from ofa.checkpoint.architecture import ALWAYS
-from ofa.checkpoint.names import EMBEDDING, TIED
-from ofa.checkpoint.places import CONFIG, SAFETENSORS
+from ofa.checkpoint.architecture import CONSTANT, EMBEDDING, TIED
+from ofa.checkpoint.files import CONFIG, SAFETENSORS, kept_tokenizer
+from ofa.checkpoint.formats import Checkpoint
+from ofa.checkpoint.loading import check_vocabulary, load_model, read_task
 from ofa.checkpoint.task_settings import TASK, TaskSettings
 from ofa.errors import UserError
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BOS, EOS, PAD
 
+log = logging.getLogger(__name__)
+
 
 def export(folder: str | Path, model: OFAModel, tokenizer: Tokenizer, task: TaskSettings | None) -> None:
-    """Writes a model and what is needed to use it: model.safetensors, config.json, vocab.json, merges.txt, task.json.
+    """Writes a complete model folder: model.safetensors, config.json, vocab.json, merges.txt, task.json.
 
-    The weights are written in the model's precision, the tied embedding once, without the tables that a model computes.
-    All is written before the first file takes its place, so that a full disk leaves a model that was there;
-    config.json, which makes a folder a model folder, comes last.
+    The weights keep the model's precision; the tied embedding is written once, computed tables are not. All files are
+    written before the first one is replaced, so that a full disk leaves an existing model intact; config.json, which
+    marks a model folder, comes last.
 
     Args:
-        folder: made where it is missing; a model that is in it is replaced.
-        task: what the model is for; None: it is for no certain task, and no task.json is written.
+        folder: created if missing; an existing model in it is replaced.
+        task: the task of the model; None: no task.json is written.
 
     Raises:
         UserError: the folder cannot be written.
@@ -58,11 +63,54 @@ def export(folder: str | Path, model: OFAModel, tokenizer: Tokenizer, task: Task
             part_of(file).unlink(missing_ok=True)
 
 
+def convert(
+    source: str,
+    folder: str,
+    *,
+    ema: bool = False,
+    tokenizer: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    answers: str | None = None,
+    force: bool = False,
+) -> None:
+    """Writes the weights, vocabulary and task of `source` (see `find`) as a model folder.
+
+    Args:
+        ema: take the averaged weights.
+        tokenizer: source of the vocabulary; None: the one stored with the weights.
+        dtype: of the written weights.
+        answers: JSON file of all answers to questions; None: those stored with the weights, if any.
+        force: write into a folder that contains files.
+
+    Raises:
+        UserError: there is no such checkpoint or vocabulary, they do not belong together, or the folder is not empty.
+    """
+    if not force and Path(folder).exists() and not (Path(folder).is_dir() and not any(Path(folder).iterdir())):
+        raise UserError(f"{folder} exists and is not an empty folder; give another, or use --force")
+    checkpoint = Checkpoint.open(source, ema=ema)
+    vocabulary = tokenizer or kept_tokenizer(checkpoint.path)
+    if vocabulary is None:
+        raise UserError(
+            f"there is no vocabulary with {source}; give --tokenizer FOLDER_OR_ID with the vocab.json and merges.txt "
+            "of an OFA model"
+        )
+    read = Tokenizer.from_pretrained(vocabulary)  # before the weights, which take longer
+    check_vocabulary(checkpoint, read)
+    task = read_task(checkpoint)
+    if answers is not None:
+        if task is None:
+            raise UserError(f"--answers {answers}: the task of {source} is not known; leave it out")
+        task = task.with_answers(answers)
+    if task is not None and task.lacks_answers:
+        log.warning("%s has no list of answers: answers will be open-ended; --answers FILE sets a list", source)
+    export(folder, load_model(checkpoint).to(dtype), read, task)
+
+
 def _hf_config(model: OFAModel) -> dict[str, Any]:
-    """What a published config.json says."""
+    """The content of a published config.json."""
     return {
         **model.config.to_dict(),
-        **ALWAYS,
+        **CONSTANT,
         "architectures": ["OFAModel"],
         "model_type": "ofa",
         "is_encoder_decoder": True,

@@ -1,4 +1,4 @@
-"""What a checkpoint is, as tables to read: `describe`."""
+"""Descriptions of checkpoints as tables: `describe`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from rich.table import Table
 
-from ofa.checkpoint.content import Checkpoint, TensorInfo
-from ofa.checkpoint.fitting import LoadReport, listed
-from ofa.checkpoint.loading import task_of
+from ofa.checkpoint.formats import Checkpoint
+from ofa.checkpoint.loading import LoadReport, shorten, stored_task
 from ofa.config import SIZES, OFAConfig
 from ofa.errors import UserError
 from ofa.model import OFAModel
@@ -24,61 +23,61 @@ ARCHITECTURE = ("d_model", "encoder_layers", "encoder_ffn_dim", "encoder_attenti
 
 
 def describe(path: str | Path) -> list[Table]:
-    """Tables of what `path`, as `find` takes it, holds, and of what loading would make of it.
+    """Tables of the content of a checkpoint (see `find`), and of the result of loading it.
 
     Raises:
-        UserError: it cannot be read or is no checkpoint.
+        UserError: it cannot be read or is not a checkpoint.
     """
     checkpoint = Checkpoint.open(path)
-    stored = checkpoint.listing.stored
     try:
         config = checkpoint.config()
     except UserError as error:
-        return [_table("file", _of_file(checkpoint)), _table("loading", [("refused", str(error))])]
+        return [_table("file", _file(checkpoint)), _table("loading", [("refused", str(error))])]
     with torch.device("meta"):
         model = OFAModel(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    facts = [*_of_file(checkpoint), ("size", _size_name(config)), ("parameters", f"{parameters:,}")]
-    architecture = [(key, _shown(value)) for key, value in config.to_dict().items()]
-    fit = LoadReport.of(checkpoint, model)
+    architecture = [
+        (key, f"{value:g}" if isinstance(value, float) else str(value)) for key, value in config.to_dict().items()
+    ]
     return [
-        _table("file", facts),
+        _table("file", [*_file(checkpoint), ("size", _size_name(config)), ("parameters", f"{parameters:,}")]),
         _table("architecture", architecture),
-        _table("loading", _of_loading(fit, stored)),
+        _table("loading", _loading(LoadReport.of(checkpoint, model))),
     ]
 
 
-def _of_file(checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    form, stored = checkpoint.form, checkpoint.listing.stored
+def _file(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    format = checkpoint.format
     precisions = Counter()
-    for weight in stored.values():
+    for weight in checkpoint.index.stored.values():
         precisions[str(weight.dtype).removeprefix("torch.")] += math.prod(weight.shape)
-    task = task_of(checkpoint)
+    task = stored_task(checkpoint)
+    shown = format.task or "unknown" if task is None else json.dumps(dataclasses.asdict(task), ensure_ascii=False)
     return [
         ("path", str(checkpoint.path)),
-        ("form", form.name),
+        ("format", format.name),
         ("precision", ", ".join(f"{name} ({count:,})" for name, count in precisions.most_common())),
-        ("task", form.task or "not said" if task is None else json.dumps(dataclasses.asdict(task), ensure_ascii=False)),
-        ("EMA weights", "they are the weights" if form.averaged else "there" if form.ema else "none"),
-        ("optimizer", "there" if form.optimizer else "none"),
+        ("task", shown),
+        ("EMA weights", "the weights are averaged" if format.averaged else "present" if format.ema else "none"),
+        ("optimizer", "present" if format.optimizer else "none"),
     ]
 
 
-def _of_loading(fit: LoadReport, stored: dict[str, TensorInfo]) -> Iterator[tuple[str, str]]:
-    listing = fit.checkpoint.listing
-    prefix = fit.checkpoint.form.prefix
+def _loading(report: LoadReport) -> Iterable[tuple[str, str]]:
+    index, prefix = report.checkpoint.index, report.checkpoint.format.prefix
+    stored = index.stored
     renamed = [weight.name for ours, weight in stored.items() if weight.name.removeprefix(prefix) != ours]
-    added = [f"{name}: {stored[name].shape[0]} to {shape[0]} rows" for name, shape in fit.resized.items()]
+    added = [f"{name}: {stored[name].shape[0]} to {shape[0]} rows" for name, shape in report.resized.items()]
     for what, names in (
         ("renamed", renamed),
-        ("added", [*added, *fit.counters]),
-        ("dropped, being computed or tied", [*listing.dropped, *listing.tied]),
-        ("missing", fit.missing),
-        ("unexpected", fit.unexpected),
-        ("of another shape", fit.misfits),
+        ("added", [*added, *report.counters]),
+        ("dropped (computed or tied)", [*index.dropped, *index.tied]),
+        ("missing", report.missing),
+        ("unexpected", report.unexpected),
+        ("of another shape", report.misfits),
     ):
-        yield what, f"{len(names)}: {listed(names)}" if names else "none"
-    yield "refused", "yes" if fit.missing or fit.unexpected or fit.misfits else "no"
+        yield what, f"{len(names)}: {shorten(names)}" if names else "none"
+    yield "refused", "yes" if report.missing or report.unexpected or report.misfits else "no"
 
 
 def _size_name(config: OFAConfig) -> str:
@@ -86,14 +85,10 @@ def _size_name(config: OFAConfig) -> str:
         published = OFAConfig.from_name(name)
         if all(getattr(config, key) == getattr(published, key) for key in ARCHITECTURE):
             return name
-    return "none of the published ones"
+    return "not a published one"
 
 
-def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _table(title: str, rows: Sequence[tuple[str, str]] | Iterator[tuple[str, str]]) -> Table:
+def _table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     table = Table(title=title, title_justify="left", show_header=False)
     for row in rows:
         table.add_row(*row)

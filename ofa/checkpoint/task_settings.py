@@ -1,25 +1,46 @@
-"""What an exported model was trained to do, and how it is asked: `TaskSettings`, kept as task.json beside it."""
+"""The task of an exported model and how it is prompted: `TaskSettings`, stored as task.json.
+
+`from_fairseq` and `from_modelscope` read the same from files of the original trainer and folders of ModelScope.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ofa.answers import order_answers, read_answers
-from ofa.checkpoint.json_files import read_json
+from ofa.checkpoint.files import read_json
 from ofa.config import check_choice, did_you_mean
 from ofa.errors import UserError
 from ofa.generation.options import GenerationOptions
-from ofa.processors import PROCESSORS
+from ofa.plain_pickle import load_plain_pickle
+from ofa.processors import (
+    PROCESSORS,
+    CaptionProcessor,
+    EntailmentProcessor,
+    GroundingProcessor,
+    ImageProcessor,
+    QuestionProcessor,
+    captioning,
+    grounding,
+)
+
+log = logging.getLogger(__name__)
 
 TASK = "task.json"
-# Those that can be asked here, and those that a model may be for.
+MODELSCOPE = "configuration.json"
+# Available pipelines, and names that a model may have although their pipelines do not exist yet.
 PIPELINE_NAMES = (*PROCESSORS, "text-to-image", "image-classification", "summarization", "text-classification", "ocr")
-# Of the pixels of a task whose recipe takes ImageNet's statistics.
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # pixel statistics
+HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+
+# Earlier versions stored the negation of prefix_counts_toward_max_len under this name.
+NEGATED_PREFIX_COUNTS = "max_len_behind_prefix"
 
 
 @dataclass(frozen=True)
@@ -27,10 +48,10 @@ class TaskSettings:
     """The task of a model.
 
     Attributes:
-        pipeline: what a user calls it, one of PIPELINE_NAMES.
-        settings: how inputs are made, such as image_size, max_words or prompt_type; JSON values.
-        generation: fields of GenerationOptions that differ from the task's own.
-        answers: the only ones there are, in the order of their labels; None: any.
+        pipeline: one of PIPELINE_NAMES.
+        settings: of the inputs, such as image_size, max_words or prompt_type; JSON values.
+        generation: fields of GenerationOptions that differ from the task's defaults.
+        answers: the closed set of answers in the order of their labels; None: open-ended.
 
     Raises:
         UserError: at construction, for a pipeline or generation option that does not exist.
@@ -45,7 +66,7 @@ class TaskSettings:
         check_choice(self.pipeline, "pipeline", PIPELINE_NAMES)
         for key, value in (("settings", self.settings), ("generation", self.generation)):
             if not isinstance(value, dict):
-                raise UserError(f"{key}={value!r} are no names with values")
+                raise UserError(f"{key}={value!r} does not map names to values")
         names = {option.name for option in dataclasses.fields(GenerationOptions)}
         for name in self.generation:
             if name not in names:
@@ -53,14 +74,14 @@ class TaskSettings:
 
     @property
     def lacks_answers(self) -> bool:
-        """Whether its answers were those of a list, as far as it says, and the list is not there."""
+        """Whether the model was trained on a closed set of answers that is not stored."""
         return self._keeps_answers and self.answers is None and bool(self.settings.get("constrained", True))
 
     def with_answers(self, file: str | Path) -> TaskSettings:
-        """The same with the answers of a file, as `ofa.answers.read_answers` reads it, and no others.
+        """The same with the closed set of answers in a file (see `ofa.answers.read_answers`).
 
         Raises:
-            UserError: they cannot be read, or the task has answers of another kind.
+            UserError: the file cannot be read, or the task has no list of answers.
         """
         if not self._keeps_answers:
             raise UserError(f"answers={file}: {self.pipeline} has no list of answers; leave it out")
@@ -77,7 +98,7 @@ class TaskSettings:
 
     @classmethod
     def from_json(cls, file: Path) -> TaskSettings:
-        """As `to_json` wrote it.
+        """The inverse of `to_json`.
 
         Raises:
             UserError: the file holds something else.
@@ -85,14 +106,14 @@ class TaskSettings:
         return cls.from_values(read_json(file), file)
 
     @classmethod
-    def from_values(cls, values: object, source: Path) -> TaskSettings:
-        """Of fields and their values, which are from `source`.
+    def from_values(cls, values: Mapping[str, Any], source: Path) -> TaskSettings:
+        """From stored fields, also those of earlier versions; errors name `source`.
 
         Raises:
             UserError: they do not describe a task.
         """
         try:
-            settings = cls(**values)
+            settings = cls(**_upgrade(values))
         except (TypeError, UserError) as error:
             raise UserError(f"{source} does not describe a task ({error}); export the model again") from error
         answers = settings.answers
@@ -102,3 +123,135 @@ class TaskSettings:
             raise UserError(f"{source} does not describe a task (answers={answers!r}); export the model again")
         ordered = order_answers([(answer, index) for index, answer in enumerate(answers)], source)
         return dataclasses.replace(settings, answers=tuple(ordered))
+
+
+def _upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored fields under their current names."""
+    generation = values.get("generation")
+    if not isinstance(generation, dict) or NEGATED_PREFIX_COUNTS not in generation:
+        return dict(values)
+    generation = dict(generation)
+    generation["prefix_counts_toward_max_len"] = not generation.pop(NEGATED_PREFIX_COUNTS)
+    return {**values, "generation": generation}
+
+
+# Files of the original trainer: for each of its tasks, the processor, and its option names -> ours.
+FAIRSEQ_TASKS: dict[str, tuple[type[ImageProcessor], dict[str, str]]] = {
+    "caption": (CaptionProcessor, {}),
+    "refcoco": (GroundingProcessor, {"max_src_length": "max_words", "max_image_size": "max_image_size"}),
+    "snli_ve": (
+        EntailmentProcessor,
+        {"max_src_length": "max_words", "prompt_type": "prompt_type", "add_caption": "use_caption"},
+    ),
+    "vqa_gen": (
+        QuestionProcessor,
+        {
+            "max_src_length": "max_words",
+            "prompt_type": "prompt_type",
+            "add_object": "use_objects",
+            "max_object_length": "max_objects",
+        },
+    ),
+}
+
+
+def from_fairseq(name: str | None, options: Mapping[str, Any]) -> TaskSettings | None:
+    """The task from the options of the original trainer; None if there is no pipeline for it, or no name."""
+    if name not in FAIRSEQ_TASKS:
+        return None
+    processor, own = FAIRSEQ_TASKS[name]
+    names = {"patch_image_size": "image_size", **own}
+    settings = {ours: options[theirs] for theirs, ours in names.items() if options.get(theirs) is not None}
+    if processor.keeps_answers and options.get("unconstrained_training"):
+        settings |= {"constrained": False, "inference": "beam_search"}
+    if options.get("imagenet_default_mean_and_std"):
+        settings |= IMAGENET
+    return TaskSettings(processor.pipeline, settings)
+
+
+# Folders of ModelScope: its pipeline names where they differ, its beam search options -> our name and value, its
+# settings -> ours, and keys that do not affect predictions.
+MODELSCOPE_PIPELINES = {
+    "text-to-image-synthesis": "text-to-image",
+    "text-summarization": "summarization",
+    "ocr-recognition": "ocr",
+}
+BEAM_OPTIONS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "beam_size": ("beam_size", int),
+    "max_len_b": ("max_len", int),
+    "min_len": ("min_len", int),
+    "min_len_b": ("min_len", int),
+    "no_repeat_ngram_size": ("no_repeat_ngram_size", int),
+    "lenpen": ("length_penalty", float),
+    "len_penalty": ("length_penalty", float),
+    "unnormalized": ("normalize_scores", lambda value: not value),
+    "normalize_scores": ("normalize_scores", bool),
+    "temperature": ("temperature", float),
+}
+MODELSCOPE_SETTINGS = {
+    "patch_image_size": "image_size",
+    "max_image_size": "max_image_size",
+    "max_src_length": "max_words",
+    "prompt_type": "prompt_type",
+    "use_caption": "use_caption",
+}
+READ_KEYS = {
+    *MODELSCOPE_SETTINGS, "prompt", "language", "beam_search", "imagenet_default_mean_and_std", "gen_type",
+    "answer2label",
+}  # fmt: skip
+IGNORED_KEYS = {"type", "seed"}
+PROMPTS = {CaptionProcessor.pipeline: captioning.PROMPT, GroundingProcessor.pipeline: grounding.PROMPT}
+
+
+def from_modelscope(folder: Path) -> TaskSettings | None:
+    """The task in configuration.json of a ModelScope folder; None if there is no pipeline for it.
+
+    Raises:
+        UserError: configuration.json, or its file of answers, is invalid.
+    """
+    file = folder / MODELSCOPE
+    description = read_json(file)
+    name, model = description.get("task"), description.get("model", {})
+    if not isinstance(name, str) or not isinstance(model, dict):
+        raise UserError(f"{file} names no task and model; copy it again from the model")
+    pipeline = MODELSCOPE_PIPELINES.get(name, name)
+    if pipeline not in PIPELINE_NAMES:
+        log.info("%s: there is no pipeline for %s; only the weights can be used", file, name)
+        return None
+    settings = {ours: model[theirs] for theirs, ours in MODELSCOPE_SETTINGS.items() if theirs in model}
+    if "imagenet_default_mean_and_std" in model:
+        settings |= IMAGENET if model["imagenet_default_mean_and_std"] else HALF
+    answers = None
+    if "answer2label" in model:
+        answers = _modelscope_answers(folder, model["answer2label"], file)
+        settings["inference"] = "beam_search"
+    if model.get("gen_type") == "traverse":
+        settings["inference"] = "all_candidates"
+    beam = model.get("beam_search", {})
+    if not isinstance(beam, dict):
+        raise UserError(f"{file} has beam_search={beam!r}, which does not map options to values; copy it again")
+    try:
+        options = [(BEAM_OPTIONS[key], value) for key, value in beam.items() if key in BEAM_OPTIONS]
+        generation = {ours: convert(value) for (ours, convert), value in options}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file} has an option of beam_search that is not a number: {error}; copy it again") from error
+    if model.get("language", "en") != "en":
+        log.warning("%s has language %r; prompts are English here", file, model["language"])
+    prompt = str(model.get("prompt", "")).replace("{}", "{text}").strip()
+    if prompt and prompt != PROMPTS.get(pipeline):
+        log.warning("%s has prompt=%r, which is not used: %s has a fixed prompt", file, prompt, pipeline)
+    unread = [f"{key}={model[key]!r}" for key in model if key not in READ_KEYS | IGNORED_KEYS]
+    unread += [f"beam_search.{key}={value!r}" for key, value in beam.items() if key not in BEAM_OPTIONS]
+    if unread:
+        log.info("%s: not used: %s", file, ", ".join(unread))
+    return TaskSettings(pipeline, settings, generation, answers)
+
+
+def _modelscope_answers(folder: Path, name: object, file: Path) -> tuple[str, ...]:
+    """The answers in a file {"answer": label}, by label."""
+    if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
+        raise UserError(f"{file} names the answers {name!r}, which is not a file next to it; copy it from the model")
+    if not name.endswith(".pkl"):
+        return tuple(read_answers(folder / name))
+    labels = load_plain_pickle(folder / name)
+    return tuple(order_answers(list(labels.items()) if isinstance(labels, dict) else labels, folder / name))

@@ -6,20 +6,12 @@ import pytest
 import torch
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
-from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation.prefix_tree import PrefixTree
-from ofa.model import OFAModel
 
 CRITERION = LabelSmoothedCrossEntropy(label_smoothing=0.1)
 ANSWERS = [[20, 30], [20], [20, 30, 40], [50, 60], [70, 71, 72]]
 TREE = PrefixTree(ANSWERS)
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return OFAModel(OFAConfig.from_name("micro", init_std=0.1)).eval()
 
 
 def states(model, target):

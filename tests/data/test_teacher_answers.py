@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from helpers.rows import make_row
+from helpers.datasets import make_row
 
 from data.teacher_answers import AnsweredRows, TeacherAnswers, read_teacher_answers
 from data.tsv import RowError

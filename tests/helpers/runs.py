@@ -1,4 +1,4 @@
-"""Runs of train.py and evaluate.py as a user starts them, and what comes of them."""
+"""Runs of train.py, evaluate.py and other commands as a user starts them, and their results."""
 
 import atexit
 import base64
@@ -10,7 +10,6 @@ import runpy
 import subprocess
 import sys
 import tempfile
-import weakref
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
@@ -22,14 +21,14 @@ from ofa import pipeline
 ROOT = Path(__file__).parents[2]
 
 
-def run(script, *words, folder, check=True, timeout=300):
-    """Run a script, or a module behind "-m", in `folder`; its process, with stdout and stderr as text.
+def run(script, *arguments, folder, check=True, timeout=300):
+    """Runs a script, or after "-m" a module, in `folder`; returns the completed process with its output as text.
 
-    It is forked from a process that has imported what every command imports, which takes longer than most runs.
+    The process is forked from one with the imports of every command, which take longer than most runs.
     """
     environment = {"OMP_NUM_THREADS": "2", **os.environ, "OFA_CACHE": str(folder / "cache"), "COLUMNS": "200"}
     environment["PYTHONPATH"] = str(ROOT)
-    command = [script if script == "-m" else str(ROOT / script), *map(str, words)]
+    command = [script if script == "-m" else str(ROOT / script), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as streams:
         out, err = Path(streams, "out"), Path(streams, "err")
         process = _server().Process(target=_run_forked, args=(command, environment, folder, out, err))
@@ -46,9 +45,9 @@ def run(script, *words, folder, check=True, timeout=300):
 
 @cache
 def _server():
-    """Where processes are forked from; it is started with the first run, in the environment of runs."""
+    """The context of processes that are forked from one server; the first run starts the server."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["helpers.runs_imports"])
+    context.set_forkserver_preload(["helpers.preloaded"])
     before = dict(os.environ)
     os.environ |= {"OMP_NUM_THREADS": before.get("OMP_NUM_THREADS", "2"), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     forkserver.ensure_running()
@@ -58,12 +57,8 @@ def _server():
 
 
 def _run_forked(command, environment, folder, out, err):
-    """What `python` does with the words of a command, in a process that is this run's own."""
-    # What imports have left to be done at the end (wandb: to delete a folder) is left to the process they happened in.
-    atexit._clear()
-    weakref.finalize._registry.clear()
-    weakref.finalize._registered_with_atexit = False
-    # The run's own processes, which read data, start as those of any command do, not as this one was started.
+    """Does what `python` does with the arguments of a command, in a process of its own."""
+    # Data workers start in the default way, not as this process did.
     multiprocessing.set_start_method(None, force=True)
     os.chdir(folder)
     os.environ.clear()
@@ -87,16 +82,13 @@ def predictions_of(run_folder, split):
 
 
 def answers_of_pipeline(model, name, file, **columns):
-    """What the pipeline `name` of a model, such as a run's folder, says of the rows of a TSV file.
+    """Results of the pipeline `name` for the rows of a TSV file; the model is, for example, a run's folder.
 
     Args:
-        columns: number of the column of the image, and of each text.
+        columns: number of the column of the image and of each text.
     """
     rows = [line.split("\t") for line in file.read_text().splitlines()]
     texts = {text: [row[number] for row in rows] for text, number in columns.items()}
-    images = [Image.open(io.BytesIO(base64.urlsafe_b64decode(_url_safe(cell)))) for cell in texts.pop("image")]
+    cells = [cell.replace("+", "-").replace("/", "_") for cell in texts.pop("image")]
+    images = [Image.open(io.BytesIO(base64.urlsafe_b64decode(cell))) for cell in cells]
     return pipeline(name, model, device="cpu")(images, **texts)
-
-
-def _url_safe(text):
-    return text.replace("+", "-").replace("/", "_")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.golden import fill_fairseq, generator, load_arrays, load_json
-from helpers.random_model import random_model, three_samples
+from helpers.models import random_model, three_samples
 
 from ofa.config import OFAConfig
 from ofa.errors import UserError
@@ -19,11 +19,6 @@ def random_answers(seed, n=40):
     """Of one to five words of six, so that many share their beginnings and some are equal."""
     rng = random.Random(seed)
     return [[rng.randrange(100, 106) for _ in range(rng.randint(1, 5))] for _ in range(n)]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return random_model()
 
 
 @pytest.fixture(scope="module")

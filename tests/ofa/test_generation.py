@@ -2,23 +2,12 @@ import itertools
 
 import pytest
 import torch
-from helpers.random_model import random_model, three_samples
 
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree, generate
 from ofa.generation.step_decoder import StepDecoder
 from ofa.model import OFAModel
-
-
-@pytest.fixture(scope="module")
-def model():
-    return random_model()
-
-
-@pytest.fixture
-def batch():
-    return three_samples()
 
 
 def logits(model, batch, tokens):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers.random_model import random_model, three_samples
+from helpers.models import random_model, three_samples
 
 from ofa.config import OFAConfig
 from ofa.errors import UserError

@@ -4,7 +4,6 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers.random_model import random_model, three_samples
 
 from ofa.config import OFAConfig
 from ofa.errors import UserError
@@ -14,16 +13,6 @@ from ofa.model import OFAModel
 
 RANGE = (58457, 58462)  # a vocabulary of five words, beside `</s>`
 TREE = PrefixTree([[70], [70, 80], [90, 80, 70], [60, 50, 40, 30]])
-
-
-@pytest.fixture(scope="module")
-def model():
-    return random_model(init_std=0.1)
-
-
-@pytest.fixture
-def batch():
-    return three_samples()
 
 
 def rows(batch, index):

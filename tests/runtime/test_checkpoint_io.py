@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, whatever happens while they are written."""
+"""Checkpoints are intact or absent, whatever happens while they are written."""
 
 import os
 import random
@@ -27,7 +27,7 @@ def names(folder):
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_of_the_last_checkpoint_the_one_before_is_kept(tmp_path):
+def test_the_checkpoint_before_the_last_one_is_kept(tmp_path):
     for number in range(3):
         save(tmp_path / "checkpoints", number)
     assert names(tmp_path / "checkpoints") == ["last.ckpt", "last.previous.ckpt"]
@@ -38,7 +38,7 @@ def test_of_the_last_checkpoint_the_one_before_is_kept(tmp_path):
     assert names(tmp_path / "other") == ["best.ckpt"]
 
 
-def test_the_one_before_is_of_another_update(tmp_path):
+def test_the_checkpoint_before_is_of_another_step(tmp_path):
     files = CheckpointFiles()
     for number, step in enumerate([2, 4, 4, 4]):
         files.save_checkpoint({**CONTENT, "number": number, "global_step": step}, tmp_path / "last.ckpt")
@@ -61,37 +61,37 @@ def test_a_file_keeps_its_old_content_until_the_new_one_is_on_disk(tmp_path):
     assert file.read_text() == "new" and (tmp_path / "previous").read_text() == "old"
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_a_checkpoint_that_was_cut_short_is_known(tmp_path, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_detected(tmp_path, fraction):
     save(tmp_path, 1)
     data = (tmp_path / "last.ckpt").read_bytes()
-    (tmp_path / "last.ckpt").write_bytes(data[: int(share * len(data))])
+    (tmp_path / "last.ckpt").write_bytes(data[: int(fraction * len(data))])
     assert verify_checkpoint(tmp_path / "last.ckpt") is not None
 
 
-def test_no_changed_byte_changes_a_checkpoint_unnoticed(tmp_path):
+def test_a_changed_byte_is_detected_or_harmless(tmp_path):
     CheckpointFiles().save_checkpoint({"weights": torch.arange(200.0), "global_step": 1}, tmp_path / "last.ckpt")
     data = (tmp_path / "last.ckpt").read_bytes()
-    chance, noticed = random.Random(0), 0
+    generator, detected = random.Random(0), 0
     for _ in range(200):
         changed = bytearray(data)
-        changed[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        changed[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
         (tmp_path / "changed.ckpt").write_bytes(changed)
         if verify_checkpoint(tmp_path / "changed.ckpt") is None:  # a byte of padding, or of a date
             weights = torch.load(tmp_path / "changed.ckpt", weights_only=True)["weights"]
             assert torch.equal(weights, torch.arange(200.0))
         else:
-            noticed += 1
-    assert noticed > 50
+            detected += 1
+    assert detected > 50
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(tmp_path):
+def test_a_full_disk_keeps_the_last_checkpoint_and_names_the_remedy(tmp_path):
     folder = tmp_path / "run/checkpoints"
     save(folder, 1)
     part_of(folder / "last.ckpt").symlink_to("/dev/full")  # where every write finds the disk full
     with pytest.raises(
-        UserError, match=r"last.ckpt was not written: the disk is full; make space on it, then go on from .*last.ckpt, "
-        r"which is as it was, by resume=.*run or resume=auto"
+        UserError, match=r"last.ckpt was not written: the disk is full; free some space, then resume from .*last.ckpt, "
+        r"which is intact, by resume=.*run or resume=auto"
     ):  # fmt: skip
         save(folder, 2)
     assert names(folder) == ["last.ckpt"] and number_of(folder / "last.ckpt") == 1
@@ -109,7 +109,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_disk_that_fills_up_leaves_the_last_checkpoint(small_disk):
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(small_disk):
     save(small_disk, 1)
     save(small_disk, 2)
     with pytest.raises(UserError, match="the disk is full"):
@@ -118,15 +118,15 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(small_disk):
     assert number_of(small_disk / "last.ckpt") == 2
 
 
-def test_a_disk_that_becomes_read_only_leaves_the_last_checkpoint(small_disk):
+def test_a_disk_that_becomes_read_only_keeps_the_last_checkpoint(small_disk):
     save(small_disk, 1)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    with pytest.raises(UserError, match="last.ckpt was not written: Read-only file system; make .* can be written"):
+    with pytest.raises(UserError, match="last.ckpt was not written: Read-only file system; make .* a writable folder"):
         save(small_disk, 2)
     assert number_of(small_disk / "last.ckpt") == 1
 
 
-def test_before_the_first_checkpoint_there_is_none_to_go_on_from(tmp_path):
+def test_before_the_first_checkpoint_the_run_has_to_start_again(tmp_path):
     (tmp_path / "checkpoints").write_text("not a folder")
     with pytest.raises(UserError, match="last.ckpt was not written: File exists; .* start again; there was no check"):
         save(tmp_path / "checkpoints", 1)

@@ -30,19 +30,19 @@ def checked(**changes):
         ({"ema__decay": 2}, "ema.decay=2 is not a number between 0 and 1"),
     ],
 )
-def test_impossible_numbers_are_refused_by_name(changes, message):
+def test_invalid_numbers_are_refused_by_name(changes, message):
     with pytest.raises(UserError, match=message):
         checked(**changes)
 
 
 @pytest.mark.parametrize("key", ["trainer.precision", "distill.teacher_precision"])
-def test_half_precision_is_refused_without_a_gpu_whatever_the_accelerator_is_called(key, monkeypatch):
+def test_half_precision_is_refused_without_a_gpu(key, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match=f"{key}=16-true needs a GPU"):
         checked(trainer__accelerator="auto", **{key: "16-true"})
 
 
-def test_sharding_on_a_cpu_is_refused_where_the_library_cannot(monkeypatch):
+def test_sharding_on_a_cpu_is_refused_if_torch_does_not_support_it(monkeypatch):
     monkeypatch.setattr("runtime.checks.WORKS_ON_CPUS", False)
     with pytest.raises(UserError, match="trainer=fsdp needs GPUs with PyTorch .*; upgrade it, or set trainer=ddp"):
         checked(trainer__strategy=OmegaConf.load(CONFIGS / "trainer/fsdp.yaml").strategy)
@@ -54,11 +54,11 @@ def test_sharding_on_a_cpu_is_refused_where_the_library_cannot(monkeypatch):
         ({"ema__decay": 0.9}, "ema.decay=0.9 and trainer=fsdp do not go together"),
         ({"model__compile": True}, "model.compile=True and trainer=fsdp do not go together"),
         ({"distill__on_policy": {"weight": 0.5}}, "distill.on_policy.weight=0.5 and trainer=fsdp do not go together"),
-        ({"task__name": "caption_scst", "init": "RUN"}, "task=caption_scst answers in each step"),
+        ({"task__name": "caption_scst", "init": "RUN"}, "task=caption_scst generates in each step"),
         ({"trainer__precision": "16-mixed"}, "trainer.precision=16-mixed does not work with trainer=fsdp"),
     ],
 )
-def test_what_needs_whole_weights_is_refused_where_they_are_sharded(changes, message, monkeypatch):
+def test_settings_that_need_full_weights_are_refused_with_sharding(changes, message, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     sharded = OmegaConf.load(CONFIGS / "trainer/fsdp.yaml").strategy
     checked(trainer__accelerator="auto", trainer__strategy=sharded)
@@ -66,5 +66,5 @@ def test_what_needs_whole_weights_is_refused_where_they_are_sharded(changes, mes
         checked(trainer__accelerator="auto", trainer__strategy=sharded, **changes)
 
 
-def test_sound_numbers_pass():
+def test_valid_numbers_pass():
     checked(trainer__precision="bf16-mixed", trainer__devices="auto", data__batch_size=1, ema__decay=0.9)

@@ -2,8 +2,10 @@ import errno
 import json
 import os
 import sys
+from contextlib import nullcontext
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
@@ -32,7 +34,7 @@ def test_the_published_distillations_compose_and_ask_for_their_teacher(task):
         check_overrides("train", words)
 
 
-def test_sweeps_are_left_to_hydra(monkeypatch):
+def test_overrides_of_sweeps_are_left_to_hydra(monkeypatch):
     monkeypatch.setattr("runtime.overrides.find_spec", lambda name: name)  # as if the search were installed
     check_overrides("train", ["optim.lr=1e-5,3e-5", "task=refcoco"])
     check_overrides("train", ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "optim.lr=tag(log,interval(1,2))"])
@@ -66,23 +68,26 @@ def test_loggers_are_chosen_alone_or_as_a_list(word):
         (["optim=5"], "must be a string or a list"),
         (["data.scenes.image_size=${task.imgsize}"], "imgsize"),
         (["optim.lr=["], "is not of the form key=value"),
+        (["hydra.run.dri=x"], "there is no setting 'hydra.run.dri'; did you mean 'hydra.run.dir'"),
+        (["hydra/launcher=slurm"], "hydra/launcher=slurm is not one of basic"),
+        (["recipe=tsv/refcok"], "recipe=tsv/refcok is not one of .*; did you mean 'tsv/refcoco'"),
     ],
 )
-def test_a_mistaken_override_is_answered_in_one_line_with_the_closest_name(words, message):
+def test_a_wrong_override_is_refused_in_one_line_with_the_closest_name(words, message):
     with pytest.raises(UserError, match=message) as error:
         check_overrides("train", words)
     assert "\n" not in str(error.value)
 
 
-def test_a_setting_of_a_distillation_that_is_not_chosen_is_answered_with_the_choices():
+def test_a_setting_of_a_distillation_that_is_not_chosen_is_refused_with_the_choices():
     message = "distill.teacher has no effect with distill=none; choose one of distill=attention, .*, distill=sequence$"
     with pytest.raises(UserError, match=message):
         check_overrides("train", ["distill.teacher=RUN"])
 
 
 @pytest.mark.parametrize("word", ["model=base", "optim=adamw", "distill=logits"])
-def test_a_choice_that_a_script_does_not_read_is_refused(word):
-    with pytest.raises(UserError, match=f"evaluate.py reads nothing of .*; leave {word} out"):
+def test_a_group_that_a_script_does_not_use_is_refused(word):
+    with pytest.raises(UserError, match=f"evaluate.py does not use .*; leave {word} out"):
         check_overrides("evaluate", [word, "checkpoint=RUN"])
 
 
@@ -90,56 +95,73 @@ def test_devices_may_be_a_list_or_auto():
     check_overrides("train", ["trainer.devices=[1]"])
 
 
-def test_a_setting_that_has_to_be_given_is_asked_for():
+def test_a_missing_setting_is_named_with_the_command():
     with pytest.raises(UserError, match=r"checkpoint has to be given: evaluate.py checkpoint=..."):
         check_overrides("evaluate", ["task=refcoco"])
     with pytest.raises(UserError, match=r"teacher has to be given: python -m training.fill_cache distill.teacher=..."):
         check_overrides("fill_cache", ["distill=logits"])
 
 
-def test_a_run_that_is_to_go_on_in_its_folder_needs_one_that_stays(tmp_path):
-    with pytest.raises(UserError, match="resume=auto needs hydra.run.dir=FOLDER: without it, each start has a folder"):
-        check_folder("train", ["resume=auto"], is_sweep=False)
-    with pytest.raises(UserError, match="resume=auto needs hydra.sweep.dir=FOLDER"):
-        check_folder("train", ["resume=auto", "seed=1,2", f"hydra.run.dir={tmp_path}"], is_sweep=True)
-    check_folder("train", ["resume=auto", f"hydra.run.dir={tmp_path}/new/${{task.name}}"], is_sweep=False)
-
-
-def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "is_sweep", "message"),
+    [
+        (["resume=auto"], False, "resume=auto needs hydra.run.dir=FOLDER: without it, each start has another folder"),
+        (["resume=auto", "seed=1,2", "hydra.run.dir=FOLDER"], True, "resume=auto needs hydra.sweep.dir=FOLDER"),
+        (["resume=auto", "hydra.run.dir=FOLDER/new/${task.name}"], False, None),
+        (["hydra.run.dir=FOLDER/file/run"], False, "hydra.run.dir=.*file/run: .*file cannot be written; give a folder"),
+    ],
+)
+def test_a_folder_has_to_be_writable_and_known_to_a_run_that_resumes_in_it(tmp_path, arguments, is_sweep, message):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="hydra.run.dir=.*file/run: .*file cannot be written; give a folder that can"):
-        check_folder("train", [f"hydra.run.dir={tmp_path}/file/run"], is_sweep=False)
+    config = check_overrides("train", [word.replace("FOLDER", str(tmp_path)) for word in arguments])
+    with nullcontext() if message is None else pytest.raises(UserError, match=message):
+        check_folder(config, is_sweep)
 
 
-def test_a_cluster_is_reached_by_sweeps_where_its_commands_are(monkeypatch):
-    config = check_overrides("train", ["cluster=slurm"])
-    with pytest.raises(UserError, match="cluster=slurm starts jobs by -m"):
+def test_a_cluster_is_used_by_sweeps_on_machines_that_can_submit_jobs(monkeypatch):
+    config = check_overrides("train", ["cluster=slurm", "trainer=ddp", "trainer.devices=2"])
+    with pytest.raises(UserError, match="cluster=slurm needs -m"):
         check_cluster(config, is_sweep=False)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="there is no command sbatch here"):
         check_cluster(config, is_sweep=True)
     check_cluster(check_overrides("train", []), is_sweep=False)
+    monkeypatch.setenv("OFA_PARENT", "1")  # a further process of a job
+    check_cluster(config, is_sweep=False)
 
 
-def test_a_job_goes_on_by_itself_and_saves_between_validations_unless_told_otherwise():
+def test_a_job_resumes_by_itself_and_saves_between_validations_by_default():
     assert check_overrides("train", []).resume is None
     config = check_overrides("train", ["cluster=slurm"])
     assert (config.resume, config.save_every) == ("auto", 100)
     assert check_overrides("train", ["cluster=slurm", "save_every=7"]).save_every == 7
 
 
-def test_the_other_processes_of_a_job_start_with_its_words(monkeypatch):
-    config = check_overrides("train", ["cluster=slurm", "trainer=ddp", "trainer.devices=2"])
-    monkeypatch.setenv("OFA_PARENT", "1")
-    monkeypatch.setenv("PATH", "")  # on a machine that no jobs are submitted from
-    check_cluster(config, is_sweep=False)
-
-
 def test_a_launcher_that_is_not_installed_is_named_with_the_command_that_installs_it(monkeypatch):
-    Plugins.instance()  # has told the store of all that are installed
+    Plugins.instance()  # has registered all that are installed
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "submitit_slurm.yaml")
     with pytest.raises(UserError, match=r"cluster=slurm needs Hydra's launcher for it; .* pip install -e '.\[slurm\]'"):
         check_overrides("train", ["cluster=slurm"])
+
+
+@pytest.fixture
+def own_configs(tmp_path):
+    """A folder outside the project with an option of a group of the project, and a group of its own."""
+    for name, content in {"model/atto": "defaults: [micro]\nresnet_drop_path_rate: 0.3", "extra/a": "x: 1"}.items():
+        file = tmp_path / f"conf/{name}.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text(content)
+    return tmp_path / "conf"
+
+
+def test_configs_of_a_folder_outside_the_project_are_options_like_others(own_configs):
+    words = [f"hydra.searchpath=[file://{own_configs}]"]
+    config = check_overrides("train", [*words, "model=atto", "+extra=a", "model.init_std=0.1"])
+    assert (config.model.name, config.model.resnet_drop_path_rate, config.extra.x) == ("micro", 0.3, 1)
+    with pytest.raises(UserError, match="model=ato is not one of atto, base, .*; did you mean 'atto'"):
+        check_overrides("train", [*words, "model=ato"])
+    with pytest.raises(UserError, match="extra.y.* 'extra.x'"):
+        check_overrides("train", [*words, "+extra=a", "extra.y=1"])
 
 
 QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # "disabled" would outlast the test
@@ -153,7 +175,7 @@ def start(monkeypatch, function, *words):
     return end.value.code
 
 
-def test_a_run_of_a_sweep_that_a_mistake_ends_leaves_the_others_alone(monkeypatch, tmp_path, capsys):
+def test_a_failed_run_of_a_sweep_does_not_end_the_others(monkeypatch, tmp_path, capsys):
     rates = []
 
     def train(config):
@@ -166,8 +188,8 @@ def test_a_run_of_a_sweep_that_a_mistake_ends_leaves_the_others_alone(monkeypatc
     words = ["-m", "optim.lr=-1,2,1e-3", f"hydra.sweep.dir={tmp_path}"]
     assert start(monkeypatch, train, *words) == f"error: 2 runs of the sweep failed: {tmp_path}/0, {tmp_path}/1"
     assert rates == [-1, 2, 1e-3]
-    said = capsys.readouterr().err
-    assert "\nerror: optim.lr=-1 is too small\n" in f"\n{said}" and "RuntimeError: no memory left" in said
+    errors = capsys.readouterr().err
+    assert "\nerror: optim.lr=-1 is too small\n" in f"\n{errors}" and "RuntimeError: no memory left" in errors
 
 
 def test_a_search_survives_trials_that_fail_but_not_when_all_do(monkeypatch, tmp_path, capfd):
@@ -192,51 +214,64 @@ def test_a_search_survives_trials_that_fail_but_not_when_all_do(monkeypatch, tmp
     assert "Traceback" not in capfd.readouterr().err
 
 
-OF_TWO = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+TWO_PROCESSES = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
 
 
-def test_a_run_of_a_sweep_of_several_processes_is_a_command_of_its_own(monkeypatch, tmp_path):
+def test_a_run_of_a_sweep_of_several_processes_is_a_command_of_its_own(monkeypatch, tmp_path, own_configs):
     commands = []
 
-    def run_apart(command, signals):
+    def subprocess_run(command, signals):
         commands.append(command)
         if "optim.lr=-1" in command:
             raise RunFailed
 
-    monkeypatch.setattr(command_line, "run_apart", run_apart)
-    of_hydra = ["hydra.verbose=[data]", "+hydra.job.env_set.A=b"]
+    monkeypatch.setattr(command_line, "subprocess_run", subprocess_run)
+    of_runs = ["hydra.verbose=[data]", "+hydra.job.env_set.A=b"]
     of_sweep = ["hydra/sweeper=basic", "hydra.sweeper.max_batch_size=1", "hydra/launcher=basic"]
-    words = ["-m", *OF_TWO, *of_sweep, *of_hydra, "optim.lr=-1,1", f"hydra.sweep.dir={tmp_path}"]
+    overrides = [*TWO_PROCESSES, "model=atto", *of_sweep, *of_runs, "optim.lr=-1,1", f"hydra.sweep.dir={tmp_path}"]
+    words = ["-m", "--config-dir", str(own_configs), *overrides]
     assert start(monkeypatch, pytest.fail, *words) == f"error: 1 runs of the sweep failed: {tmp_path}/0"
-    for number, (words, rate) in enumerate(zip(commands, (-1, 1), strict=True)):
-        assert words[2:] == [*OF_TWO, f"optim.lr={rate}", *of_hydra, *QUIET, f"hydra.run.dir='{tmp_path}/{number}'"]
+    search_path = f"hydra.searchpath=['file://{own_configs}']"
+    for number, rate in enumerate((-1, 1)):
+        task = [*TWO_PROCESSES, "model=atto", f"optim.lr={rate}"]
+        assert commands[number][2:] == [*task, *of_runs, *QUIET, search_path, f"hydra.run.dir='{tmp_path}/{number}'"]
 
 
-def test_such_a_run_tells_the_sweep_where_it_was_stopped_and_leaves_the_rest_to_it(monkeypatch, tmp_path, capsys):
+def test_the_configuration_is_composed_twice(monkeypatch, tmp_path, own_configs):
+    compositions, original = [], ConfigLoaderImpl.load_configuration
+    monkeypatch.setattr(
+        ConfigLoaderImpl, "load_configuration", lambda *a, **k: (compositions.append(1), original(*a, **k))[1]
+    )
+    monkeypatch.setattr(sys, "argv", ["train.py", "-cd", str(own_configs), "model=atto", f"hydra.run.dir={tmp_path}"])
+    command("train")(lambda config: None)()
+    assert len(compositions) == 2
+
+
+def test_such_a_run_reports_to_the_sweep_where_it_was_stopped(monkeypatch, tmp_path, capsys):
     def train(config):
         assert OUTCOME not in os.environ  # for the processes that it starts
-        raise Preempted("SIGUSR1: stopped behind update 3")
+        raise Preempted("SIGUSR1: stopped after step 3")
 
     monkeypatch.setenv(OUTCOME, str(tmp_path / "outcome"))
     assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == 75
-    assert json.loads((tmp_path / "outcome").read_text())["stopped"] == "SIGUSR1: stopped behind update 3"
+    assert json.loads((tmp_path / "outcome").read_text())["stopped"] == "SIGUSR1: stopped after step 3"
     assert "SIGUSR1" not in capsys.readouterr().err
 
 
-def test_a_job_that_is_not_to_be_queued_again_ends_with_an_error(monkeypatch, tmp_path):
+def test_a_job_that_is_not_requeued_ends_with_an_error(monkeypatch, tmp_path):
     def stop(config):
-        raise Preempted("SIGUSR1: stopped behind update 3")
+        raise Preempted("SIGUSR1: stopped after step 3")
 
     def refuse(config):
-        raise UserError("job 7 is not queued again")
+        raise UserError("job 7 is not requeued")
 
-    monkeypatch.setattr(command_line, "how_it_goes_on", refuse)
-    said = "error: SIGUSR1: stopped behind update 3; job 7 is not queued again"
-    assert start(monkeypatch, stop, f"hydra.run.dir={tmp_path}") == said
+    monkeypatch.setattr(command_line, "requeue_or_explain", refuse)
+    message = "error: SIGUSR1: stopped after step 3; job 7 is not requeued"
+    assert start(monkeypatch, stop, f"hydra.run.dir={tmp_path}") == message
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOSPC])
-def test_a_file_that_cannot_be_used_is_named_with_the_checkpoint_to_go_on_from(monkeypatch, tmp_path, capsys, number):
+def test_an_unusable_file_is_named_with_the_checkpoint_to_resume_from(monkeypatch, tmp_path, capsys, number):
     def train(config):
         raise OSError(number, os.strerror(number), "metrics.csv")
 
@@ -247,10 +282,10 @@ def test_a_file_that_cannot_be_used_is_named_with_the_checkpoint_to_go_on_from(m
     last.touch()
     assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == FILE_STATUS
     sentence = capsys.readouterr().err
-    assert sentence.startswith("error: metrics.csv") and f"then go on from {last}, " in sentence
+    assert sentence.startswith("error: metrics.csv") and f"then resume from {last}, " in sentence
 
 
-def test_a_full_disk_ends_a_sweep_whatever_file_has_met_it(monkeypatch, tmp_path, capsys):
+def test_a_full_disk_ends_a_sweep_whatever_file_was_written(monkeypatch, tmp_path, capsys):
     def log(config):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
 
@@ -264,7 +299,7 @@ def test_a_full_disk_ends_a_sweep_whatever_file_has_met_it(monkeypatch, tmp_path
         assert capsys.readouterr().err.count(said) == 1  # by the first of two runs
 
 
-def test_an_error_of_the_system_that_is_about_no_file_stays_as_it_is(monkeypatch, tmp_path, capsys):
+def test_a_system_error_without_a_file_is_not_changed(monkeypatch, tmp_path, capsys):
     def train(config):
         raise OSError(errno.EIO, "no file")
 

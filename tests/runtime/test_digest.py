@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
+from runtime import digest as digests
 from runtime.digest import digest
-from training import digest as digests
 
 
-def test_a_file_is_known_by_its_content(tmp_path):
+def test_a_digest_depends_on_the_content(tmp_path):
     (tmp_path / "a").write_text("text")
     (tmp_path / "b").write_text("text")
     (tmp_path / "c").write_text("texT")
@@ -16,7 +16,7 @@ def test_a_file_is_known_by_its_content(tmp_path):
     assert a == b != c
 
 
-def test_a_file_is_read_again_only_where_it_was_written_to_since(tmp_path, monkeypatch):
+def test_a_file_is_read_again_only_after_a_change(tmp_path, monkeypatch):
     file = tmp_path / "a"
     file.write_text("text")
     before = digest(file)
@@ -28,20 +28,20 @@ def test_a_file_is_read_again_only_where_it_was_written_to_since(tmp_path, monke
     assert digest(file) != before
 
 
-def test_of_a_large_file_size_ends_and_a_block_in_each_stride_count(tmp_path, monkeypatch):
+def test_the_digest_of_a_large_file_covers_size_ends_and_a_block_of_each_stride(tmp_path, monkeypatch):
     for name, value in {"WHOLE": 100, "END": 50, "BLOCK": 10, "STRIDE": 25}.items():
         monkeypatch.setattr(digests, name, value)
 
-    def of(text):
+    def digest_of(text):
         file = tmp_path / f"large{len(list(tmp_path.iterdir()))}"
         file.write_text(text)
         return digest(file)
 
-    same = of("a" * 200)
+    same = digest_of("a" * 200)
     for place in (0, 49, 50, 59, 75, 109, 125, 150, 199):
-        assert of("a" * place + "b" + "a" * (199 - place)) != same
-    assert of("a" * 120 + "b" + "a" * 79) == same
-    assert of("a" * 201) != same
+        assert digest_of("a" * place + "b" + "a" * (199 - place)) != same
+    assert digest_of("a" * 120 + "b" + "a" * 79) == same
+    assert digest_of("a" * 201) != same
 
 
 def test_the_end_of_a_checkpoint_holds_a_checksum_of_each_tensor(tmp_path):

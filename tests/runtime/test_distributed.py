@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.fakes import write_scontrol
 from helpers.runs import ROOT, run
-from helpers.scontrol import write_scontrol
 
 from ofa.config import OFAConfig
 from ofa.model import OFAModel

@@ -24,7 +24,7 @@ def no_launcher(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def put_by_torchrun(monkeypatch, local, world):
+def start_by_torchrun(monkeypatch, local, world):
     for name, value in {"RANK": local, "LOCAL_RANK": local, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1",
                         "MASTER_PORT": 29500}.items():  # fmt: skip
         monkeypatch.setenv(name, str(value))
@@ -43,7 +43,7 @@ def test_a_machine_has_a_process_for_each_device(monkeypatch, devices, count):
 
 
 @pytest.mark.parametrize("devices", [0, "two", -2, []])
-def test_what_is_no_number_of_devices_is_refused(devices):
+def test_an_invalid_number_of_devices_is_refused(devices):
     with pytest.raises(UserError, match="is not a number of devices"):
         devices_of(trainer(devices))
 
@@ -61,18 +61,18 @@ def test_several_devices_need_a_trainer_for_them():
         devices_of(OmegaConf.create({"accelerator": "cpu", "devices": 2}))
 
 
-def test_torchrun_and_srun_are_recognised_by_their_variables(monkeypatch):
+def test_torchrun_and_srun_are_recognized_by_their_variables(monkeypatch):
     assert rank_info() is None and worker_overrides() == []
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
     monkeypatch.setenv("SLURM_NODEID", "1")
     monkeypatch.setenv("SLURM_LOCALID", "2")
     assert rank_info() == RankInfo(rank=6, local=2, world=8)
-    put_by_torchrun(monkeypatch, local=0, world=4)  # that is started by srun
+    start_by_torchrun(monkeypatch, local=0, world=4)  # that is started by srun
     assert rank_info() == RankInfo(rank=0, local=0, world=4) and worker_overrides() == []
 
 
-def test_the_interface_towards_another_machine_is_found_and_none_towards_this_one():
+def test_the_interface_to_another_machine_is_found():
     assert interface_to("127.0.0.1") is None
     interface = interface_to("192.0.2.1")  # of nobody
     if interface is None:
@@ -80,18 +80,18 @@ def test_the_interface_towards_another_machine_is_found_and_none_towards_this_on
     assert interface in (name for _, name in socket.if_nameindex()) and interface != "lo"
 
 
-def test_processes_that_do_not_reach_each_other_say_so(monkeypatch):
+def test_processes_that_cannot_reach_each_other_end_with_the_remedy(monkeypatch):
     def fail(*args, **settings):
         raise RuntimeError("Gloo connectFullMesh failed with refused\nthe stack of C++")
 
     monkeypatch.setattr(dist, "init_process_group", fail)
-    message = r"process 0 of 2 does not reach the others \(Gloo .* refused\); set GLOO_SOCKET_IFNAME to"
+    message = r"process 0 of 2 cannot reach the others \(Gloo .* refused\); set GLOO_SOCKET_IFNAME to"
     with pytest.raises(UserError, match=message):
-        launching._meet(dist.HashStore(), 0, 2, "gloo")
+        launching._init_group(dist.HashStore(), 0, 2, "gloo")
 
 
-def test_machines_that_have_other_numbers_of_processes_than_configured_are_refused(monkeypatch):
-    put_by_torchrun(monkeypatch, local=1, world=4)
+def test_another_number_of_processes_per_machine_than_configured_is_refused(monkeypatch):
+    start_by_torchrun(monkeypatch, local=1, world=4)
     with pytest.raises(
         UserError, match="process 1 of the run is process 1 of its machine, but .*devices=1 it would be 0"
     ):
@@ -100,22 +100,22 @@ def test_machines_that_have_other_numbers_of_processes_than_configured_are_refus
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "MASTER_ADDR"])
-def test_a_place_that_the_environment_says_in_part_is_refused(monkeypatch, name):
-    put_by_torchrun(monkeypatch, local=0, world=2)
+def test_an_incomplete_environment_of_torchrun_is_refused(monkeypatch, name):
+    start_by_torchrun(monkeypatch, local=0, world=2)
     monkeypatch.delenv(name)
     with pytest.raises(UserError, match=f"has LOCAL_RANK, as by torchrun, but no {name}; start the processes by"):
         rank_info()
 
 
-def test_a_process_that_is_not_the_first_leaves_no_folder_of_its_own(monkeypatch):
-    put_by_torchrun(monkeypatch, local=1, world=2)
+def test_other_ranks_than_zero_write_no_logs_and_no_outputs(monkeypatch):
+    start_by_torchrun(monkeypatch, local=1, world=2)
     words = worker_overrides()
     assert "hydra.output_subdir=null" in words and "hydra/job_logging=disabled" in words
     assert any(word.startswith("hydra.run.dir=") for word in words)
 
 
 def test_another_number_of_processes_than_configured_is_refused(monkeypatch):
-    put_by_torchrun(monkeypatch, local=0, world=4)
+    start_by_torchrun(monkeypatch, local=0, world=4)
     with pytest.raises(UserError, match=r"4 processes were started, but trainer.devices=2 on 1 machines makes 2"):
         with distributed_run(trainer(2), ["true"]):
             pass
@@ -127,8 +127,7 @@ def test_several_machines_need_a_launcher():
             pass
 
 
-def test_a_process_of_its_own_is_the_first_and_all_there_are():
-
+def test_a_single_process_is_rank_zero_of_one():
     with distributed_run(trainer(1), ["false"]), local_rank_zero_first(1):
         assert (rank(), world_size()) == (0, 1)
         assert gather(["a", "b"]) == ["a", "b"] and broadcast_object("a") == "a"
@@ -145,7 +144,7 @@ def prepare(rank, file):
     dist.destroy_process_group()
 
 
-def test_the_others_wait_for_a_long_preparation(tmp_path):
+def test_other_processes_wait_for_a_long_preparation(tmp_path):
     fork = multiprocessing.get_context("fork")
     processes = [fork.Process(target=prepare, args=(rank, tmp_path / "group")) for rank in range(2)]
     for process in processes:
@@ -157,7 +156,7 @@ def test_the_others_wait_for_a_long_preparation(tmp_path):
 
 @pytest.fixture
 def one_of_two(monkeypatch):
-    """Makes this process one of a run of two, of which nothing else is there but their store."""
+    """Makes this process one of a run of two, of which only the store exists."""
 
     def start(number, started=()):
         run = Run(dist.HashStore(), list(started))
@@ -173,45 +172,45 @@ STOP, ERROR = Preempted("SIGUSR1: stopped"), UserError("a broken row")
 
 
 @pytest.mark.parametrize(
-    ("number", "before", "error", "becomes", "says"),
+    ("number", "before", "error", "raises", "message"),
     [
         (0, None, STOP, Preempted, "SIGUSR1: stopped"),
-        (0, STOP, STOP, Preempted, "SIGUSR1: stopped"),  # another one has left before
+        (0, STOP, STOP, Preempted, "SIGUSR1: stopped"),  # another one has stopped before
         (0, STOP, RuntimeError("closed by peer"), Preempted, "a signal stopped another process of this run"),
         (1, None, STOP, SystemExit, "75"),
         (1, STOP, RuntimeError("closed by peer"), SystemExit, "75"),
         (0, None, ERROR, UserError, "a broken row"),
         (1, None, ERROR, UserError, "a broken row"),
-        (0, ERROR, STOP, SystemExit, "1"),  # which the launcher stops, since another one has failed
+        (0, ERROR, STOP, SystemExit, "1"),  # by the launcher, since another one has failed
     ],
 )
-def test_the_first_process_speaks_of_signals_and_the_first_to_fail_of_errors(
-    monkeypatch, one_of_two, number, before, error, becomes, says
+def test_rank_zero_reports_signals_and_the_first_process_to_fail_its_error(
+    monkeypatch, one_of_two, number, before, error, raises, message
 ):
     run = one_of_two(number)
-    run.store.set("first ended", "")
+    run.store.set("rank 0 ended", "")
     if before is not None:
         run.ended_by(launching.STOPPED if before is STOP else "1")
-    with pytest.raises(becomes) as raised, distributed_run(trainer(2), []):
+    with pytest.raises(raises) as raised, distributed_run(trainer(2), []):
         raise error
-    assert str(raised.value) == says
+    assert str(raised.value) == message
 
 
-def test_a_process_that_a_launcher_has_started_stays_until_the_first_one_has_ended(one_of_two):
+def test_a_process_of_a_launcher_ends_after_rank_zero(one_of_two):
     run = one_of_two(1)
-    threading.Timer(0.6, lambda: run.store.set("first ended", "")).start()
+    threading.Timer(0.6, lambda: run.store.set("rank 0 ended", "")).start()
     start = time.monotonic()
     with pytest.raises(SystemExit), distributed_run(trainer(2), []):
         raise STOP
     assert time.monotonic() - start > 0.5
 
 
-@pytest.mark.parametrize(("status", "becomes"), [(75, 75), (1, 1)])
-def test_a_process_that_waits_in_vain_ends_with_the_status_of_the_one_it_waits_for(monkeypatch, status, becomes):
+@pytest.mark.parametrize(("status", "expected"), [(75, 75), (1, 1)])
+def test_a_process_that_waits_for_an_ended_one_ends_with_its_status(monkeypatch, status, expected):
     ended = []
     monkeypatch.setattr("os._exit", ended.append)
     monkeypatch.setattr(launching, "GRACE", 0.0)
-    monkeypatch.setattr(launching, "LAST_STEPS", 0.0)
+    monkeypatch.setattr(launching, "SHUTDOWN", 0.0)
     child = subprocess.Popen([sys.executable, "-S", "-c", f"raise SystemExit({status})"])
     launching._watch_started(Run(dist.HashStore(), [child]))
-    assert ended == [becomes]
+    assert ended == [expected]

@@ -7,8 +7,8 @@ import time
 
 import pytest
 import torch
+from helpers.fakes import write_scontrol
 from helpers.runs import ROOT, run
-from helpers.scontrol import write_scontrol
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers.distilling import make_model, make_plan, save
+from helpers.distillation import make_model, make_plan, save
 from helpers.runs import ROOT, run
-from helpers.small_fits import make_trainer
+from helpers.trainers import make_trainer
 from omegaconf import OmegaConf
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy

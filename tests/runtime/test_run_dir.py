@@ -14,7 +14,7 @@ def hold(folder, is_held):
 
 @pytest.fixture
 def another_run(tmp_path):
-    """A process that is at work in the folder `tmp_path`."""
+    """A process that has locked the folder `tmp_path`."""
     context = multiprocessing.get_context("fork")
     is_held = context.Event()
     process = context.Process(target=hold, args=(tmp_path, is_held), daemon=True)
@@ -25,14 +25,14 @@ def another_run(tmp_path):
     process.join()
 
 
-def test_a_folder_in_which_another_run_is_at_work_is_refused(tmp_path, another_run, monkeypatch):
-    monkeypatch.setattr("runtime.run_dir.PATIENCE", 0.1)
-    refusal = f"another run is writing to {tmp_path} just now; give this one another"
+def test_a_folder_to_which_another_run_writes_is_refused(tmp_path, another_run, monkeypatch):
+    monkeypatch.setattr("runtime.run_dir.LOCK_TIMEOUT", 0.1)
+    refusal = f"another run is writing to {tmp_path}; give this one another"
     with pytest.raises(UserError, match=refusal), lock_run_dir(tmp_path):
         pytest.fail("two runs are in one folder")
 
 
-def test_a_run_that_was_killed_keeps_nobody_out(tmp_path, another_run):
+def test_a_killed_run_leaves_no_lock(tmp_path, another_run):
     another_run.kill()
     with lock_run_dir(tmp_path):
         pass

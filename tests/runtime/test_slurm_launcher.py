@@ -11,7 +11,7 @@ from runtime.command_line import command
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 
-from training import slurm_launcher  # noqa: E402
+from runtime import slurm_launcher  # noqa: E402
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def slurm(tmp_path, monkeypatch):
         install(name, script)
     install("sacct", f"touch {tmp_path}/asked; echo no accounting >&2; exit 1")
     monkeypatch.setenv("PATH", str(commands), prepend=":")
-    monkeypatch.setattr(slurm_launcher, "LATE_FILES", 0)
+    monkeypatch.setattr(slurm_launcher, "FILE_DELAY", 0)
     monkeypatch.setattr(slurm_launcher, "SHORTEST_PAUSE", 0.01)
     return install
 
@@ -50,7 +50,7 @@ def submit(tmp_path, monkeypatch):
 
 
 def write_job(folder, job, log, score=None):
-    """What a job that has ended leaves: its log and, with a score, its result."""
+    """Writes the files of an ended job: its log and, with a score, its result."""
     folder = folder / "sweep/.submitit" / job
     folder.mkdir(parents=True)
     (folder / f"{job}_0_log.out").write_text(log)
@@ -61,29 +61,29 @@ def write_job(folder, job, log, score=None):
 
 
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("output", "sentence"),
     [
         ("error: invalid partition specified: gpu", "invalid partition specified: gpu; set cluster.partition to one"),
         ("error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
          "Batch job submission failed: Unable to contact slurm controller (connect failure); start it where sinfo"),
         ("error: Batch job submission failed: Memory specification can not be satisfied",
-         "Batch job submission failed: Memory specification can not be satisfied; ask the cluster for what sinfo"),
+         "Batch job submission failed: Memory specification can not be satisfied; request only what sinfo"),
     ],
 )  # fmt: skip
-def test_what_sbatch_refuses_is_one_sentence_with_the_remedy(slurm, submit, capsys, said, sentence):
-    slurm("sbatch", f"echo 'sbatch: {said}' >&2; exit 1")
+def test_a_refusal_of_sbatch_is_one_sentence_with_the_remedy(slurm, submit, capsys, output, sentence):
+    slurm("sbatch", f"echo 'sbatch: {output}' >&2; exit 1")
     assert submit("cluster.partition=gpu").startswith(f"error: sbatch refused the job: {sentence}")
     assert capsys.readouterr().err == ""
 
 
-def test_all_jobs_are_waited_for_and_those_that_failed_are_named_with_their_error(
-    slurm, submit, tmp_path, capsys, caplog
-):
+def test_all_jobs_are_awaited_and_failed_ones_reported_with_their_error(slurm, submit, tmp_path, capsys, caplog):
     caplog.set_level("INFO")
-    write_job(tmp_path, "23_0", "error: of the turn before\nerror: optim.lr=-1 is too small\nsrun: error: task 0: 1\n")
+    write_job(
+        tmp_path, "23_0", "error: of the allocation before\nerror: optim.lr=-1 is too small\nsrun: error: task 0: 1\n"
+    )
     write_job(tmp_path, "23_1", "fine\n", score=0.53125)
     write_job(tmp_path, "23_2", "slurmstepd: error: Detected 1 oom_kill event\nsrun: error: task 0: Killed\n")
-    # The second job ends last; in between the queue is out of reach.
+    # The second job ends last; in between the queue cannot be queried.
     script = f"echo . >> {tmp_path}/n; case $(wc -l < {tmp_path}/n) in 1) echo 23_1;; 2) exit 1;; 3) echo 23_1;; esac"
     slurm("squeue", script)
     assert submit("optim.lr=-1,2,3") == "error: 2 runs of the sweep failed: job 23_0, job 23_2"
@@ -96,10 +96,10 @@ def test_all_jobs_are_waited_for_and_those_that_failed_are_named_with_their_erro
     assert f"job 23_1: cluster=slurm optim.lr=2; its log will be {logs}/23_1/23_1_0_log.out" in caplog.text
     assert "job 23_1 is done, in RUN_OF_23_1; its score is 0.5312" in caplog.text
     assert len((tmp_path / "n").read_text().split()) == 4
-    assert not (tmp_path / "asked").exists()  # accounting, which not every cluster keeps
+    assert not (tmp_path / "asked").exists()  # accounting, which not every cluster has
 
 
-def test_a_job_that_slurm_has_forgotten_has_ended(slurm, submit, tmp_path, caplog):
+def test_a_job_that_slurm_no_longer_knows_has_ended(slurm, submit, tmp_path, caplog):
     caplog.set_level("INFO")
     slurm("squeue", "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1")
     write_job(tmp_path, "23", "", score=0.5)
@@ -107,6 +107,6 @@ def test_a_job_that_slurm_has_forgotten_has_ended(slurm, submit, tmp_path, caplo
     assert "job 23 is done, in RUN_OF_23; its score is 0.5" in caplog.text
 
 
-def test_a_job_that_has_printed_nothing_is_named_with_where_to_look(slurm, submit, capsys):
+def test_a_failed_job_without_output_is_reported(slurm, submit, capsys):
     assert submit() == "error: 1 runs of the sweep failed: job 23"
-    assert "error: job 23 failed: it has printed nothing (scontrol show job 23); its log" in capsys.readouterr().err
+    assert "error: job 23 failed: no output (scontrol show job 23); its log" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from helpers import wandb_files
-from helpers.distilling import SMALL_DEMO
+from helpers.distillation import SMALL_DEMO
 from helpers.runs import ROOT, run
 from omegaconf import OmegaConf
 

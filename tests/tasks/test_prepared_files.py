@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.raw_data import write_jpeg, write_karpathy, write_refer, write_snli_ve, write_vqa
+from helpers.datasets import write_jpeg, write_karpathy, write_refer, write_snli_ve, write_vqa
 
 from data.prepare.__main__ import main
 from data.prepare.columns import LABELS, LAYOUTS

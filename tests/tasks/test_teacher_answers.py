@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.rows import make_row, picture
+from helpers.datasets import encoded_image, make_row
 
 from data.boxes import CLIPPED
 from data.teacher_answers import AnsweredRows, TeacherAnswers
@@ -45,7 +45,7 @@ def written(task, prediction):
 @pytest.mark.parametrize("size", [(60, 40), (640, 427), (333, 500)])
 def test_every_bin_of_a_predicted_box_is_learnt_as_the_teacher_wrote_it(bins, size):
     task = RefCOCO(**SMALL, max_image_size=32)
-    row = make_row(text="the red circle", box="1,1,5,5", image=picture(size=size))
+    row = make_row(text="the red circle", box="1,1,5,5", image=encoded_image(size=size))
     tokens = [*(BIN_OFFSET + number for number in bins), EOS]
     prediction = task.decode(Hypothesis(tokens, -0.5, [0.0] * 5), task.encode(row, RNG, False).truth)
     sample = learnt(task, row, written(task, prediction))
@@ -54,7 +54,7 @@ def test_every_bin_of_a_predicted_box_is_learnt_as_the_teacher_wrote_it(bins, si
 
 def test_a_box_outside_its_image_is_a_broken_row_that_names_the_predictions():
     task = RefCOCO(**SMALL, max_image_size=32)
-    row = make_row(text="the red circle", box="1,1,5,5", image=picture(size=(60, 40)))
+    row = make_row(text="the red circle", box="1,1,5,5", image=encoded_image(size=(60, 40)))
     with pytest.raises(
         RowError, match="line 3 of train.tsv: .* outside its image .*, where box is the teacher's, from"
     ):

@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 import pytest
+from helpers.datasets import make_row
 from helpers.golden import load_json
-from helpers.rows import make_row
 
 from data.batch import collate
 from data.tsv import RowError

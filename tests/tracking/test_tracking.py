@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from helpers import wandb_files
 from helpers.runs import ROOT
-from helpers.small_fits import make_trainer
+from helpers.trainers import make_trainer
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.distilling import SMALL_DEMO, STUDENT, TEACHER, forget_trainer, make_model, make_plan, outputs, save
+from helpers.distillation import SMALL_DEMO, STUDENT, TEACHER, make_model, make_plan, outputs, save
 from helpers.runs import run
+from helpers.trainers import without_trainer
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample, collate
@@ -36,7 +37,7 @@ def teacher(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_trainer(monkeypatch):
-    forget_trainer(monkeypatch)
+    without_trainer(monkeypatch)
 
 
 @pytest.fixture

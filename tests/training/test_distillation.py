@@ -7,18 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import published
-from helpers.distilling import (
-    SMALL_DEMO,
-    STUDENT,
-    TEACHER,
-    forget_trainer,
-    make_batch,
-    make_model,
-    make_plan,
-    outputs,
-    save,
-)
+from helpers.distillation import SMALL_DEMO, STUDENT, TEACHER, make_model, make_plan, outputs, save
 from helpers.runs import run
+from helpers.trainers import without_trainer
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.checkpoint import load
@@ -46,7 +37,7 @@ def second_teacher(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_trainer(monkeypatch):
-    forget_trainer(monkeypatch)
+    without_trainer(monkeypatch)
 
 
 def make_module(teacher, hard=None, tree=None, **settings):
@@ -58,11 +49,6 @@ def make_module(teacher, hard=None, tree=None, **settings):
     plan.start(model)
     module.total_updates = 10
     return module
-
-
-@pytest.fixture
-def batch():
-    return make_batch()
 
 
 def test_the_loss_is_the_sum_of_its_parts_as_computed_by_hand(teacher, batch):

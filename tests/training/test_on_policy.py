@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.distilling import SMALL_DEMO, forget_trainer, make_batch
+from helpers.distillation import SMALL_DEMO
 from helpers.runs import run
+from helpers.trainers import without_trainer
 
 from criterions.distillation.criterion import DistillationCriterion
 from criterions.distillation.on_policy import OnPolicy
@@ -27,7 +28,7 @@ CLOSE = dict(rtol=1e-4, atol=1e-5)
 
 @pytest.fixture(autouse=True)
 def no_trainer(monkeypatch):
-    forget_trainer(monkeypatch)
+    without_trainer(monkeypatch)
 
 
 def make_model(seed, **options):
@@ -45,11 +46,6 @@ def make_module(on_policy, hard=None, tree=None, kd="ce", ce_weight=1.0, teacher
     module = DistillationModule(*parts, teacher, on_policy, seed)
     module.total_updates = 10
     return module
-
-
-@pytest.fixture
-def batch():
-    return make_batch()
 
 
 def logits(model, batch):

@@ -2,9 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ofa.config import OFAConfig
 from ofa.errors import UserError
-from ofa.model import OFAModel
 from training.freezing import Freezing
 from training.optim import Optim
 
@@ -55,11 +53,6 @@ def test_weight_decay_reaches_biases_and_norms_unless_spared():
 def test_impossible_settings_are_refused_by_name(settings, message):
     with pytest.raises(UserError, match=message):
         Optim(**settings)
-
-
-@pytest.fixture
-def model():
-    return OFAModel(OFAConfig.from_name("micro"))
 
 
 def step(model, freezing):

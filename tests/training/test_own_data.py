@@ -2,7 +2,7 @@
 
 import json
 
-from helpers.raw_data import write_photos
+from helpers.datasets import write_photos
 from helpers.runs import predictions_of, run
 
 from data.prepare.__main__ import main

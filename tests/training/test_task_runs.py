@@ -7,7 +7,7 @@ import shlex
 import shutil
 
 import pytest
-from helpers.rows import picture
+from helpers.datasets import encoded_image
 from helpers.runs import answers_of_pipeline, predictions_of, run
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -33,7 +33,7 @@ COLOURS = ["red", "green", "blue", "yellow", "white", "purple"]
 
 def jpeg(i):
     """JPEG files, since the published ones are; both alphabets of base64 occur in them."""
-    return picture("JPEG", (80, 50), COLOURS[i], base64.urlsafe_b64encode if i % 2 else base64.b64encode)
+    return encoded_image("JPEG", (80, 50), COLOURS[i], base64.urlsafe_b64encode if i % 2 else base64.b64encode)
 
 
 def write(path, rows):

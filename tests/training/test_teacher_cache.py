@@ -5,7 +5,7 @@ import resource
 from types import SimpleNamespace
 
 import pytest
-from helpers.distilling import STUDENT, make_model, make_plan, save
+from helpers.distillation import STUDENT, make_model, make_plan, save
 
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.rows import picture
+from helpers.datasets import encoded_image
 from helpers.runs import run
 
 from ofa.config import OFAConfig
@@ -25,7 +25,7 @@ def teacher(tmp_path_factory):
 def rows_of(task, split):
     """Eight rows to learn from, two to validate with, in the published columns."""
     for i, colour in enumerate(COLOURS if split == "train" else COLOURS[:2]):
-        image = picture("JPEG", (640, 480), colour)
+        image = encoded_image("JPEG", (640, 480), colour)
         yield {
             "refcoco": [f"{i}", "17", f"the {colour} wall", "64,48,320,240", image],
             "caption": [f"{i}", f"{i}", f"A {colour} wall.", "wall", image],

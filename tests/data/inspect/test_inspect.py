@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers.raw_data import write_karpathy, write_photos, write_snli_ve, write_vqa
+from helpers.datasets import write_karpathy, write_photos, write_snli_ve, write_vqa
 from PIL import Image
 
 from data.inspect.__main__ import main

@@ -2,7 +2,7 @@ import json
 import pickle
 
 import pytest
-from helpers.payload import Payload
+from helpers.fakes import Payload
 from helpers.runs import run
 
 from data.prepare.__main__ import main

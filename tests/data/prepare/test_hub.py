@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import datasets
 import pyarrow.parquet
 import pytest
-from helpers.raw_data import write_jpeg
+from helpers.datasets import write_jpeg
 from PIL import Image
 
 from data.prepare.__main__ import main

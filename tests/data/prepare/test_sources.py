@@ -5,8 +5,8 @@ import json
 import pickle
 
 import pytest
-from helpers.payload import Payload
-from helpers.raw_data import write_karpathy, write_refer, write_snli_ve, write_vqa
+from helpers.datasets import write_karpathy, write_refer, write_snli_ve, write_vqa
+from helpers.fakes import Payload
 
 from data.prepare.__main__ import main
 from data.prepare.vqa_answers import answers_cell, normalise_answer

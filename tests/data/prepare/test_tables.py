@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.raw_data import write_jpeg, write_photos
+from helpers.datasets import write_jpeg, write_photos
 from PIL import Image
 
 from data.prepare.__main__ import main

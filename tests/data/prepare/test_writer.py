@@ -5,7 +5,7 @@ import resource
 from itertools import islice
 
 import pytest
-from helpers.raw_data import write_photos
+from helpers.datasets import write_photos
 
 from data.prepare import writer
 from data.prepare.__main__ import main

@@ -3,7 +3,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from helpers.payload import Payload
+from helpers.fakes import Payload
 
 from ofa import OFAConfig, OFAModel, load, pipeline
 from ofa.checkpoint import TaskSettings, load_model, load_weights, read_task
@@ -35,10 +35,10 @@ def test_the_model_and_tokenizer_of_a_run_are_loaded_from_folder_or_file(run, mo
     assert tokenizer.encode("the red circle") == Tokenizer.demo().encode("the red circle")
 
 
-def test_a_run_s_checkpoint_is_asked_as_it_was_trained_and_one_that_does_not_say_how_is_refused(run):
+def test_a_checkpoint_has_its_task_settings_and_one_of_earlier_versions_is_refused(run):
     file = run / "checkpoints/best.ckpt"
     content = torch.load(file)
-    with pytest.raises(UserError, match=r"best.ckpt does not say how its model is asked, .*; give the folder model/"):
+    with pytest.raises(UserError, match=r"best.ckpt .* does not contain its task settings; give the folder model/"):
         pipeline("visual-question-answering", run)
     task = TaskSettings("visual-question-answering", {"image_size": 48, "mean": (0.1, 0.2, 0.3)}, answers=("yes", "no"))
     content["hyper_parameters"]["task"] = asdict(task)
@@ -66,7 +66,7 @@ def test_weights_of_another_size_are_refused_by_the_first_that_differs(run):
     with pytest.raises(UserError, match=r"it lacks encoder.token_rel_pos_table_list.2.weight, .* 20 more; set"):
         load_weights(deeper, run)
     shallower = OFAModel(OFAConfig.from_name("micro", encoder_layers=1))
-    with pytest.raises(UserError, match=r"another size: it has encoder.* 20 more, which"):
+    with pytest.raises(UserError, match=r"another size: it has encoder.* 20 more, which the model does not have"):
         load_weights(shallower, run)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import published
-from helpers.payload import Payload
+from helpers.fakes import Payload
 
 from ofa.checkpoint import load_model
 from ofa.errors import UserError
@@ -26,7 +26,7 @@ class BuiltNamespace:
 
 
 class HoldingPath:
-    """A Namespace that holds what is neither plain nor harmful."""
+    """A Namespace with a value that is neither plain nor harmful."""
 
     def __init__(self, path):
         self.path = path
@@ -67,7 +67,7 @@ def test_a_plain_pickle_is_refused(tmp_path):
     assert not trap.exists()
 
 
-def test_options_may_hold_plain_values_alone(model, tmp_path):
+def test_options_may_hold_only_plain_values(model, tmp_path):
     torch.save({"model": published.fairseq_state(model), "args": HoldingPath("x")}, tmp_path / "path.pt")
     with pytest.raises(UserError, match=r"path.pt was not read: it names pathlib"):
         load_model(tmp_path / "path.pt")

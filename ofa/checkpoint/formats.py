@@ -1,4 +1,4 @@
-"""What a checkpoint holds, in whichever form: `Checkpoint.open`."""
+"""Checkpoints of every published format: `Checkpoint.open`."""
 
 from __future__ import annotations
 
@@ -14,27 +14,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ofa.checkpoint.architecture import build_config, config_of, fairseq_settings, hf_settings
-from ofa.checkpoint.json_files import read_json
-from ofa.checkpoint.modelscope import DESCRIPTION
-from ofa.checkpoint.names import EMBEDDING, TIED, our_name
-from ofa.checkpoint.places import CONFIG, find, weight_files
-from ofa.checkpoint.reading import is_mapped, read_file, read_outline
+from ofa.checkpoint.architecture import (
+    EMBEDDING,
+    TIED,
+    build_config,
+    fairseq_settings,
+    hf_settings,
+    infer_config,
+    our_name,
+)
+from ofa.checkpoint.files import CONFIG, find, is_mapped, read_file, read_json, read_outline, weight_files
+from ofa.checkpoint.task_settings import MODELSCOPE
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.vocabulary import N_BINS, N_CODES, VOCABULARY_SIZE
 
-# A mapped file counts as memory as far as it was read, until it is closed: it is opened anew for each so many bytes.
-AT_A_TIME = 128 << 20
+# Pages of a mapped file count as memory until it is closed: it is opened again after this many bytes.
+CHUNK_BYTES = 128 << 20
 WRAPPED = "module."  # before all names of a model that was wrapped for several GPUs
 USUAL_NUMBERS = {"code_dict_size": N_CODES, "num_bins": N_BINS}  # options of the original trainer
 OWN_RUN = "run of this project"
-EMA_PLACES = (("extra_state", "ema_fp32_params"), ("extra_state", "ema"))  # the first that is there
+EMA_KEYS = (("extra_state", "ema_fp32_params"), ("extra_state", "ema"))  # the first that exists
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor in a file: the name it has there, its shape and precision."""
+    """Name, shape and dtype of a tensor in a file."""
 
     name: str
     shape: tuple[int, ...]
@@ -43,23 +48,23 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Format:
-    """How the content of one file is arranged.
+    """The arrangement of the content of one file.
 
     Attributes:
-        name: what people call it.
-        place: keys that lead to the weights.
-        prefix: in front of the names of weights; what lacks it is not of the model.
-        ema: keys that lead to averaged weights beside them; None: there are none.
+        name: shown to users.
+        keys: path to the weights in nested dictionaries.
+        prefix: of the names of weights; tensors without it do not belong to the model.
+        ema: keys of averaged weights stored in addition; None: there are none.
         averaged: whether the weights themselves are the average.
-        settings: of the model, names as in OFAConfig; None: it does not say.
-        task: the original trainer's name of what it was trained on; None: it does not say.
-        task_options: what the original trainer was told of the task.
-        kept_task: fields of TaskSettings, as a run keeps them; None: it does not say.
-        optimizer: whether the state of an optimizer is there.
+        settings: of the model, by fields of OFAConfig; None: not stored.
+        task: name of the task in the original trainer; None: not stored.
+        task_options: task options of the original trainer.
+        kept_task: fields of TaskSettings in a run's checkpoint; None: not stored.
+        optimizer: whether there is an optimizer state.
     """
 
     name: str
-    place: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
     prefix: str = ""
     ema: tuple[str, ...] | None = None
     averaged: bool = False
@@ -72,12 +77,12 @@ class Format:
 
 @dataclass
 class WeightIndex:
-    """What is where in the files of a checkpoint.
+    """The weights in the files of a checkpoint.
 
     Attributes:
-        files: of each file, its weights by our name.
-        tied: names of the embedding matrix where it is stored again.
-        dropped: names of what the model computes.
+        files: for each file, its weights by our name.
+        tied: names under which the embedding matrix is stored again.
+        dropped: names of tables that the model computes.
     """
 
     files: dict[Path, dict[str, TensorInfo]] = field(default_factory=dict)
@@ -87,162 +92,162 @@ class WeightIndex:
     @property
     def stored(self) -> dict[str, TensorInfo]:
         """All weights by our name."""
-        return {name: stored for weights in self.files.values() for name, stored in weights.items()}
+        return {name: info for weights in self.files.values() for name, info in weights.items()}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights on disk, and what is known of their model.
+    """Weights on disk, and what is known about their model.
 
     Attributes:
-        given: what the user called it.
-        path: the file or folder, as errors call it.
-        form: how it is arranged; of a folder, how its files are.
+        given: the path or id that the user gave.
+        path: the file or folder.
+        format: of the file; for a folder, of its files.
     """
 
     given: str
     path: Path
-    form: Format
+    format: Format
 
     @classmethod
     def open(cls, source: str | Path | Checkpoint, *, ema: bool = False) -> Checkpoint:
-        """What `source` holds: a path, as `find` takes it, or what was opened before; the weights stay on disk.
+        """Open `source`, a path (see `find`) or an open checkpoint, without reading its weights.
 
         Args:
             ema: take the averaged weights.
 
         Raises:
-            UserError: it cannot be read, is no checkpoint, or holds no averaged weights.
+            UserError: it cannot be read, is not a checkpoint, or holds no averaged weights.
         """
         checkpoint = source if isinstance(source, Checkpoint) else cls._read(source)
-        if not ema or checkpoint.form.averaged:
+        if not ema or checkpoint.format.averaged:
             return checkpoint
-        place = checkpoint.form.ema
-        if place is None:
-            raise UserError(f"{checkpoint.path} holds no EMA weights; take the others, without ema")
-        return replace(checkpoint, form=replace(checkpoint.form, place=place, averaged=True))
+        keys = checkpoint.format.ema
+        if keys is None:
+            raise UserError(f"{checkpoint.path} holds no EMA weights; load it without ema")
+        return replace(checkpoint, format=replace(checkpoint.format, keys=keys, averaged=True))
 
     @classmethod
     def _read(cls, given: str | Path) -> Checkpoint:
         path = find(given)
-        return cls(str(given), path, _folder_form(path) if path.is_dir() else _form(read_outline(path), path))
+        return cls(str(given), path, _folder_format(path) if path.is_dir() else _file_format(read_outline(path), path))
 
     @cached_property
-    def listing(self) -> WeightIndex:
-        """Which weights there are; their content stays on disk.
+    def index(self) -> WeightIndex:
+        """Names, shapes and dtypes of the weights.
 
         Raises:
-            UserError: there are none, one is there twice, or a file cannot be read.
+            UserError: there are none, one occurs twice, or a file cannot be read.
         """
-        listing, seen = WeightIndex(), set()
+        index, seen = WeightIndex(), set()
         for file in weight_files(self.path):
             opened = self._weights(read_outline(file))
-            prefix = self.form.prefix
+            prefix = self.format.prefix
             if not prefix and opened and all(name.startswith(WRAPPED) for name in opened):
                 prefix = WRAPPED
-            weights = listing.files[file] = {}
+            weights = index.files[file] = {}
             for name, tensor in opened.items():
                 if not name.startswith(prefix):
                     continue
                 ours = our_name(name.removeprefix(prefix))
                 if ours in TIED:
-                    listing.tied.append(name)
+                    index.tied.append(name)
                     ours = EMBEDDING
                 if ours is None:
-                    listing.dropped.append(name)
+                    index.dropped.append(name)
                 elif ours not in seen:
                     weights[ours] = TensorInfo(name, tuple(tensor.shape), tensor.dtype)
                     seen.add(ours)
                 elif ours != EMBEDDING:
-                    raise UserError(f"{file} has {ours} twice, once as {name}: it is not one model")
+                    raise UserError(f"{file} has {ours} twice, once as {name}: it does not hold one model")
         if not seen:
             raise UserError(f"{self.path} holds no weights of a model")
-        return listing
+        return index
 
     def config(self) -> OFAConfig:
-        """The shape of the model.
+        """The configuration of the model.
 
         Raises:
-            UserError: no model has such weights, or another one than the file says.
+            UserError: the weights are not those of an OFA model, or contradict the stored configuration.
         """
-        if self.form.name == OWN_RUN:  # it says all there is to say
-            return build_config(self.form.settings, self.path)
-        shapes = {name: stored.shape for name, stored in self.listing.stored.items()}
-        config = config_of(self.form.settings or {}, shapes, self.path)
-        if self.other_ids is None and config.vocab_size < VOCABULARY_SIZE:  # older files lack those at the end
+        if self.format.name == OWN_RUN:  # its configuration is complete
+            return build_config(self.format.settings, self.path)
+        shapes = {name: info.shape for name, info in self.index.stored.items()}
+        config = infer_config(self.format.settings or {}, shapes, self.path)
+        if self.unusual_ids is None and config.vocab_size < VOCABULARY_SIZE:  # older files lack the last ids
             config = replace(config, vocab_size=VOCABULARY_SIZE)
         return config
 
     @property
-    def other_ids(self) -> str | None:
-        """The option by which its ids mean others than in `ofa.vocabulary`; None: they do not, as far as it says."""
+    def unusual_ids(self) -> str | None:
+        """The option that gives its ids other meanings than in `ofa.vocabulary`; None: there is none."""
         for name, usual in USUAL_NUMBERS.items():
-            if self.form.task_options.get(name, usual) not in (usual, None):
-                return f"{name}={self.form.task_options[name]}"
+            if self.format.task_options.get(name, usual) not in (usual, None):
+                return f"{name}={self.format.task_options[name]}"
         return None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Each weight by our name, in float32 and in memory of its own.
+        """Each weight by our name, in float32 and in its own memory.
 
         Raises:
-            UserError: the output matrix is another than the embedding, or a file cannot be read.
+            UserError: the output matrix differs from the embedding, or a file cannot be read.
         """
-        for file, weights in self.listing.files.items():
-            at_a_time = AT_A_TIME if is_mapped(file) else math.inf
+        for file, weights in self.index.files.items():
+            limit = CHUNK_BYTES if is_mapped(file) else math.inf
             left = deque(weights.items())
             while left:
-                opened, taken = self._weights(read_file(file)), 0
-                while left and taken < at_a_time:
-                    name, stored = left.popleft()
-                    tensor = opened.pop(stored.name)  # of a file that is read whole, what was copied is freed
+                opened, n_bytes = self._weights(read_file(file)), 0
+                while left and n_bytes < limit:
+                    name, info = left.popleft()
+                    tensor = opened.pop(info.name)  # frees it after the copy, if the file is not mapped
                     if name == EMBEDDING:
                         self._check_tied(tensor, opened)
-                    taken += tensor.nbytes
+                    n_bytes += tensor.nbytes
                     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
                     yield name, tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
                 del opened, tensor
 
     def _weights(self, content: dict[Any, Any]) -> dict[str, Tensor]:
-        for key in self.form.place:
+        for key in self.format.keys:
             content = content.get(key, {})
         return content
 
     def _check_tied(self, embedding: Tensor, opened: dict[str, Tensor]) -> None:
-        for name in self.listing.tied:
+        for name in self.index.tied:
             other = opened.pop(name, embedding)
             if other.data_ptr() != embedding.data_ptr() and not torch.equal(other, embedding):
                 raise UserError(
-                    f"{self.path} holds a model with an output matrix of its own: {name} is not {EMBEDDING}, which is "
+                    f"{self.path} holds a model with a separate output matrix: {name} is not {EMBEDDING}, which is "
                     "not supported; all released ones have one matrix for both"
                 )
 
 
-def _form(content: Mapping[str, Any], file: Path) -> Format:
+def _file_format(content: Mapping[str, Any], file: Path) -> Format:
     if "hyper_parameters" in content:
-        return _run_form(content, file)
+        return _run_format(content, file)
     if _are_weights(content.get("model")):
-        return _fairseq_form(content, file)
+        return _fairseq_format(content, file)
     if _are_weights(content.get("state_dict")):
         return Format("state dict", ("state_dict",))
     if _are_weights(content):
-        beside = file.parent / CONFIG
-        return Format("state dict", settings=_settings(beside) if beside.is_file() else None)
+        config = file.parent / CONFIG
+        return Format("state dict", settings=hf_settings(read_json(config), config) if config.is_file() else None)
     raise UserError(
         f"{file} holds no weights of a model: neither a state dict nor a checkpoint of the original trainer or of "
         "train.py"
     )
 
 
-def _folder_form(folder: Path) -> Format:
-    is_modelscope = (folder / DESCRIPTION).is_file()
-    return Format("ModelScope folder" if is_modelscope else "model folder", settings=_settings(folder / CONFIG))
+def _folder_format(folder: Path) -> Format:
+    name = "ModelScope folder" if (folder / MODELSCOPE).is_file() else "model folder"
+    return Format(name, settings=hf_settings(read_json(folder / CONFIG), folder / CONFIG))
 
 
-def _run_form(content: Mapping[str, Any], file: Path) -> Format:
+def _run_format(content: Mapping[str, Any], file: Path) -> Format:
     parameters = content["hyper_parameters"]
     settings = parameters.get("model") if isinstance(parameters, Mapping) else None
     if not isinstance(settings, Mapping):
-        raise UserError(f"{file} does not say what model it holds: it was not written by train.py")
+        raise UserError(f"{file} does not contain its model configuration: it was not written by train.py")
     return Format(
         OWN_RUN,
         ("state_dict",),
@@ -254,16 +259,16 @@ def _run_form(content: Mapping[str, Any], file: Path) -> Format:
     )
 
 
-def _fairseq_form(content: Mapping[str, Any], file: Path) -> Format:
+def _fairseq_format(content: Mapping[str, Any], file: Path) -> Format:
     cfg = _mapping(content.get("cfg"))
     options = _mapping(cfg.get("model")) or _mapping(content.get("args"))
     task_options = _mapping(cfg.get("task")) or _mapping(content.get("args"))
     task = task_options.get("_name") or options.get("task")
-    places = [place for place in EMA_PLACES if _are_weights(_mapping(content.get(place[0])).get(place[1]))]
+    ema = [keys for keys in EMA_KEYS if _are_weights(_mapping(content.get(keys[0])).get(keys[1]))]
     return Format(
         "file of the original trainer",
         ("model",),
-        ema=places[0] if places else None,
+        ema=ema[0] if ema else None,
         settings=fairseq_settings(options, file) if options else None,
         task=task if isinstance(task, str) else None,
         task_options=task_options,
@@ -272,7 +277,7 @@ def _fairseq_form(content: Mapping[str, Any], file: Path) -> Format:
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
-    """Options, whether they are a dictionary, a Namespace or missing."""
+    """Options as a mapping: a dictionary, a Namespace or missing."""
     value = vars(value) if isinstance(value, Namespace) else value
     return value if isinstance(value, Mapping) else {}
 
@@ -283,7 +288,3 @@ def _are_weights(value: object) -> bool:
         and len(value) > 0
         and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
     )
-
-
-def _settings(config: Path) -> dict[str, Any]:
-    return hf_settings(read_json(config), config)

@@ -1,4 +1,4 @@
-"""What a path or a Hugging Face id leads to; nothing here needs a network."""
+"""The files of a path or a Hugging Face id; no test needs a network."""
 
 import json
 
@@ -34,14 +34,14 @@ def test_a_model_of_the_hub_is_read_from_the_cache_without_a_network(model, offl
     assert find("OFA-Sys/ofa-small") == snapshot
 
 
-def test_a_model_that_is_not_in_the_cache_is_missed_in_one_sentence(offline_cache):
-    with pytest.raises(UserError, match="OFA-Sys/ofa-none is no file or folder here and could not be fetched"):
+def test_a_model_that_is_not_in_the_cache_is_one_sentence(offline_cache):
+    with pytest.raises(UserError, match="OFA-Sys/ofa-none is not a local file or folder and could not be downloaded"):
         load_model("OFA-Sys/ofa-none")
 
 
 @pytest.mark.parametrize("path", ["nowhere", "models/none.pt", "/no/such", "./a/b", "a/b/c"])
-def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(path, monkeypatch):
-    monkeypatch.setattr("ofa.checkpoint.places.snapshot_download", None)
+def test_a_missing_path_is_not_searched_on_hugging_face(path, monkeypatch):
+    monkeypatch.setattr("ofa.checkpoint.files.snapshot_download", None)
     with pytest.raises(UserError, match=f"checkpoint {path.removeprefix('./')} does not exist"):
         find(path)
 
@@ -57,7 +57,7 @@ def test_a_run_means_its_exported_model_and_else_its_best_checkpoint(model, tmp_
     assert tokenizer_folder(tmp_path) == tmp_path / "tokenizer"
 
 
-def test_a_file_alone_has_no_vocabulary_and_a_file_of_a_model_folder_has_its(model, tmp_path):
+def test_only_a_file_in_a_model_folder_has_a_vocabulary(model, tmp_path):
     file = published.write_bare(model, tmp_path / "weights.bin")
     assert kept_tokenizer(file) is None
     with pytest.raises(UserError, match="no vocabulary with .*weights.bin; set tokenizer="):
@@ -77,7 +77,7 @@ def test_a_part_that_is_missing_or_elsewhere_is_named(model, tmp_path):
     with pytest.raises(UserError, match="names ../elsewhere.bin, which is not in its folder"):
         load_model(folder)
     index.write_text("[]")
-    with pytest.raises(UserError, match="index.json holds no JSON object"):
+    with pytest.raises(UserError, match="index.json does not hold a JSON object"):
         load_model(folder)
 
 

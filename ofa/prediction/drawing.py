@@ -1,4 +1,4 @@
-"""Answers drawn on their pictures."""
+"""Images annotated with predictions."""
 
 from __future__ import annotations
 
@@ -9,45 +9,42 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from prediction.questions import PictureQuestion
+from ofa.prediction.inputs import PredictionInput
 
 log = logging.getLogger(__name__)
 
 _SIDE = 1024  # pixels of the longer side, at most
 _FONT_SIZE = 18
-_LETTERS = 60  # of a picture's name that its answer's picture keeps
+_NAME_LENGTH = 60  # characters of the image's name that the annotated image keeps
 
 
-def save_picture(
-    folder: Path, number: int, question: PictureQuestion, image: Image.Image, answer: dict[str, Any]
+def save_image(
+    folder: Path, number: int, item: PredictionInput, image: Image.Image, prediction: dict[str, Any]
 ) -> None:
-    """The picture with the question and its answer below, and the boxes of the answer in red, as a JPEG.
-
-    One that cannot be written is named in the log: answers do not depend on it.
-    """
-    file = folder / f"{number:06}_{question.path.stem[:_LETTERS]}.jpg"
+    """Save the annotated image as a JPEG file; a failure is logged, since predictions do not depend on it."""
+    file = folder / f"{number:06}_{item.path.stem[:_NAME_LENGTH]}.jpg"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        draw(question, image, answer).save(file, quality=90)
+        draw(item, image, prediction).save(file, quality=90)
     except OSError as error:
         log.warning("%s cannot be written (%s)", file, error)
 
 
-def draw(question: PictureQuestion, image: Image.Image, answer: dict[str, Any]) -> Image.Image:
-    """The picture of a question with its answer."""
+def draw(item: PredictionInput, image: Image.Image, prediction: dict[str, Any]) -> Image.Image:
+    """The image with predicted boxes in red, and texts and prediction below."""
     scale = min(1.0, _SIDE / max(image.size))
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     pen = ImageDraw.Draw(image)
-    for x0, y0, x1, y1 in answer.get("boxes", ()):
+    for x0, y0, x1, y1 in prediction.get("boxes", ()):
         (left, right), (top, bottom) = sorted((x0 * scale, x1 * scale)), sorted((y0 * scale, y1 * scale))
         pen.rectangle((left, top, right, bottom), outline="red", width=3)
-    return _with_lines(image, [*question.texts.values(), _in_words(answer)])
+    return _with_lines(image, [*item.texts.values(), _as_text(prediction)])
 
 
-def _in_words(answer: dict[str, Any]) -> str:
-    if "boxes" in answer:
-        return f"score {answer['scores'][0]:.2f}"
-    return f"{answer.get('label', answer.get('text'))} ({answer['score']:.2f})"
+def _as_text(prediction: dict[str, Any]) -> str:
+    if "boxes" in prediction:
+        return f"score {prediction['scores'][0]:.2f}"
+    return f"{prediction.get('label', prediction.get('text'))} ({prediction['score']:.2f})"
 
 
 def _with_lines(image: Image.Image, texts: list[str]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Every published form gives the published model's logits (tests/goldens/README.md)."""
+"""Every published format gives the published model's logits (tests/goldens/README.md)."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from helpers.golden import fill_hf, load_json, load_tensors
 
 from ofa import pipeline
 from ofa.checkpoint import load_model, load_weights, read_config
-from ofa.checkpoint.names import our_name
+from ofa.checkpoint.architecture import our_name
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.model import OFAModel
@@ -23,9 +23,9 @@ COLUMNS = [
     *range(8), 100, 1000, 20000, 50263, 50264, *range(50265, 50273), *range(58449, 58465), *range(59449, 59457)
 ]  # fmt: skip
 CAPTIONING = {"framework": "pytorch", "task": "image-captioning", "model": {"type": "ofa"}}
-FORMS = {
+FORMATS = {
     "nested configuration": (published.write_nested, "checkpoint.pt"),
-    "options alone": (published.write_args, "checkpoint_best.pt"),
+    "only options": (published.write_args, "checkpoint_best.pt"),
     "without zip": (published.write_legacy_zipless, "old.pt"),
     "bare": (published.write_bare, "gs10000.pkl"),
     "wrapped": (published.write_wrapped, "weights.bin"),
@@ -45,10 +45,10 @@ def golden():
     return model, load_tensors("hf_small.npz")
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_each_form_gives_the_recorded_logits(golden, form, tmp_path):
+@pytest.mark.parametrize("format", FORMATS)
+def test_each_format_gives_the_recorded_logits(golden, format, tmp_path):
     model, a = golden
-    write, name = FORMS[form]
+    write, name = FORMATS[format]
     loaded = load_model(write(model, tmp_path / name))
     with torch.no_grad():
         logits = loaded(a["in/input_ids"], a["in/patch_images"], a["in/patch_masks"], a["in/prev"]).logits
@@ -58,12 +58,12 @@ def test_each_form_gives_the_recorded_logits(golden, form, tmp_path):
     assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.parameters()) and not loaded.training
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_each_form_tells_the_architecture(form, tmp_path):
+@pytest.mark.parametrize("format", FORMATS)
+def test_each_format_has_the_architecture(format, tmp_path):
     model = OFAModel(published.small_config(dropout=0.2))
-    write, name = FORMS[form]
+    write, name = FORMATS[format]
     config = read_config(write(model, tmp_path / name))
-    if form in ("bare", "wrapped"):  # no shape shows these
+    if format in ("bare", "wrapped"):  # no shape determines these
         config = OFAConfig.from_dict({**config.to_dict(), "dropout": 0.2, "code_image_size": 32})
     assert config == model.config
 
@@ -77,7 +77,7 @@ def test_half_precision_becomes_float32(tmp_path):
 
 
 @pytest.mark.parametrize("places", [("ema",), ("ema", "ema_fp32_params")])
-def test_averaged_weights_are_taken_where_they_are_asked_for(places, tmp_path, caplog):
+def test_averaged_weights_are_loaded_on_request(places, tmp_path, caplog):
     model = OFAModel(published.small_config())
     averages = {"ema": 0.25, "ema_fp32_params": 0.5}
     extra = published.meters()
@@ -98,7 +98,7 @@ def test_averaged_weights_are_taken_where_they_are_asked_for(places, tmp_path, c
     assert (pipe.model.decoder.layer_norm.bias == averages[places[-1]]).all()
 
 
-def test_averaged_weights_that_are_not_there_are_missed(tmp_path):
+def test_missing_averaged_weights_are_an_error(tmp_path):
     file = published.write_args(OFAModel(published.small_config()), tmp_path / "plain.pt")
     with pytest.raises(UserError, match="plain.pt holds no EMA weights"):
         load_model(file, ema=True)

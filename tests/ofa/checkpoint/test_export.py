@@ -1,4 +1,4 @@
-"""Export folders: what is in them, and that they are whole or not at all."""
+"""Export folders and task settings."""
 
 import json
 import pickle
@@ -9,8 +9,7 @@ from helpers import published
 from safetensors import safe_open
 
 from ofa.checkpoint import TaskSettings, exporting, load, load_model, read_task
-from ofa.checkpoint.original_task import original_task
-from ofa.checkpoint.task_settings import PIPELINE_NAMES
+from ofa.checkpoint.task_settings import NEGATED_PREFIX_COUNTS, PIPELINE_NAMES, from_fairseq
 from ofa.errors import UserError
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
@@ -52,7 +51,7 @@ def test_the_file_lacks_the_computed_tables_and_holds_the_tied_matrix_once(model
     assert names == model.state_dict().keys() - set(published.ALIASES)
 
 
-def test_config_json_says_what_published_ones_say(model, folder):
+def test_config_json_equals_the_published_one(model, folder):
     config = json.loads((folder / "config.json").read_text())
     expected = published.hf_config(model.config)
     assert {key: config.get(key) for key in expected} == expected | {"use_cache": None}
@@ -60,7 +59,7 @@ def test_config_json_says_what_published_ones_say(model, folder):
     assert ids.items() <= config.items()
 
 
-def test_an_export_in_half_precision_takes_half_the_room_and_loads_as_float32(model, tmp_path):
+def test_an_export_in_half_precision_loads_as_float32(model, tmp_path):
     halved = load_model(published.write_bare(model, tmp_path / "weights.bin")).half()
     exporting.export(tmp_path / "half", halved, Tokenizer.demo(), None)
     weights = load_model(tmp_path / "half").decoder.layers[0].fc1.weight
@@ -69,7 +68,7 @@ def test_an_export_in_half_precision_takes_half_the_room_and_loads_as_float32(mo
 
 
 @pytest.mark.parametrize("n_written", [0, 3])
-def test_an_export_that_finds_the_disk_full_leaves_the_old_model(model, folder, n_written, monkeypatch):
+def test_an_export_to_a_full_disk_leaves_the_old_model(model, folder, n_written, monkeypatch):
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     left = [None] * n_written
 
@@ -94,11 +93,11 @@ def test_the_task_of_a_run_is_that_of_its_export(folder):
         ({"pipeline": "image-captoning"}, "pipeline=image-captoning is not one of .* did you mean 'image-captioning'"),
         ({"generation": {"beams": 5}}, "generation has no option 'beams'; did you mean 'beam_size'"),
         ({"colour": 1}, "colour"),
-        ({"settings": [1]}, r"settings=\[1\] are no names with values"),
+        ({"settings": [1]}, r"settings=\[1\] does not map names to values"),
         ({"answers": "yes"}, "answers='yes'"),
     ],
 )
-def test_a_task_that_cannot_be_is_refused(folder, change, message):
+def test_an_invalid_task_is_refused(folder, change, message):
     file = folder / "task.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(UserError, match=rf"task.json does not describe a task \(.*{message}"):
@@ -108,7 +107,7 @@ def test_a_task_that_cannot_be_is_refused(folder, change, message):
 @pytest.mark.parametrize(
     "answers, message", [(["a", "a"], "the answer 'a' twice"), ([5], "no answers"), ([], "it is empty")]
 )
-def test_answers_that_are_none_are_refused(folder, answers, message):
+def test_invalid_answers_are_refused(folder, answers, message):
     file = folder / "task.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"answers": answers}))
     with pytest.raises(UserError, match=rf"task.json .*{message}"):
@@ -118,13 +117,13 @@ def test_answers_that_are_none_are_refused(folder, answers, message):
 @pytest.mark.parametrize(
     "model, message",
     [
-        ({"beam_search": [1]}, r"says beam_search=\[1\], which are no options"),
-        ({"beam_search": {"beam_size": "five"}}, "has an option of beam_search that is no number: .*five"),
+        ({"beam_search": [1]}, r"has beam_search=\[1\], which does not map options to values"),
+        ({"beam_search": {"beam_size": "five"}}, "has an option of beam_search that is not a number: .*five"),
         ({"answer2label": "answers.json"}, "answers.json holds no answers"),
         ({"answer2label": "answers.pkl"}, "answers.pkl holds no answers"),
     ],
 )
-def test_a_description_with_values_of_no_use_is_refused_by_name(model, message, tmp_path):
+def test_an_invalid_description_is_refused(model, message, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "answers.json").write_text('{"yes": 0, "no": true}')
     (tmp_path / "answers.pkl").write_bytes(pickle.dumps({"yes": 0, "no": True}))
@@ -169,10 +168,10 @@ def test_each_option_of_modelscope_has_its_meaning(imagenet, tmp_path):
         ("image-captioning", {"prompt": " what does the image describe?", "language": "en"}, None),
         ("visual-grounding", {"prompt": ' which region does the text " {} " describe?'}, None),
         ("image-captioning", {"prompt": "what is it?"}, "prompt='what is it?', which is not used"),
-        ("image-captioning", {"language": "zh"}, "is of language 'zh'"),
+        ("image-captioning", {"language": "zh"}, "has language 'zh'"),
     ],
 )
-def test_a_prompt_or_language_that_is_not_ours_is_named(task, model, warning, tmp_path, caplog):
+def test_another_prompt_or_language_is_a_warning(task, model, warning, tmp_path, caplog):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "configuration.json").write_text(json.dumps({"task": task, "model": model}))
     assert read_task(tmp_path).pipeline == task
@@ -194,12 +193,12 @@ def test_a_prompt_or_language_that_is_not_ours_is_named(task, model, warning, tm
     ],
 )
 def test_each_option_of_the_original_trainer_has_its_meaning(name, options, expected):
-    task = original_task(name, {"patch_image_size": 32, "lr": [0.1], **options})
+    task = from_fairseq(name, {"patch_image_size": 32, "lr": [0.1], **options})
     assert task.settings == {"image_size": 32, **expected}
     if name != "caption":
-        assert original_task(name, {"max_src_length": 9}).settings == {"max_words": 9}
+        assert from_fairseq(name, {"max_src_length": 9}).settings == {"max_words": 9}
     statistics = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-    assert original_task(name, {"imagenet_default_mean_and_std": True}).settings == statistics
+    assert from_fairseq(name, {"imagenet_default_mean_and_std": True}).settings == statistics
 
 
 def test_the_description_of_a_modelscope_folder_is_a_task(tmp_path, caplog):
@@ -221,15 +220,15 @@ def test_the_description_of_a_modelscope_folder_is_a_task(tmp_path, caplog):
     sizes = {"image_size": 480, "max_image_size": 512, "max_words": 80}
     assert task.settings == {**sizes, **statistics, "inference": "all_candidates"}
     assert "not used: beam_search.sampling=False" in caplog.text
-    assert "says prompt='what?', which is not used: visual-question-answering asks by" in caplog.text
+    assert "has prompt='what?', which is not used: visual-question-answering has a" in caplog.text
     assert "language" not in caplog.text
     (tmp_path / "answer2label.json").unlink()
-    with pytest.raises(UserError, match="names the answers 'answer2label.json', which is no file beside it"):
+    with pytest.raises(UserError, match="names the answers 'answer2label.json', which is not a file next to it"):
         read_task(tmp_path)
 
 
 @pytest.mark.parametrize("theirs, ours", [("ocr-recognition", "ocr"), ("text-to-image-synthesis", "text-to-image")])
-def test_tasks_of_modelscope_have_the_names_of_pipelines(theirs, ours, tmp_path):
+def test_tasks_of_modelscope_have_pipelines(theirs, ours, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "configuration.json").write_text(json.dumps({"task": theirs, "model": {}}))
     assert read_task(tmp_path) == TaskSettings(ours) and ours in PIPELINE_NAMES
@@ -241,3 +240,12 @@ def test_a_modelscope_task_without_a_pipeline_is_none(tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert read_task(tmp_path) is None
     assert "there is no pipeline for sudoku" in caplog.text
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_option_under_the_name_of_an_earlier_version_has_its_meaning(stored, folder):
+    file = folder / "task.json"
+    content = json.loads(file.read_text())
+    content["generation"] |= {NEGATED_PREFIX_COUNTS: stored}
+    file.write_text(json.dumps(content))
+    assert read_task(folder).generation == {"beam_size": 3, "prefix_counts_toward_max_len": not stored}

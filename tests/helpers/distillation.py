@@ -1,7 +1,6 @@
 """Teachers and students small enough to compute their losses by hand."""
 
 import copy
-from types import SimpleNamespace
 
 import torch
 from omegaconf import OmegaConf
@@ -12,7 +11,6 @@ from helpers.runs import ROOT
 from ofa.config import OFAConfig
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
-from training.distillation.module import DistillationModule
 from training.distillation.plan import plan_distillation
 
 SMALL_DEMO = [
@@ -32,16 +30,17 @@ TEACHER = OFAConfig.from_name(
     encoder_layers=3, decoder_layers=3,
 )  # fmt: skip
 DEFAULTS = OmegaConf.to_container(OmegaConf.load(ROOT / "configs/distill/_settings.yaml"))
-del DEFAULTS["predictions"]  # they are data, and no part of the plan
+del DEFAULTS["predictions"]  # these are data, not part of the plan
 
 
 def make_model(config, seed):
+    """A model in training mode."""
     torch.manual_seed(seed)
     return OFAModel(config)
 
 
 def make_batch():
-    """Two samples with pictures and prompts, both of other lengths."""
+    """Two samples with images and prompts of different lengths."""
     torch.manual_seed(4)
     return collate(
         [
@@ -51,14 +50,8 @@ def make_batch():
     )
 
 
-def forget_trainer(monkeypatch):
-    """Let a training module take a step by itself, as the first of a run."""
-    monkeypatch.setattr(DistillationModule, "global_step", 0)
-    monkeypatch.setattr(DistillationModule, "trainer", SimpleNamespace(precision="32-true"), raising=False)
-
-
 def save(model, folder):
-    """A run folder with the model as its best checkpoint."""
+    """Writes a run folder with the model as its best checkpoint; returns its path."""
     (folder / "checkpoints").mkdir(parents=True)
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     checkpoint = {"hyper_parameters": {"model": model.config.to_dict()}, "state_dict": weights}
@@ -73,6 +66,7 @@ def make_plan(teacher, hard=None, image_size=32, tree=None, **settings):
 
 
 def outputs(model, batch, images=None):
+    """The model's output in evaluation mode, with hidden states and attention maps."""
     images = batch.patch_images if images is None else images
     with torch.no_grad():
         return model.eval()(

@@ -1,10 +1,14 @@
-"""Training of a micro model on a few rows in the process of the test."""
+"""Training of small models in the process of the test."""
+
+from types import SimpleNamespace
 
 import pytorch_lightning as pl
 
+from training.distillation.module import DistillationModule
+
 
 class Interrupt(pl.Callback):
-    """Ends training by an InterruptedError behind so many batches."""
+    """Ends training by an InterruptedError after a number of batches."""
 
     def __init__(self, batches):
         self.left = batches
@@ -16,9 +20,15 @@ class Interrupt(pl.Callback):
 
 
 def make_trainer(folder, callbacks, interrupt=None, **options):
-    """One on the CPU that logs every update; `interrupt` is the number of batches behind which it is interrupted."""
+    """A trainer on the CPU that logs every step and is interrupted after `interrupt` batches."""
     interrupts = [] if interrupt is None else [Interrupt(interrupt)]
     return pl.Trainer(
         accelerator="cpu", callbacks=[*callbacks, *interrupts], log_every_n_steps=1, check_val_every_n_epoch=None,
         use_distributed_sampler=False, enable_model_summary=False, default_root_dir=folder, **options,
     )  # fmt: skip
+
+
+def without_trainer(monkeypatch):
+    """Lets a distillation module compute a loss without a trainer, as in the first step of a run."""
+    monkeypatch.setattr(DistillationModule, "global_step", 0)
+    monkeypatch.setattr(DistillationModule, "trainer", SimpleNamespace(precision="32-true"), raising=False)

@@ -1,12 +1,30 @@
-"""Small raw data sets in the layouts their authors publish, around real pictures."""
+"""Rows, images and small raw data sets in their published layouts."""
 
+import base64
 import csv
+import io
 import json
 import pickle
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from data.tsv import Row
+
+
+def encoded_image(format="PNG", size=(60, 40), colour="orange", alphabet=base64.b64encode):
+    """Base64 of an encoded image: noise in shades of one colour."""
+    pixels = np.asarray(Image.new("RGB", size, colour), dtype=np.int16)
+    noise = np.random.default_rng(0).integers(-40, 40, pixels.shape)
+    file = io.BytesIO()
+    Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)).save(file, format)
+    return alphabet(file.getvalue()).decode()
+
+
+def make_row(**values):
+    """A row of a file `train.tsv` with an id, an image and the given columns."""
+    return Row(values={"uniq_id": "7", "image": encoded_image(), **values}, path=Path("train.tsv"), line=3)
 
 
 def write_jpeg(path: Path, size=(60, 40), seed=0) -> Path:
@@ -17,7 +35,7 @@ def write_jpeg(path: Path, size=(60, 40), seed=0) -> Path:
 
 
 def write_refer(folder: Path, name="refcoco", split_by="unc") -> list[str]:
-    """Two references with three sentences in two splits; the command's words."""
+    """Two references with three sentences in two splits; returns the arguments of the command that converts them."""
     refs = [
         {"ref_id": 1, "ann_id": 10, "image_id": 7, "category_id": 1, "split": "train", "file_name": "x_10.jpg",
          "sent_ids": [3, 4], "sentences": [{"sent_id": 3, "raw": "The Cup", "sent": "the cup", "tokens": []},
@@ -92,7 +110,7 @@ def write_vqa(folder: Path) -> list[str]:
 
 
 def write_photos(folder: Path, rows=6, name="photos.csv", size=(60, 40), broken=()) -> Path:
-    """A CSV of boxes in photos, in the rows of `broken` (from 0) of photos that are none."""
+    """A CSV file of boxes in photos; the files of the rows in `broken` (from 0) are truncated."""
     with (folder / name).open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "text", "x0", "y0", "x1", "y1"])

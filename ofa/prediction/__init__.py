@@ -1,0 +1,101 @@
+"""Batch prediction for images without ground truth: `predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from tqdm import tqdm
+
+from ofa.checkpoint import read_task, weight_files
+from ofa.config import check_choice
+from ofa.errors import UserError
+from ofa.pipeline import PIPELINES, Pipeline, pipeline
+from ofa.prediction.batches import check_texts, predict_each
+from ofa.prediction.drawing import save_image
+from ofa.prediction.inputs import read_inputs
+from ofa.prediction.journal import Journal
+from ofa.processors.settings import to_task_settings
+
+PRECISIONS = {"32-true": torch.float32, "bf16-true": torch.bfloat16}  # names as in Lightning, kept in the settings
+
+
+def predict(
+    checkpoint: str | Path,
+    source: str | Path,
+    output: str | Path,
+    *,
+    task: str | None = None,
+    texts: Mapping[str, str] | None = None,
+    images: bool = True,
+    precision: str = "32-true",
+    batch_size: int | None = None,
+    tokenizer: str | None = None,
+    answers: str | None = None,
+    device: str | None = None,
+) -> int:
+    """Writes predictions.jsonl and annotated images; an interrupted run resumes where it stopped.
+
+    Args:
+        checkpoint: what `ofa.load` reads.
+        source: an image, a folder of images, or a CSV file (see `read_inputs`).
+        output: the folder to write to.
+        task: name of the pipeline; None: the task of the checkpoint.
+        texts: texts for all images, by the names of the pipeline's arguments.
+        images: draw each prediction on its image.
+        precision: one of PRECISIONS.
+        batch_size, tokenizer, answers, device: as for `ofa.pipeline`.
+
+    Returns:
+        The number of inputs with a prediction.
+
+    Raises:
+        UserError: the checkpoint or the inputs cannot be used, or the folder holds predictions of other settings.
+    """
+    if task is None:
+        settings = read_task(checkpoint)
+        if settings is None:
+            raise UserError(
+                f"{checkpoint} does not contain its task; set it (predict.py: task=refcoco, ofa predict: --task "
+                "visual-grounding)"
+            )
+        task = settings.pipeline
+    check_choice(task, "task", PIPELINES)
+    folder = Path(output)
+    inputs = read_inputs(Path(source), task, texts or {}, leave_out=folder)
+    pipe = pipeline(
+        task,
+        checkpoint,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=PRECISIONS[precision],
+        batch_size=batch_size,
+        answers=answers,
+    )
+    check_texts(pipe, inputs)
+    with Journal(folder, _settings(checkpoint, pipe, precision), inputs) as journal:
+        numbers = {item: number for number, item in journal.pending}
+        for item, image, prediction in tqdm(predict_each(pipe, list(numbers)), task, len(numbers)):
+            if images and "error" not in prediction:
+                save_image(folder / "pictures", numbers[item], item, image, prediction)
+            journal.write(item, prediction)
+    console = Console()
+    n_predicted = len(inputs) - journal.n_failed
+    console.print(f"{n_predicted} predictions in {journal.file}", soft_wrap=True)
+    if journal.n_failed:
+        console.print(f"{journal.n_failed} inputs failed; their lines contain the reason", soft_wrap=True)
+    return n_predicted
+
+
+def _settings(checkpoint: str | Path, pipe: Pipeline, precision: str) -> dict[str, Any]:
+    """What predictions depend on besides the inputs."""
+    stats = [(str(file.resolve()), file.stat()) for file in weight_files(checkpoint)]
+    return {
+        "asked": to_task_settings(pipe.processor, pipe.options).to_json(),
+        "weights": [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats],
+        "vocabulary": pipe.processor.tokenizer.digest(),
+        "precision": precision,
+    }

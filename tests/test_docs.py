@@ -4,12 +4,12 @@ import re
 import shlex
 from pathlib import Path
 
-import ofa.cli
 import pytest
 from PIL import Image
 
 import data.inspect.__main__
 import data.prepare.__main__
+import ofa.cli
 from benchmarks.cases import CASES
 from ofa import OFAConfig, OFAModel
 from ofa.checkpoint import TaskSettings, export

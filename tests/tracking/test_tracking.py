@@ -177,7 +177,7 @@ def test_a_resumed_run_goes_on_with_its_run_of_mlflow_and_no_step_comes_twice(tm
     run = logger.experiment.get_run(logger.run_id)
     assert run.info.status == "FINISHED" and run.data.params["optim/lr"] == "0.001"
     (first / "mlflow.json").write_text('{"id": "abc"}')
-    with pytest.raises(UserError, match=r"tracking_uri=sqlite:.* \(.*abc.*\); .* has the run abc, with which this one"):
+    with pytest.raises(UserError, match=r"tracking_uri=sqlite:.* \(.*abc.*\); .* has the run abc, which is resumed"):
         make_mlflow(second, interrupted=str(first)).log_metrics({"lr": 1.0}, 0)
 
 

@@ -25,17 +25,33 @@ SMALL_DEMO = [
 @pytest.fixture(scope="module")
 def demo_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    process = run(
-        "train.py", *SMALL_DEMO, "trainer.max_steps=4", "validate_every=2", "hydra.run.dir=run", folder=folder
-    )
-    return folder, process
+    steps = ["trainer.max_steps=4", "validate_every=2", "log_every=0.01"]
+    return folder, run("train.py", *SMALL_DEMO, *steps, "hydra.run.dir=run", folder=folder)
 
 
-def test_a_demo_run_says_that_it_is_one_and_ends_with_scores_beside_chance(demo_run):
+def test_a_demo_run_ends_with_scores_and_trivial_baselines(demo_run):
     _, process = demo_run
     assert "this is the demo" in process.stdout
-    for words in ("testA", "testB", "acc@0.5", "commonest box", "random object", "python evaluate.py"):
-        assert words in process.stdout
+    for text in (
+        "testA",
+        "testB",
+        "trivial baselines (acc@0.5)",
+        "commonest box",
+        "random object",
+        "python evaluate.py",
+    ):
+        assert text in process.stdout
+
+
+def test_without_a_terminal_progress_is_in_the_output_and_in_the_log(demo_run):
+    folder, process = demo_run
+    for output in (process.stdout, (folder / "run/train.log").read_text()):
+        assert re.search(r"INFO step 3 of 4: loss \d+\.\d{3}, \d+\.\d samples/s, 0:00:\d\d left\n", output)
+        assert re.search(
+            r"INFO validation after step 2: acc@0.5 \d\.\d{3}, mean_iou \d\.\d{3}; the best so far\n", output
+        )
+        assert "INFO test, testB: 1 of 1 batches\n" in output
+    assert "it/s" not in process.stdout + process.stderr
 
 
 def test_a_run_folder_holds_all_that_was_made(demo_run):

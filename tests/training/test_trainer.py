@@ -11,14 +11,14 @@ def interval(batches, every=500, accumulate=1, max_steps=-1, max_epochs=None):
     return validation_settings(config, batches)["val_check_interval"]
 
 
-def test_updates_between_validations_are_counted_in_batches():
+def test_steps_between_validations_are_counted_in_batches():
     assert interval(batches=10_000, every=500, accumulate=8, max_epochs=10) == 4000
 
 
 def test_a_run_too_short_for_a_validation_has_one_at_its_end():
     assert interval(batches=2, accumulate=8, max_epochs=10) == 20
     assert interval(batches=100, max_steps=30) == 30
-    # Two updates an epoch, of four batches and of one; the fifth update ends after the fourth batch of an epoch.
+    # Two steps per epoch, of four batches and of one; the fifth step ends after the fourth batch of an epoch.
     assert interval(batches=5, accumulate=4, max_steps=5) == 14
 
 

@@ -8,10 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 
 from data.batch import Batch
+from runtime import lightning_internals
 from runtime.progress import Every
 
 log = logging.getLogger(__name__)
@@ -19,14 +20,7 @@ log = logging.getLogger(__name__)
 
 def build_progress(log_every: float) -> ProgressBar:
     """A progress bar if stdout is a terminal, else log lines at least `log_every` seconds apart."""
-    return ProgressBarOfSteps() if Console().is_terminal else ProgressLines(log_every)
-
-
-class ProgressBarOfSteps(RichProgressBar):
-    """Lightning's bar, which shows -2 as the last epoch if the length of a run is a number of steps."""
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return super()._get_train_description(current_epoch).replace("/-2", "")
+    return lightning_internals.ProgressBar() if Console().is_terminal else ProgressLines(log_every)
 
 
 class Throughput:
@@ -101,8 +95,8 @@ class ProgressLines(ProgressBar):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, batch_idx: int, *args: Any
     ) -> None:
-        if not trainer.sanity_checking and self.timer.is_due():
-            done, total = batch_idx + 1, sum(trainer.num_val_batches)
+        done, total = batch_idx + 1, sum(trainer.num_val_batches)
+        if not trainer.sanity_checking and done < total and self.timer.is_due():
             self._log("validation after step %d: %d of %d batches", trainer.global_step, done, total)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -125,6 +119,6 @@ class ProgressLines(ProgressBar):
     def on_test_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if self.timer.is_due():
-            split, total = trainer.datamodule.test_splits[dataloader_idx], trainer.num_test_batches[dataloader_idx]
-            self._log("test, %s: %d of %d batches", split, batch_idx + 1, total)
+        done, total = batch_idx + 1, trainer.num_test_batches[dataloader_idx]
+        if done < total and self.timer.is_due():
+            self._log("test, %s: %d of %d batches", trainer.datamodule.test_splits[dataloader_idx], done, total)

@@ -66,7 +66,7 @@ class NonFinite(pl.Callback):
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer) -> None:
         norm = full_tensor(nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
         module.log("train/gradient_norm", norm)
-        ids, skipped_batches, self.ids, self.skipped_batches = self.ids, self.skipped_batches, [], 0
+        ids, n_skipped, self.ids, self.skipped_batches = self.ids, self.skipped_batches, [], 0
         if not torch.isfinite(norm):
             if trainer.precision == "16-mixed":
                 return
@@ -76,9 +76,7 @@ class NonFinite(pl.Callback):
             )
             self.skipped += ids
             module.zero_grad()  # without gradients the optimizer changes neither weights nor averages
-        elif norm == 0 and trainer.strategy.reduce(
-            torch.tensor(skipped_batches, device=module.device), reduce_op="sum"
-        ):
+        elif norm == 0 and trainer.strategy.reduce(torch.tensor(n_skipped, device=module.device), reduce_op="sum"):
             module.zero_grad()
         elif ids:  # a process that only skips is broken, even if others make steps
             self.in_a_row = 0

@@ -54,7 +54,7 @@ class Optim:
             raise UserError("optim.warmup_ratio and optim.warmup_steps are both set; set one of them to 0")
 
     def optimizer(self, model: nn.Module, fused: bool = True) -> AdamW:
-        """AdamW over the trainable parameters; Lightning does not clip gradients of the faster `fused` one in mixed precision."""
+        """AdamW over the trainable parameters; `fused` is faster, but Lightning cannot clip it in mixed precision."""
         trainable = [p for p in model.parameters() if p.requires_grad]
         decayed = [p for p in trainable if self.decay_1d or p.ndim > 1]
         not_decayed = [p for p in trainable if not self.decay_1d and p.ndim <= 1]

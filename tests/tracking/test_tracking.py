@@ -127,7 +127,7 @@ TRAINING = {
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_wandb_offline_holds_every_kind_of_value_and_a_resumed_run_goes_on_with_it(tmp_path):
+def test_wandb_offline_has_every_kind_of_value_and_a_resumed_run_continues_it(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     with pytest.raises(InterruptedError):
         fit(first, make_wandb(first), interrupt=5)
@@ -139,9 +139,9 @@ def test_wandb_offline_holds_every_kind_of_value_and_a_resumed_run_goes_on_with_
 
     assert wandb_files.run_record(first).run_id == wandb_files.run_record(second).run_id
     rows = wandb_files.history(first), wandb_files.history(second)
-    assert [row["_step"] for row in rows[0]] == [0, 1, 2, 3, 4]  # the last is behind the checkpoint of update 4
-    assert [row["_step"] for row in rows[1]] == [4, 5, 6]  # of six updates, and of the end
-    assert not {*TRAINING, "train/nll"} & rows[0][4].keys() & rows[1][0].keys()  # each value of that row comes once
+    assert [row["_step"] for row in rows[0]] == [0, 1, 2, 3, 4]  # the last is after the checkpoint of step 4
+    assert [row["_step"] for row in rows[1]] == [4, 5, 6]  # of six steps, and of the end
+    assert not {*TRAINING, "train/nll"} & rows[0][4].keys() & rows[1][0].keys()  # each value of that row once
     for row in (*rows[0][:4], rows[0][4] | rows[1][0], rows[1][1]):
         assert TRAINING <= row.keys(), row
     validated = [row for row in (*rows[0], *rows[1]) if "val/acc@0.5" in row]
@@ -157,7 +157,7 @@ def test_wandb_offline_holds_every_kind_of_value_and_a_resumed_run_goes_on_with_
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_a_resumed_run_goes_on_with_its_run_of_mlflow_and_no_step_comes_twice(tmp_path, make_mlflow):
+def test_a_resumed_run_continues_its_run_of_mlflow_without_a_repeated_step(tmp_path, make_mlflow):
     first, second = tmp_path / "first", tmp_path / "second"
     with pytest.raises(InterruptedError):
         fit(first, make_mlflow(first), interrupt=5)
@@ -181,7 +181,7 @@ def test_a_resumed_run_goes_on_with_its_run_of_mlflow_and_no_step_comes_twice(tm
         make_mlflow(second, interrupted=str(first)).log_metrics({"lr": 1.0}, 0)
 
 
-def test_offline_the_last_row_of_a_run_that_ended_in_its_test_is_given_the_scores(tmp_path):
+def test_offline_the_last_row_of_a_run_interrupted_in_its_test_gets_the_scores(tmp_path):
     first = make_wandb(tmp_path)
     first.log_metrics({"lr": 1.0}, 5)
     first.log_metrics({"best/val/score": 0.5}, 6)
@@ -199,11 +199,11 @@ def test_offline_the_last_row_of_a_run_that_ended_in_its_test_is_given_the_score
 
 @pytest.fixture
 def found(tmp_path, monkeypatch):
-    """The configuration of a run that has its folder's files, the loggers' among them, and may go on with them."""
+    """The configuration of a run whose folder has the files of its loggers, and which may resume from them."""
     (tmp_path / "wandb.json").write_text('{"id": "a1b2c3d4", "step": 7}')
-    words = ["logger=[csv,tensorboard,wandb]", "logger.wandb.mode=offline", "resume=auto"]
+    overrides = ["logger=[csv,tensorboard,wandb]", "logger.wandb.mode=offline", "resume=auto"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = compose("train", [*words, f"+hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
+        config = compose("train", [*overrides, f"+hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
     before = SummaryWriter(tmp_path / "tensorboard")
     for step in range(10):
@@ -219,42 +219,37 @@ def steps_of_tensorboard(logger):
     return [event.step for name in events.Tags()["scalars"] for event in events.Scalars(name) if name == "lr"]
 
 
-def test_the_configured_loggers_of_a_resumed_run_go_on_with_what_they_have_of_it(found, tmp_path):
+def test_the_configured_loggers_of_a_resumed_run_continue(found, tmp_path):
     interrupted = ResumePoint(tmp_path, tmp_path / "last.ckpt", step=8, validates_first=False, is_tested=False)
     files, tensorboard, wandb = build_loggers(found, interrupted)
     assert isinstance(files, StepCSVLogger) and (wandb.version, wandb.last_step) == ("a1b2c3d4", 7)
     assert steps_of_tensorboard(tensorboard) == list(range(8))
 
 
-def test_the_loggers_of_a_run_that_left_no_checkpoint_begin_anew_as_training_does(found, tmp_path):
+def test_the_loggers_of_a_run_without_a_checkpoint_start_from_scratch_as_training_does(found, tmp_path):
     _, tensorboard, wandb = build_loggers(found, find_resume_point(found, tmp_path))
     assert wandb.version != "a1b2c3d4" and wandb.last_step == -1
     assert steps_of_tensorboard(tensorboard) == []
 
 
-def test_the_files_hold_the_same_as_csv_tensorboard_and_mlflow_show_it(tmp_path, make_mlflow):
+def test_csv_tensorboard_and_mlflow_have_the_same_values(tmp_path, make_mlflow):
     folder = tmp_path / "run"
-    loggers = (
-        StepCSVLogger(folder, "", ""),
-        TensorBoardLogger(folder, "tensorboard", "", default_hp_metric=False),
-        make_mlflow(folder),
-    )
-    fit(folder, *loggers)
+    tensorboard, mlflow = TensorBoardLogger(folder, "tensorboard", "", default_hp_metric=False), make_mlflow(folder)
+    fit(folder, StepCSVLogger(folder, "", ""), tensorboard, mlflow)
     expected = {*TRAINING, "val/acc@0.5", "best/val/acc@0.5"}
 
-    table = list(csv.DictReader((folder / "metrics.csv").open()))
-    assert expected <= {name for row in table for name, value in row.items() if value}
+    assert expected <= set().union(*read_csv(folder))
     assert OmegaConf.load(folder / "hparams.yaml").provenance.versions.torch == torch.__version__
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert expected <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Images("answers/val")] == [1, 3, 5]
     for name, content in {"configuration": b"transformers:", "predictions/val": b"uniq_id | answer | box"}.items():
         assert content in events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0]
-    run = loggers[2].experiment.get_run(loggers[2].run_id)
+    run = mlflow.experiment.get_run(mlflow.run_id)
     assert {name.replace("@", "") for name in expected} <= run.data.metrics.keys()
     assert run.data.params["optim/lr"] == "0.001"
     for kind, end in {"answers": "png", "predictions": "json"}.items():
-        files = loggers[2].experiment.list_artifacts(loggers[2].run_id, kind)
+        files = mlflow.experiment.list_artifacts(mlflow.run_id, kind)
         assert [file.path for file in files] == [f"{kind}/val_{step}.{end}" for step in (1, 3, 5)]
 
 
@@ -338,7 +333,7 @@ def test_a_resumed_run_continues_metrics_csv_also_one_with_several_rows_per_step
     assert read_csv(tmp_path) == [first, second | {"val/acc": "0.75"}, {"lr": "0.4", "step": "2"}]
 
 
-def test_wandb_online_without_a_login_is_refused_and_asks_nothing(tmp_path, monkeypatch):
+def test_wandb_online_without_a_login_is_refused_without_a_prompt(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -349,7 +344,7 @@ def test_wandb_online_without_a_login_is_refused_and_asks_nothing(tmp_path, monk
         make_wandb(tmp_path, mode="ofline")
 
 
-def test_a_server_that_does_not_answer_is_named_with_the_way_round_it(tmp_path, monkeypatch):
+def test_a_server_that_does_not_answer_is_an_error_with_the_remedy(tmp_path, monkeypatch):
     def fail(**settings):
         raise CommError("Timed out\nConsider ...")
 
@@ -358,7 +353,7 @@ def test_a_server_that_does_not_answer_is_named_with_the_way_round_it(tmp_path, 
         fit(tmp_path / "run", make_wandb(tmp_path))
 
 
-def test_a_disabled_wandb_writes_nothing_but_its_id(tmp_path):
+def test_a_disabled_wandb_writes_only_its_id(tmp_path):
     folder = tmp_path / "run"
     fit(folder, make_wandb(folder, mode="disabled"))
     assert not (folder / "wandb").exists()
@@ -373,10 +368,10 @@ def test_no_logger_and_one_that_is_not_installed_are_refused_by_name(monkeypatch
         build_loggers(OmegaConf.create({"logger": {"mlflow": {}}}))
 
 
-def test_the_commit_is_that_of_the_repository_and_a_change_of_a_tracked_file_is_seen(tmp_path, monkeypatch):
-    def git(*words):
+def test_provenance_has_the_commit_and_whether_tracked_files_changed(tmp_path, monkeypatch):
+    def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-        command = ["git", "-C", tmp_path, *identity, *words]
+        command = ["git", "-C", tmp_path, *identity, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     assert git_state(tmp_path) is None
@@ -390,7 +385,7 @@ def test_the_commit_is_that_of_the_repository_and_a_change_of_a_tracked_file_is_
     (tmp_path / "code.py").write_text("2")
     assert git_state(tmp_path)["dirty"]
     (tmp_path / "installed").mkdir()
-    assert git_state(tmp_path / "installed") is None  # a copy of the code in another's repository
+    assert git_state(tmp_path / "installed") is None  # a copy of the code inside another repository
     monkeypatch.setenv("PATH", "")
     assert git_state(tmp_path) is None
     assert provenance()["versions"]["transformers"]

@@ -23,7 +23,7 @@ from training.trainer import (
     build_callbacks,
     build_loggers,
     build_trainer,
-    learnt_files,
+    training_files,
     training_callbacks,
     validation_settings,
 )
@@ -54,7 +54,7 @@ def train(config: DictConfig) -> float | None:
         data = build_data(config, task, list(dict.fromkeys(["train", "val", *splits_with_files(config, task)])))
         data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, task, distillation)
-    callbacks = training_callbacks(config, task, folder, learnt_files(data, distillation), chosen_callbacks)
+    callbacks = training_callbacks(config, task, folder, training_files(data, distillation), chosen_callbacks)
     intervals = validation_settings(config, batches=len(data.train_dataloader()))
     trainer = build_trainer(config, callbacks, folder, logger=loggers, **intervals)
     model = build_initial_model(config, resume_point, distillation)

@@ -35,7 +35,7 @@ def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Call
     return [*callbacks, LogSamplePredictions(folder, task, config.pictures)] if config.pictures else callbacks
 
 
-def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:
+def training_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:
     """The files that training reads, by their description, for SaveTrainingState."""
     files = {"training file (data)": [data.files["train"]]}
     if data.teacher_answers is not None:
@@ -56,7 +56,7 @@ def training_callbacks(
 
     Args:
         folder: of the run.
-        files: the files that training reads, as `learnt_files` returns them.
+        files: the files that training reads, as `training_files` returns them.
         chosen: as `build_callbacks` returns them.
     """
     last = LastCheckpoint(folder / LAST, config.save_every)

@@ -37,7 +37,7 @@ from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
-from training.trainer import learnt_files, training_callbacks
+from training.trainer import training_files, training_callbacks
 
 MICRO = OFAConfig.from_name("micro", dropout=0.2, init_std=0.1)
 TEACHER = OFAConfig.from_name("micro", d_model=96, encoder_attention_heads=6, decoder_attention_heads=6)
@@ -427,7 +427,7 @@ def test_a_run_goes_on_only_with_what_it_learns_from(tmp_path):
         {"train": paths["train"], "val": paths["val"]}, {"id": 0}, encode, batch_size=2, eval_batch_size=5,
         teacher_answers=TeacherAnswers(paths["answers"], "id", {}),
     )  # fmt: skip
-    files = learnt_files(data, SimpleNamespace(weight_files=[paths["teacher"]]))
+    files = training_files(data, SimpleNamespace(weight_files=[paths["teacher"]]))
     assert sorted(path.name for group in files.values() for path in group) == ["answers", "teacher", "train"]
 
 

@@ -220,7 +220,9 @@ def steps_of_tensorboard(logger):
 
 
 def test_the_configured_loggers_of_a_resumed_run_continue(found, tmp_path):
-    interrupted = ResumePoint(tmp_path, tmp_path / "last.ckpt", step=8, validates_first=False, is_tested=False)
+    interrupted = ResumePoint(
+        tmp_path, tmp_path / "last.ckpt", step=8, validates_first=False, in_place=True, is_tested=False
+    )
     files, tensorboard, wandb = build_loggers(found, interrupted)
     assert isinstance(files, StepCSVLogger) and (wandb.version, wandb.last_step) == ("a1b2c3d4", 7)
     assert steps_of_tensorboard(tensorboard) == list(range(8))

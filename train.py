@@ -23,8 +23,8 @@ from training.trainer import (
     build_callbacks,
     build_loggers,
     build_trainer,
-    training_files,
     training_callbacks,
+    training_files,
     validation_settings,
 )
 

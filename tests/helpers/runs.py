@@ -21,13 +21,14 @@ from ofa import pipeline
 ROOT = Path(__file__).parents[2]
 
 
-def run(script, *arguments, folder, check=True, timeout=300, python_path=()):
+def run(script, *arguments, folder, check=True, timeout=300, path=None):
     """Runs a script, or after "-m" a module, in `folder`; returns the completed process with its output as text.
 
-    The process is forked from one with the imports of every command, which take longer than most runs.
+    The process is forked from one with the imports of every command, which take longer than most runs. `path` is a
+    folder of modules of the user's own.
     """
     environment = {"OMP_NUM_THREADS": "2", **os.environ, "OFA_CACHE": str(folder / "cache"), "COLUMNS": "200"}
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, [ROOT, *python_path]))
+    environment["PYTHONPATH"] = ":".join(map(str, filter(None, (path, ROOT))))
     command = [script if script == "-m" else str(ROOT / script), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as streams:
         out, err = Path(streams, "out"), Path(streams, "err")
@@ -63,7 +64,7 @@ def _run_forked(command, environment, folder, out, err):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.path += environment["PYTHONPATH"].split(os.pathsep)[1:]
+    sys.path[:0] = environment["PYTHONPATH"].split(":")
     for file, stream in ((out, 1), (err, 2)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     try:

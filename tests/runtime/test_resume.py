@@ -37,7 +37,7 @@ from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
-from training.trainer import training_files, training_callbacks
+from training.trainer import training_callbacks, training_files
 
 MICRO = OFAConfig.from_name("micro", dropout=0.2, init_std=0.1)
 TEACHER = OFAConfig.from_name("micro", d_model=96, encoder_attention_heads=6, decoder_attention_heads=6)

@@ -54,7 +54,8 @@ class Tracking(pl.Callback):
         step = trainer.global_step
         if step == self.logged or step % trainer.log_every_n_steps or not trainer.is_global_zero:
             return
-        rate = self.throughput.rate() * trainer.world_size
+        samples, seconds = self.throughput.lap()
+        rate = samples * trainer.world_size / seconds
         values = {"speed/samples_per_second": rate, "memory/resident_peak_gib": peak_resident_bytes() / GIB}
         if module.device.type == "cuda":
             values["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(module.device) / GIB

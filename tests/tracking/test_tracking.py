@@ -18,7 +18,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from PIL import Image
-from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -31,6 +30,7 @@ from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
+from runtime.lightning_internals import ProgressBar
 from runtime.resume import ResumePoint, find_resume_point
 from runtime.truncate_logs import truncate_csv_logs
 from tracking.csv_logger import StepCSVLogger
@@ -288,7 +288,7 @@ def test_progress_is_logged_at_intervals_and_after_each_validation(tmp_path, mon
 def test_a_terminal_has_a_progress_bar_instead_of_lines(monkeypatch):
     assert isinstance(build_progress(30.0), ProgressLines)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert isinstance(build_progress(30.0), RichProgressBar)
+    assert isinstance(build_progress(30.0), ProgressBar)
 
 
 def read_csv(folder):

@@ -1,5 +1,6 @@
 """A loss or gradient that is not finite stops a run and names the samples, or these are skipped and counted."""
 
+import math
 import os
 from types import SimpleNamespace
 from unittest import mock
@@ -96,21 +97,17 @@ def file_order(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("disturb", "message"),
+    ("disturb", "accumulate", "message"),
     [
-        (nan, "the loss of step 3 is nan, with the samples r2; .*on_nonfinite=skip"),
-        (infinite, "the loss of step 3 is inf, with the samples r2; "),
-        (gradient, "the gradient of step 3 is not finite, with the samples r2; "),
+        (nan, 1, "the loss of step 3 is nan, with the samples r2; .*on_nonfinite=skip"),
+        (infinite, 1, "the loss of step 3 is inf, with the samples r2; "),
+        (gradient, 1, "the gradient of step 3 is not finite, with the samples r2; "),
+        (gradient, 2, "the gradient of step 2 is not finite, with the samples r2, r3;"),
     ],
 )
-def test_by_default_a_run_stops_and_names_step_and_samples(tmp_path, disturb, message):
+def test_by_default_a_run_stops_and_names_step_and_samples(tmp_path, disturb, accumulate, message):
     with pytest.raises(UserError, match=message):
-        fit(tmp_path, disturb, ["r2"], "stop")
-
-
-def test_all_batches_of_a_step_with_a_bad_gradient_are_named(tmp_path):
-    with pytest.raises(UserError, match="the gradient of step 2 is not finite, with the samples r2, r3;"):
-        fit(tmp_path, gradient, ["r2"], "stop", accumulate_grad_batches=2)
+        fit(tmp_path, disturb, ["r2"], "stop", accumulate_grad_batches=accumulate)
 
 
 @pytest.mark.parametrize("disturb", [nan, infinite, gradient])
@@ -130,21 +127,26 @@ def test_the_other_batches_of_a_step_still_count(tmp_path, bad):
     assert not torch.equal(skipped[0], skipped[1])
 
 
-def test_a_step_whose_batches_are_all_skipped_changes_no_weights(tmp_path):
-    weights = fit(tmp_path, nan, ["r2", "r3"], "skip", accumulate_grad_batches=2)
-    assert torch.equal(weights[1], weights[3])
+def test_a_step_without_a_batch_changes_no_weights_but_a_true_gradient_of_zero_does(tmp_path):
+    skipped = fit(tmp_path, nan, ["r2", "r3"], "skip", accumulate_grad_batches=2)
+    assert torch.equal(skipped[1], skipped[3])
+    zero = fit(tmp_path, nothing, ["r1"], "skip")
+    assert not torch.equal(zero[0], zero[1])  # by Adam's averages
 
 
-def test_a_true_gradient_of_zero_is_a_step(tmp_path):
-    weights = fit(tmp_path, nothing, ["r1"], "skip")
-    assert not torch.equal(weights[0], weights[1])  # by Adam's averages
+class OfAnotherProcess(pl.Callback):
+    """Adds the gradient of another process to the average."""
+
+    def on_after_backward(self, trainer, module):
+        module.model.decoder.embed_tokens.weight.grad += 1
 
 
-def test_a_run_that_only_skips_stops(tmp_path):
-    rows = MAX_IN_A_ROW + 5
+@pytest.mark.parametrize("callbacks", [[], [OfAnotherProcess()]])
+def test_a_process_that_only_skips_stops(tmp_path, callbacks):
+    rows = [f"r{i}" for i in range(MAX_IN_A_ROW + 5)]
     with pytest.raises(UserError, match=f"the loss of step {MAX_IN_A_ROW} is nan, like {MAX_IN_A_ROW} in a row"):
-        fit(tmp_path, nan, [f"r{i}" for i in range(rows)], "skip", rows=rows)
-    fit(tmp_path, nan, [f"r{i}" for i in range(rows) if i % 2], "skip", rows=rows)  # a step between each two
+        fit(tmp_path, nan, rows, "skip", rows=len(rows), callbacks=callbacks)
+    fit(tmp_path, nan, rows[1::2], "skip", rows=len(rows))  # a step between each two
 
 
 @pytest.fixture
@@ -170,32 +172,12 @@ def test_with_sharded_weights_a_run_stops_as_others_do(tmp_path, sharded):
         fit(tmp_path, nan, ["r2"], "stop", **sharded)
 
 
-@pytest.fixture
-def another_process(monkeypatch):
-    """Rank 0 of two: `gather` also returns the sample of the other rank."""
+def test_samples_of_all_processes_are_named(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("training.nonfinite.gather", lambda own: [*own, "other"])
-
-
-def test_a_gradient_of_several_processes_names_the_samples_of_all(tmp_path, another_process):
     with pytest.raises(UserError, match="the gradient of step 3 is not finite, with the samples r2, other;"):
         fit(tmp_path, gradient, ["r2"], "stop")
-
-
-def test_skipped_samples_of_several_processes_are_reported_in_one_line(tmp_path, another_process, caplog):
     fit(tmp_path, nan, ["r1"], "skip")
     assert "2 samples skipped, as loss or gradient was not finite, among them r1, other" in caplog.text
-
-
-def test_a_process_that_only_skips_stops_even_if_another_makes_steps(tmp_path):
-    class OfAnother(pl.Callback):
-        """Adds the gradient of another process to the average."""
-
-        def on_after_backward(self, trainer, module):
-            module.model.decoder.embed_tokens.weight.grad += 1
-
-    rows = MAX_IN_A_ROW + 5
-    with pytest.raises(UserError, match=f"the loss of step {MAX_IN_A_ROW} is nan, like {MAX_IN_A_ROW} in a row"):
-        fit(tmp_path, nan, [f"r{i}" for i in range(rows)], "skip", rows=rows, callbacks=[OfAnother()])
 
 
 class Logged(pl.Callback):
@@ -213,8 +195,7 @@ def without_terms(self, batch):
     loss = TrainingModule.loss(self, batch)
     if batch.ids[0] not in self.bad:
         return loss
-    nan = float("nan")
-    return Loss(loss.sum * nan, loss.sample_size, {name: term * nan for name, term in loss.terms.items()})
+    return Loss(loss.sum * math.nan, loss.sample_size, {name: term * math.nan for name, term in loss.terms.items()})
 
 
 def test_a_skipped_batch_is_in_no_logged_mean(tmp_path, monkeypatch):
@@ -222,9 +203,7 @@ def test_a_skipped_batch_is_in_no_logged_mean(tmp_path, monkeypatch):
     single, first_of_two = Logged(), Logged()
     fit(tmp_path, None, ["r1"], "skip", callbacks=[single])
     assert single.losses[1] == single.losses[0] and torch.tensor(single.losses).isfinite().all()
-    monkeypatch.setattr(
-        "training.module.all_reduce_sum", lambda own: own + 3.0
-    )  # of another process: 3 tokens, each term 3
+    monkeypatch.setattr("training.module.all_reduce_sum", lambda own: own + 3.0)  # another rank: 3 tokens, terms 3
     fit(tmp_path, None, ["r1"], "skip", callbacks=[first_of_two])
     assert first_of_two.losses[1] == 1.0 and torch.tensor(first_of_two.losses).isfinite().all()
 
@@ -234,7 +213,7 @@ def test_running_statistics_that_are_not_finite_stop_a_run(tmp_path, monkeypatch
 
     def damaging(self, batch):
         norm = next(m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d))
-        norm.running_mean[0] = float("nan")
+        norm.running_mean[0] = math.nan
         return loss(self, batch)
 
     monkeypatch.setattr(TrainingModule, "loss", damaging)

@@ -16,8 +16,12 @@ PACKAGES = ("torchvision", "pytorch-lightning", "transformers", "timm", "hydra-c
 
 def provenance() -> dict[str, Any]:
     """The commit of the code, and the versions of Python and of the packages that results depend on."""
-    torch_version = str(torch.__version__)  # with the CUDA version
-    versions = {"python": platform.python_version(), "torch": torch_version, **_versions()}
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with the CUDA version
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # it is used from its folder, without being installed
+            versions[package] = None
     return {"git": git_state(ROOT), "versions": versions}
 
 
@@ -37,14 +41,3 @@ def _git(root: Path, *arguments: str) -> str | None:
     except FileNotFoundError:
         return None
     return process.stdout.strip() if process.returncode == 0 else None
-
-
-def _versions() -> dict[str, str | None]:
-    """The version of each package; None for one that is used from its folder without being installed."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    return versions

@@ -61,9 +61,8 @@ class Answering(TrainingModule):
         pass
 
     def validation_step(self, batch, batch_idx):
-        return PredictionBatch(
-            "val", batch, [SamplePrediction(name, Said("yes", (0.0, 1.0)), None) for name in batch.ids]
-        )
+        predictions = [SamplePrediction(name, Said("yes", (0.0, 1.0)), None) for name in batch.ids]
+        return PredictionBatch("val", batch, predictions)
 
     def on_validation_epoch_end(self):
         self.log("val/acc@0.5", float(self.scores.get(self.global_step, self.global_step)))
@@ -86,16 +85,8 @@ def fit(folder, *loggers, checkpoint=None, interrupt=None):
     module = Answering(
         OFAModel(MICRO), task, GenerationOptions(), LabelSmoothedCrossEntropy(0.1), Optim(lr=1e-3), Freezing()
     )
-    config = OmegaConf.create(
-        {
-            "pictures": 3,
-            "ema": {"decay": None},
-            "save_every": None,
-            "signals": [],
-            "optim": {"lr": 1e-3},
-            "log_every": 15.0,
-        }
-    )
+    settings = {"pictures": 3, "log_every": 15.0, "ema": {"decay": None}, "save_every": None, "signals": []}
+    config = OmegaConf.create({**settings, "optim": {"lr": 1e-3}})
     trainer = make_trainer(
         folder, training_callbacks(config, task, folder, {}), interrupt, max_epochs=1, logger=list(loggers),
         val_check_interval=2,

@@ -73,7 +73,10 @@ def test_early_stopping_ends_training_for_good(folder):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("+callbacks.mine._target_=nowhere.Mine", "nowhere.Mine cannot be made with these settings: .*nowhere"),
+        (
+            "+callbacks.mine._target_=nowhere.Mine",
+            "nowhere.Mine cannot be built with these settings: .*No module named 'nowhere'",
+        ),
         ("+callbacks.mine._target_=torch.nn.ReLU", "callbacks.mine: torch.nn.ReLU is not a Lightning callback"),
         ("+callbacks.mine.patience=1", "callbacks.mine has no _target_; set it to the class of a Lightning callback"),
         ("callbacks=early_stoping", "did you mean 'early_stopping'"),

@@ -27,12 +27,15 @@ class Throughput:
 
     def __init__(self) -> None:
         self.samples, self.since = 0, time.monotonic()
+        self.paused: float | None = None
 
     def pause(self) -> None:
         self.paused = time.monotonic()
 
     def resume(self) -> None:
-        self.since += time.monotonic() - self.paused
+        if self.paused is not None:
+            self.since += time.monotonic() - self.paused
+            self.paused = None
 
     def lap(self) -> tuple[int, float]:
         """Samples and seconds since the last call."""
@@ -57,6 +60,9 @@ class ProgressLines(pl.Callback):
         self.step, self.n_steps = trainer.global_step, int(trainer.estimated_stepping_batches)
         log.info("training: step %d of %d", self.step, self.n_steps)
         self.throughput, self.timer = Throughput(), Every(self.log_every)
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.throughput.resume()  # not earlier: checkpoints follow a validation
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
         self.throughput.samples += len(batch)
@@ -84,7 +90,6 @@ class ProgressLines(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        self.throughput.resume()
         self.timer = Every(self.log_every)
         best = trainer.checkpoint_callback  # does not know this validation yet: checkpoint callbacks come last
         scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}

@@ -49,6 +49,9 @@ class Tracking(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.throughput, self.logged = Throughput(), trainer.global_step
 
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.throughput.resume()  # not earlier: checkpoints follow a validation
+
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
         self.throughput.samples += len(batch)
         step = trainer.global_step
@@ -66,10 +69,6 @@ class Tracking(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
             self.throughput.pause()
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self.throughput.resume()
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         best = trainer.checkpoint_callback

@@ -108,7 +108,7 @@ def test_both_stages_of_captioning_train_and_report(published, data_root, tmp_pa
 def test_self_critical_training_needs_a_model_to_start_from(published):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", ["task=caption_scst", *published])
-    with pytest.raises(UserError, match="task=caption_scst goes on from a captioning model: set init=RUN"):
+    with pytest.raises(UserError, match="task=caption_scst starts from a captioning model: set init=RUN"):
         check(config)
 
 

@@ -1,6 +1,6 @@
-"""How fast the parts are: `python -m benchmarks`, or `make bench`.
+"""Speed of the parts: `python -m benchmarks`, or `make bench`.
 
-Times mean little on machines that are noisy and shared. So every case is reported beside the rates of matrix products
-and convolutions that the machine reached between its repetitions, and beside the published implementation's time,
-scaled by the same rate: these ratios are what to compare.
+Times alone mean little on shared machines. Every case is therefore reported with the rates of matrix products and
+convolutions that were measured between its repetitions, and with the published implementation's time scaled by the same
+rate. Compare these ratios.
 """

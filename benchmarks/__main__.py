@@ -14,13 +14,31 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.cases import CASES, ON_REQUEST
-from benchmarks.machine import PRECISIONS, Machine
-from benchmarks.measure import Case, Measurement, measure
-from benchmarks.rates import RateMeter
+from benchmarks.checkpoints import FORMS, CheckpointLoading
+from benchmarks.compute import Candidates, Decoding, Encoding, TrainingStep
+from benchmarks.distillation import CachedStep, DistillationStep, PlainStep
+from benchmarks.loading import Indexing, Loading, Preparing
+from benchmarks.losses import CaptionScoring, MaskedLoss, TreeLoss
+from benchmarks.measure import PRECISIONS, Case, Machine, Measurement, RateMeter, measure
 from benchmarks.report import compare, figures, table
+from ofa.vocabulary import BINS
 
-WIDTH = 150  # columns of the table, where it goes to a file
+ON_REQUEST = ("checkpoints",)  # minutes and 5 GB of disk: run only when named
+
+CASES: dict[str, list[Case]] = {
+    "training_step": [TrainingStep(384)],
+    "distillation": [DistillationStep(), DistillationStep(teacher_precision="bf16-true"), CachedStep(), PlainStep()],
+    "encoder": [Encoding(384), Encoding(512)],
+    "beam_search": [Decoding(384), Decoding(512, kind="bins", tokens=4, constraint_range=BINS)],
+    "constrained_loss": [TreeLoss(), MaskedLoss()],
+    "candidates": [Encoding(480), Candidates()],
+    "cider": [CaptionScoring()],
+    "checkpoints": [CheckpointLoading(form) for form in FORMS],
+    "data_loading": [Loading(workers=0), Loading(workers=2), Indexing()],
+    "prepare": [Preparing(workers=1), Preparing(workers=2), Preparing(workers=1, max_side=512, rows=200)],
+}
+
+WIDTH = 150  # columns of the table when it is not printed to a terminal
 
 
 def main() -> None:
@@ -31,11 +49,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     console = Console(width=None if Console().is_terminal else WIDTH)
 
-    say_rates(console, machine, arguments.threads)
+    print_rates(console, machine, arguments.threads)
     progress = Console(stderr=True)
     rows = []
     for case in track(cases, "measuring", console=progress, transient=True):
-        measurement = measure_apart(case, machine, arguments.threads, arguments.repetitions)
+        measurement = measure_in_subprocess(case, machine, arguments.threads, arguments.repetitions)
         rows.append(figures(measurement, machine))
     compare(rows)
     console.print(table(rows, machine))
@@ -61,8 +79,8 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def say_rates(console: Console, machine: Machine, threads: int) -> None:
-    """The rates the machine reaches now; a GPU's in both precisions."""
+def print_rates(console: Console, machine: Machine, threads: int) -> None:
+    """Prints the rates of the machine; those of a GPU in both precisions."""
     for precision in PRECISIONS if machine.device == "cuda" else [machine.precision]:
         rates = RateMeter(Machine(machine.device, precision)).measure()
         console.print(
@@ -71,8 +89,8 @@ def say_rates(console: Console, machine: Machine, threads: int) -> None:
         )
 
 
-def measure_apart(case: Case, machine: Machine, threads: int, repetitions: int) -> Measurement:
-    """Measures in a process of its own, so that its peak memory is that of this case alone."""
+def measure_in_subprocess(case: Case, machine: Machine, threads: int, repetitions: int) -> Measurement:
+    """Measures in a process of its own, so that the peak memory is that of this case only."""
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (threads,)) as process,

@@ -1,4 +1,4 @@
-"""The cases of reading checkpoints: a model out of each published form, and the memory that takes."""
+"""Cases of loading checkpoints in each published format, with the memory needed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from benchmarks.machine import Machine
-from benchmarks.measure import Workload
+from benchmarks.measure import Case, Machine, Workload
 from ofa.checkpoint import export, load_model
 from ofa.config import OFAConfig
 from ofa.model import OFAModel
@@ -24,24 +22,22 @@ FORMS = ("safetensors", "bin", "pt", HALF, OLD)
 
 
 @dataclass(frozen=True)
-class CheckpointLoading:
-    """A fresh process that loads a model and nothing else; its peak memory is the one that is reported.
+class CheckpointLoading(Case):
+    """A new process that only loads a model; its peak memory is reported.
 
     Attributes:
-        form: one of FORMS: "bin" has the tables that published files hold, "pt" is of the original trainer, and before
-            torch 1.6 it was no zip archive and cannot be mapped.
+        form: one of FORMS: "bin" includes the computed tables of published files; "pt" is of the original trainer, and
+            before torch 1.6 it was not a zip archive and cannot be memory-mapped.
     """
 
     form: str
     model: str = "huge"
 
-    @property
-    def name(self) -> str:
-        return f"loading {self.model}, {self.form}"
+    label = "loading {model}, {form}"
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
         model = OFAModel(OFAConfig.from_name(self.model))
-        size = sum(p.nbytes for p in model.parameters())  # before it may be halved
+        size = sum(p.nbytes for p in model.parameters())  # in single precision
         path = write(model, self.form, folder)
 
         peaks = []
@@ -54,34 +50,27 @@ class CheckpointLoading:
 
 
 def write(model: OFAModel, form: str, folder: Path) -> Path:
-    """The model in a published form; returns what is to be loaded."""
+    """Writes the model in a published format; returns the path to load."""
     if form == "safetensors":
         export(folder, model, Tokenizer.demo(), None)
         return folder
     if form == HALF:
         model.half()
-    weights = {**model.state_dict(), **_tables(model.config)}
-    file = folder / "weights.pt"
-    content = weights if form == "bin" else {"model": weights, "args": _options(model.config)}
-    torch.save(content, file, _use_new_zipfile_serialization=form != OLD)
-    return file
-
-
-def _tables(config: OFAConfig) -> dict[str, Tensor]:
-    cells = config.image_bucket_size**2 + 1
-    sides = {"image_rp_bucket": cells, "token_rp_bucket": config.max_position_embeddings}
-    return {
+    config, file = model.config, folder / "weights.pt"
+    sides = {"image_rp_bucket": config.image_bucket_size**2 + 1, "token_rp_bucket": config.max_position_embeddings}
+    tables = {
         f"{stack}.{name}": torch.zeros(side, side, dtype=torch.long)
         for stack in ("encoder", "decoder")
         for name, side in sides.items()
     }
-
-
-def _options(config: OFAConfig) -> Namespace:
-    return Namespace(arch="ofa", encoder_embed_dim=config.d_model, resnet_type=config.resnet_type)
+    weights = {**model.state_dict(), **tables}
+    options = Namespace(arch="ofa", encoder_embed_dim=config.d_model, resnet_type=config.resnet_type)
+    content = weights if form == "bin" else {"model": weights, "args": options}
+    torch.save(content, file, _use_new_zipfile_serialization=form != OLD)
+    return file
 
 
 if __name__ == "__main__":
     load_model(sys.argv[1])
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    print(1024 * int(peak))  # not what getrusage says, which counts the process that started this one, too
+    print(1024 * int(peak))  # getrusage would count the parent process, too

@@ -1,4 +1,4 @@
-"""A training step with a teacher, beside the same step without one."""
+"""A training step with a teacher and the same step without one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.nn.utils import clip_grad_norm_
 
-from benchmarks.compute import ModelCase
-from benchmarks.machine import Machine
-from benchmarks.measure import Workload
+from benchmarks.compute import ModelCase, training_step
+from benchmarks.measure import Machine, Workload
 from criterions.distillation.criterion import DistillationCriterion
 from criterions.distillation.matching import compose, read_rules
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
@@ -32,7 +30,7 @@ from training.optim import Optim
 
 @dataclass(frozen=True)
 class StepOfBatch(ModelCase):
-    """The training step as the Lightning module takes it, whole vocabulary, clipping and AdamW included."""
+    """The training step of the Lightning module over the whole vocabulary, including clipping and AdamW."""
 
     batch_size: int = 4
     target_tokens: int = 20
@@ -54,26 +52,15 @@ class StepOfBatch(ModelCase):
 
     def workload(self, module: TrainingModule, machine: Machine) -> Workload:
         module.to(machine.device).train()
-        batch, optimizer = self.build_batch(machine), module.optim.optimizer(module)
-
-        def step() -> None:
-            optimizer.zero_grad()
-            with machine.autocast():
-                loss = module.loss(batch)
-            (loss.sum / loss.sample_size).backward()
-            clip_grad_norm_(module.parameters(), 1.0)
-            optimizer.step()
-
-        return Workload(step, self.batch_size)
+        batch = self.build_batch(machine)
+        return Workload(training_step(module, module.optim, lambda: module.loss(batch), machine), self.batch_size)
 
 
 @dataclass(frozen=True)
 class PlainStep(StepOfBatch):
     """Without a teacher."""
 
-    @property
-    def name(self) -> str:
-        return f"plain step, {self.image_size} px, batch {self.batch_size}"
+    label = "plain step, {image_size} px, batch {batch_size}"
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
         model, task = self.build_model(machine, train=True), self.build_task()
@@ -84,16 +71,17 @@ class PlainStep(StepOfBatch):
 
 @dataclass(frozen=True)
 class DistillationStep(StepOfBatch):
-    """With a teacher's probabilities and attention maps, as the published recipes take them."""
+    """With a teacher's probabilities and attention maps, as in the published recipes."""
 
     teacher: str = "base"
     teacher_precision: str = "32-true"
     matches: str | None = "first:attention_mse_sum:encoder,first:attention_mse_sum:decoder"
 
+    label = "distillation step, {image_size} px, batch {batch_size}"
+
     @property
     def name(self) -> str:
-        precision = "" if self.teacher_precision == "32-true" else f", teacher {self.teacher_precision}"
-        return f"distillation step, {self.image_size} px, batch {self.batch_size}{precision}"
+        return super().name + ("" if self.teacher_precision == "32-true" else f", teacher {self.teacher_precision}")
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
         student, task = self.build_model(machine, train=True), self.build_task()
@@ -112,16 +100,14 @@ class DistillationStep(StepOfBatch):
 
 @dataclass(frozen=True)
 class CachedStep(DistillationStep):
-    """With the probabilities that a cache kept of the teacher; the first step, which is not timed, fills it."""
+    """With the teacher's probabilities from a cache; the first step, which is not timed, fills it."""
 
     matches: str | None = None
     top_k: int = 64
 
-    @property
-    def name(self) -> str:
-        return f"distillation step, {self.image_size} px, batch {self.batch_size}, cached"
+    label = "distillation step, {image_size} px, batch {batch_size}, cached"
 
     def build_teacher(self, model: OFAModel, criterion: DistillationCriterion, folder: Path) -> Teacher | CachedTeacher:
         cache = TeacherCache(folder / "cache", self.batch_size, {})
-        asked = super().build_teacher(model, criterion, folder)
-        return CachedTeacher(cache, lambda: asked, self.top_k, model.config.vocab_size)
+        teacher = super().build_teacher(model, criterion, folder)
+        return CachedTeacher(cache, lambda: teacher, self.top_k, model.config.vocab_size)

@@ -1,4 +1,4 @@
-"""The data path's cases: rows to batches, and the index of a TSV file."""
+"""Cases of the data path: preparing a TSV file, its index, and loading batches."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ import base64
 import io
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import Machine
-from benchmarks.measure import Workload
+from benchmarks.measure import Case, Machine, Workload
 from data.module import OFADataModule
+from data.prepare.pictures import Bounds
+from data.prepare.records import Conversion, Record
+from data.prepare.writer import Options, convert
 from data.tsv import TSVFile
 from ofa.tokenizer import Tokenizer
 from tasks.refcoco import RefCOCO
 
 
 @dataclass(frozen=True)
-class Loading:
-    """Photographs and expressions of the refcoco task, read in training order, as batches."""
+class Loading(Case):
+    """Batches of photographs and expressions of the refcoco task in training order."""
 
     workers: int
     rows: int = 200
     image_size: int = 512
     batch_size: int = 8
 
-    @property
-    def name(self) -> str:
-        return f"data loading, {self.workers} workers"
+    label = "data loading, {workers} workers"
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
         path = write_refcoco(folder / "rows.tsv", self.rows)
@@ -49,14 +50,12 @@ class Loading:
 
 
 @dataclass(frozen=True)
-class Indexing:
-    """The index of a TSV file of photographs, which the system has in its memory."""
+class Indexing(Case):
+    """The index of a TSV file of photographs in the page cache."""
 
     rows: int = 2000
 
-    @property
-    def name(self) -> str:
-        return "index of a TSV file"
+    label = "index of a TSV file"
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
         path = write_refcoco(folder / "rows.tsv", self.rows)
@@ -68,19 +67,51 @@ class Indexing:
         return Workload(build, path.stat().st_size / 1e6, "MB")
 
 
+@dataclass(frozen=True)
+class Preparing(Case):
+    """Photographs and expressions to a TSV file; each photograph is fully decoded and kept as it is or made smaller."""
+
+    workers: int
+    max_side: int | None = None
+    rows: int = 1000
+
+    @property
+    def name(self) -> str:
+        smaller = f", to {self.max_side} px" if self.max_side else ""
+        return f"preparing rows{smaller}, {self.workers} workers"
+
+    def prepare(self, machine: Machine, folder: Path) -> Workload:
+        rng = np.random.default_rng(0)
+        records = []
+        for i in range(self.rows):
+            image = folder / f"{i}.jpg"
+            image.write_bytes(photograph(rng))
+            values = {"uniq_id": str(i), "text": "the second person from the left"}
+            records.append(Record(f"row {i}", values, image, box=(100.0, 120.0, 300.0, 400.0)))
+        conversion = Conversion(folder / "rows.tsv", "refcoco", (), partial(iter, records))
+        options = Options(Bounds(self.max_side), self.workers)
+
+        def make() -> None:
+            for made in folder.glob("rows.*"):
+                made.unlink()
+            convert(conversion, {}, options)
+
+        return Workload(make, self.rows, "rows")
+
+
 def write_refcoco(path: Path, rows: int) -> Path:
-    """A file in the published columns; 20 photographs take turns."""
+    """A file in the published columns with 20 different photographs."""
     rng = np.random.default_rng(0)
-    pictures = [base64.b64encode(photograph(rng)).decode() for _ in range(20)]
+    images = [base64.b64encode(photograph(rng)).decode() for _ in range(20)]
     with path.open("w") as file:
         for i in range(rows):
             box = "100.0,120.0,300.0,400.0"
-            print(f"row{i}", i, "the second person from the left", box, pictures[i % 20], sep="\t", file=file)
+            print(f"row{i}", i, "the second person from the left", box, images[i % 20], sep="\t", file=file)
     return path
 
 
 def photograph(rng: np.random.Generator) -> bytes:
-    """A JPEG of 640 x 480 px: soft shapes under grain, about as large as one of COCO's."""
+    """A JPEG file of 640 x 480 px, smooth shapes with noise, of about the size of a file of COCO."""
     shapes = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
     pixels = np.array(shapes.resize((640, 480), Image.Resampling.BICUBIC)) + rng.normal(0, 8, (480, 640, 1))
     file = io.BytesIO()

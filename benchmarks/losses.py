@@ -1,111 +1,123 @@
-"""The loss over a closed set of answers: over the tree's tokens, and over the vocabulary masked as published."""
+"""Cases of the loss over a closed set of answers and of the caption metric."""
 
 from __future__ import annotations
 
 import random
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.candidates import short_answers
-from benchmarks.machine import Machine
-from benchmarks.measure import Workload
+from benchmarks.compute import short_answers
+from benchmarks.measure import Case, Machine, Workload
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.config import OFAConfig
 from ofa.generation.prefix_tree import PrefixTree
 from ofa.model import OFAModel
 from ofa.vocabulary import EOS, PAD
+from tasks.metrics.cider import CiderD, DocumentFrequencies
 
 
 @dataclass(frozen=True)
-class ConstrainedLoss:
-    """Forward and backward pass of the loss on decoder states of noise, answers padded to `tokens`."""
+class ConstrainedLoss(Case):
+    """Forward and backward pass of the loss on random decoder states, for answers padded to `tokens`."""
 
     answers: int = 3129  # of VQA
     model: str = "tiny"
     batch_size: int = 32
     tokens: int = 6
 
-    @property
-    @abstractmethod
-    def name(self) -> str: ...
-
-    @abstractmethod
-    def prepare(self, machine: Machine, folder: Path) -> Workload: ...
-
-    def build_model(self, machine: Machine) -> OFAModel:
+    def prepare(self, machine: Machine, folder: Path) -> Workload:
         torch.manual_seed(0)
-        return OFAModel(OFAConfig.from_name(self.model)).to(machine.device)
-
-    def build_target(self, answers: list[list[int]], machine: Machine) -> Tensor:
-        """[B, T], a batch of the answers."""
+        model = OFAModel(OFAConfig.from_name(self.model)).to(machine.device)
+        answers = short_answers(self.answers)
         chosen = random.Random(1).sample(answers, self.batch_size)
         rows = [[*answer, EOS] + [PAD] * (self.tokens - 1 - len(answer)) for answer in chosen]
-        return torch.tensor(rows, device=machine.device)
+        target = torch.tensor(rows, device=machine.device)
+        hidden = torch.randn(*target.shape, model.config.d_model, device=machine.device, requires_grad=True)
+        compute_loss = self.build_loss(model, hidden, target, PrefixTree(answers))
 
-    def build_states(self, model: OFAModel, machine: Machine) -> Tensor:
-        """[B, T, D]."""
-        shape = (self.batch_size, self.tokens, model.config.d_model)
-        return torch.randn(shape, device=machine.device, requires_grad=True)
+        def step() -> Tensor:
+            model.zero_grad()
+            with machine.autocast():
+                mean = compute_loss()
+            mean.backward()
+            return mean
+
+        return Workload(step, self.batch_size)
+
+    @abstractmethod
+    def build_loss(self, model: OFAModel, hidden: Tensor, target: Tensor, tree: PrefixTree) -> Callable[[], Tensor]:
+        """A function that computes the mean loss of a token from states [B, T, D] and targets [B, T]."""
 
 
 @dataclass(frozen=True)
 class TreeLoss(ConstrainedLoss):
-    """Ours: logits of the tree's tokens at the answers' places, and the mask, made in the step."""
+    """Logits of the tree's tokens at the answers' positions, and the mask, computed in the step."""
 
-    @property
-    def name(self) -> str:
-        return f"loss over {self.answers} answers, tree"
+    label = "loss over {answers} answers, tree"
 
-    def prepare(self, machine: Machine, folder: Path) -> Workload:
-        model, answers = self.build_model(machine), short_answers(self.answers)
-        target, hidden = self.build_target(answers, machine), self.build_states(model, machine)
-        tree, criterion = PrefixTree(answers), LabelSmoothedCrossEntropy()
+    def build_loss(self, model: OFAModel, hidden: Tensor, target: Tensor, tree: PrefixTree) -> Callable[[], Tensor]:
+        criterion = LabelSmoothedCrossEntropy()
 
-        def step() -> Tensor:
-            model.zero_grad()
-            with machine.autocast():
-                loss = criterion(model, hidden, target, update=0, tree=tree)
-            mean = loss.sum / loss.sample_size
-            mean.backward()
-            return mean
+        def mean_loss() -> Tensor:
+            loss = criterion(model, hidden, target, update=0, tree=tree)
+            return loss.sum / loss.sample_size
 
-        return Workload(step, self.batch_size)
+        return mean_loss
 
 
 @dataclass(frozen=True)
 class MaskedLoss(ConstrainedLoss):
-    """The published way: logits [B, T, V] masked to the next tokens. Its mask is made before, by the data loader."""
+    """The published way: logits [B, T, V], masked to the next tokens. The mask is made before the step."""
 
-    @property
-    def name(self) -> str:
-        return f"loss over {self.answers} answers, masked vocabulary"
+    label = "loss over {answers} answers, masked vocabulary"
 
-    def prepare(self, machine: Machine, folder: Path) -> Workload:
-        model, answers = self.build_model(machine), short_answers(self.answers)
-        target, hidden = self.build_target(answers, machine), self.build_states(model, machine)
-        tree = PrefixTree(answers).to(target.device)
-        allowed = torch.zeros(*target.shape, model.config.vocab_size, dtype=torch.bool, device=machine.device)
+    def build_loss(self, model: OFAModel, hidden: Tensor, target: Tensor, tree: PrefixTree) -> Callable[[], Tensor]:
+        tree = tree.to(target.device)
+        allowed = torch.zeros(*target.shape, model.config.vocab_size, dtype=torch.bool, device=target.device)
         allowed[..., tree.tokens] = tree.mask(tree.nodes_along(target))
-
-        def step() -> Tensor:
-            model.zero_grad()
-            with machine.autocast():
-                mean = masked_loss(model.logits(hidden), target, allowed, smoothing=0.1)
-            mean.backward()
-            return mean
-
-        return Workload(step, self.batch_size)
+        return lambda: masked_loss(model.logits(hidden), target, allowed, smoothing=0.1)
 
 
 def masked_loss(logits: Tensor, target: Tensor, allowed: Tensor, smoothing: float) -> Tensor:
-    """Label-smoothed loss of a token, the mean over target [B, T], from logits and allowed ids [B, T, V]."""
+    """Mean label-smoothed loss over target [B, T], from logits and allowed ids [B, T, V]."""
     log_p = logits.float().masked_fill(~allowed, -torch.inf).log_softmax(-1)
     valid = target != PAD
     log_p, target, allowed = log_p[valid], target[valid], allowed[valid]
     nll = -log_p.gather(-1, target[:, None])[:, 0]
     eps = smoothing / (allowed.sum(-1) - 1 + 1e-6)
     return ((1 - smoothing - eps) * nll - eps * log_p.masked_fill(~allowed, 0).sum(-1)).mean()
+
+
+@dataclass(frozen=True)
+class CaptionScoring(Case):
+    """Counts n-grams of the references and scores captions of 10.5 words on average, on one core."""
+
+    captions: int = 5000
+    references: int = 5
+    vocabulary: int = 10_000
+
+    label = "CIDEr-D, {references} references a caption"
+
+    def prepare(self, machine: Machine, folder: Path) -> Workload:
+        rng = np.random.default_rng(0)
+        captions = self._random_texts(rng, self.captions)
+        references = [self._random_texts(rng, self.references) for _ in captions]
+
+        def score() -> None:
+            CiderD(DocumentFrequencies.from_references(references)).scores(captions, references)
+
+        return Workload(score, self.captions, "captions")
+
+    def _random_texts(self, rng: np.random.Generator, count: int) -> list[str]:
+        """Texts of 8 to 13 words with word frequencies as in natural text: the i-th is about 1 / i as frequent."""
+        texts = []
+        for _ in range(count):
+            words = self.vocabulary ** rng.random(rng.integers(8, 14))
+            texts.append(" ".join(f"word{int(word)}" for word in words))
+        return texts

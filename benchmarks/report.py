@@ -1,38 +1,30 @@
-"""Measurements as a table and as plain figures, beside the published implementation where its time is known."""
+"""Measurements as figures and as a table, compared with the published implementation where its time is known."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 from rich.table import Table
 
-from benchmarks.machine import Machine
-from benchmarks.measure import Measurement
+from benchmarks.measure import Machine, Measurement
 
-
-@dataclass(frozen=True)
-class Published:
-    """The published implementation's time, and the share of it that ours is to stay under."""
-
-    seconds: float
-    target: float
-
-
-# OFA-tiny, batch 8 (distilled from OFA-base: 4), float32, on two cores whose matrix-product rate was 150 GFLOP/s then.
+# Seconds of the published implementation, and our target as a share of them: OFA-tiny, batch 8 (distilled from base:
+# 4), float32, two cores with a matrix-product rate of 150 GFLOP/s.
 PUBLISHED_RATE = 150.0
 PUBLISHED = {
-    "training step, 384 px": Published(10.4, target=0.6),
-    "distillation step, 384 px, batch 4": Published(7.3, target=0.6),
-    "distillation step, 384 px, batch 4, teacher bf16-true": Published(7.3, target=0.6),
-    "encoder, 384 px": Published(2.5, target=0.7),
-    "encoder, 512 px": Published(7.0, target=0.7),
-    "decoding, 384 px, 5 beams x 16 tokens": Published(6.3, target=0.15),
-    "decoding, 512 px, 5 beams x 4 bins": Published(5.3, target=0.15),
+    "training step, 384 px": (10.4, 0.6),
+    "distillation step, 384 px, batch 4": (7.3, 0.6),
+    "distillation step, 384 px, batch 4, teacher bf16-true": (7.3, 0.6),
+    "encoder, 384 px": (2.5, 0.7),
+    "encoder, 512 px": (7.0, 0.7),
+    "decoding, 384 px, 5 beams x 16 tokens": (6.3, 0.15),
+    "decoding, 512 px, 5 beams x 4 bins": (5.3, 0.15),
 }
 
-# Cases that are compared with another one of the same run: its name, and the share of its time to stay under.
+# Cases compared with another one of the same run: its name, and our target as a share of its time.
 COMPARED = {
     "distillation step, 384 px, batch 4, cached": ("plain step, 384 px, batch 4", 1.1),
     "scoring, 480 px, 3129 answers": ("encoder, 480 px", 3.0),
@@ -41,26 +33,28 @@ COMPARED = {
 
 
 def figures(measurement: Measurement, machine: Machine) -> dict[str, Any]:
-    """Everything the table shows and what it was computed from; None where there is nothing to compare with."""
-    rates, gflops = measurement.rates, measurement.gflops
-    published = PUBLISHED.get(measurement.case) if machine == Machine("cpu", "float32") else None
-    scaled = published and published.seconds * PUBLISHED_RATE / rates.matrix
+    """The values of the table and their inputs; None where there is nothing to compare with."""
+    rates, seconds = measurement.rates, median(measurement.seconds)
+    gflops = measurement.operations / seconds / 1e9
+    comparable = machine == Machine("cpu", "float32") and measurement.case in PUBLISHED
+    published, target = PUBLISHED[measurement.case] if comparable else (None, None)
+    scaled = published and published * PUBLISHED_RATE / rates.matrix
     return {
         **asdict(measurement),
         "rates": {**asdict(rates), "convolution": rates.convolution},
-        "median_seconds": measurement.median,
-        "items_per_second": measurement.items_per_second,
+        "median_seconds": seconds,
+        "items_per_second": measurement.items / seconds,
         "gflops": gflops or None,
         "share_of_matrix_rate": gflops / rates.matrix or None,
         "share_of_convolution_rate": gflops / rates.convolution or None,
         "published_seconds_scaled": scaled,
-        "ratio": scaled and measurement.median / scaled,
-        "target": published and published.target,
+        "ratio": scaled and seconds / scaled,
+        "target": target,
     }
 
 
 def compare(rows: Sequence[dict[str, Any]]) -> None:
-    """Adds `compared_with`, `ratio` and `target` to the figures of cases that have their measure in the same run."""
+    """Adds `compared_with`, `ratio` and `target` to the figures of cases compared with another one of the same run."""
     by_case = {row["case"]: row for row in rows}
     for name, (other, target) in COMPARED.items():
         if name in by_case and other in by_case:
@@ -69,16 +63,15 @@ def compare(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def table(rows: Sequence[dict[str, Any]], machine: Machine) -> Table:
-    """`figures` of each case, one a line."""
+    """`figures`, one line for each case."""
     result = Table(
         title=f"{machine.device}, {machine.precision}",
         caption="matrix, conv: GFLOP/s as a share of the machine's rate then; published: its seconds at that rate; "
         "ratio: to these or, where there are none, to " + "; ".join(f"{o} ({n})" for n, (o, _) in COMPARED.items()),
     )
-    result.add_column("case")
     columns = ("items/s", "seconds (min..max)", "GFLOP/s", "matrix", "conv", "published", "ratio", "target", "GB")
-    for column in columns:
-        result.add_column(column, justify="right")
+    for column in ("case", *columns):
+        result.add_column(column, justify="left" if column == "case" else "right")
     for row in rows:
         seconds = row["seconds"]
         result.add_row(

@@ -1,23 +1,19 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from helpers.runs import run
 from torch import nn
 
-from benchmarks.candidates import Candidates
-from benchmarks.cases import CASES
+from benchmarks.__main__ import CASES
 from benchmarks.checkpoints import CheckpointLoading
-from benchmarks.cider import CaptionScoring
-from benchmarks.compute import Decoding, Encoding, TrainingStep
+from benchmarks.compute import Candidates, Decoding, Encoding, TrainingStep
 from benchmarks.distillation import CachedStep, DistillationStep, PlainStep
-from benchmarks.loading import Indexing, Loading
-from benchmarks.losses import MaskedLoss, TreeLoss
-from benchmarks.machine import Machine, count_operations
-from benchmarks.measure import Workload, measure
-from benchmarks.preparing import Preparing
-from benchmarks.rates import RateMeter, Rates
+from benchmarks.loading import Indexing, Loading, Preparing
+from benchmarks.losses import CaptionScoring, MaskedLoss, TreeLoss
+from benchmarks.measure import Machine, RateMeter, Rates, Workload, count_operations, measure
 from benchmarks.report import COMPARED, PUBLISHED, compare, figures
 from ofa.vocabulary import BINS
 
@@ -44,16 +40,14 @@ SMALL_CASES = [
 
 
 @pytest.fixture(autouse=True)
-def small_rate_meter(monkeypatch):
-    monkeypatch.setattr("benchmarks.measure.RateMeter", lambda machine: small_meter(machine))
-
-
-def small_meter(machine: Machine) -> RateMeter:
-    return RateMeter(machine, width=16, batch=1, side=4, channels=4)
+def small_meter(monkeypatch):
+    small = partial(RateMeter, width=16, batch=1, side=4, channels=4)
+    monkeypatch.setattr("benchmarks.measure.RateMeter", small)
+    return small
 
 
 class Linear:
-    """A case whose operations are counted by hand."""
+    """A case with operations that are easy to count."""
 
     name = "linear"
 
@@ -64,12 +58,8 @@ class Linear:
 
 @pytest.fixture
 def quick_processes(monkeypatch, tmp_path):
-    """Processes of `loading` are forked, as those of `runs` are: how long they take to start is not tested."""
-
-    def start(command, **_):
-        return run(*command[1:], folder=tmp_path)
-
-    monkeypatch.setattr("benchmarks.checkpoints.subprocess.run", start)
+    """Processes start as fast as those of `run`, because the time of their start is not tested."""
+    monkeypatch.setattr("benchmarks.checkpoints.subprocess.run", lambda args, **_: run(*args[1:], folder=tmp_path))
 
 
 @pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.name)
@@ -93,12 +83,12 @@ def test_the_loss_over_a_tree_and_over_the_masked_vocabulary_are_the_same_number
     torch.testing.assert_close(ours, masked)
 
 
-def test_a_linear_layer_counts_two_operations_a_weight_and_row_forward_and_for_its_gradient(tmp_path):
+def test_a_linear_layer_counts_two_operations_per_weight_and_row_forward_and_backward(tmp_path):
     measurement = measure(Linear(), MACHINE, 1, tmp_path)
     assert measurement.operations == 2 * (2 * 2 * 3 * 8 * 16)  # the input needs no gradient
 
 
-def test_a_convolution_counts_two_operations_a_weight_and_pixel():
+def test_a_convolution_counts_two_operations_per_weight_and_pixel():
     layer = nn.Conv2d(4, 6, 3, padding=1)
     assert count_operations(lambda: layer(torch.randn(2, 4, 5, 5))) == 2 * 2 * 5 * 5 * 6 * 4 * 3 * 3
 
@@ -128,5 +118,5 @@ def test_a_case_is_compared_with_the_other_of_the_same_run_where_there_is_one():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_rates_are_measured_in_either_precision(precision):
+def test_rates_are_measured_in_either_precision(precision, small_meter):
     assert small_meter(Machine("cpu", precision)).measure().convolution > 0

@@ -10,7 +10,7 @@ from PIL import Image
 import data.inspect.__main__
 import data.prepare.__main__
 import ofa.cli
-from benchmarks.cases import CASES
+from benchmarks.__main__ import CASES
 from ofa import OFAConfig, OFAModel
 from ofa.checkpoint import TaskSettings, export
 from ofa.tokenizer import Tokenizer

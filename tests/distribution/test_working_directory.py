@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.distilling import SMALL_DEMO
+from helpers.distillation import SMALL_DEMO
 
 ROOT = Path(__file__).parents[2]
 SPAWN = 'import multiprocessing\nmultiprocessing.set_start_method("spawn", force=True)\n'

@@ -1,8 +1,8 @@
-"""Runs of train.py and evaluate.py, one after the other, by processes that are forked from one: quick to start.
+"""Distributed runs of train.py and evaluate.py, one after the other, in processes that are forked and start quickly.
 
-    python forked.py '[["evaluate", 3, ["task=refcoco", ...], 0], ...]'    # program, processes, words, exit status
+    python forked.py '[["evaluate", 3, ["task=refcoco", ...], 0], ...]'    # program, processes, overrides, exit status
 
-They find each other as those of torchrun do, by variables of their environment.
+The processes find each other through environment variables, like those of torchrun.
 """
 
 import json
@@ -19,11 +19,11 @@ import train
 from runtime.collectives import rank
 from training.module import TrainingModule
 
-LAST_OF_TWO = 1  # the process to which something happens
+LAST_OF_TWO = 1  # the rank that gets the signal or the invalid losses
 
 
 def train_signalled():
-    """Training in which one process alone gets a signal, in its third update."""
+    """Training in which only one process gets a signal, in its third step."""
 
     def loss(module, batch, original=TrainingModule.loss):
         if rank() == LAST_OF_TWO and module.global_step == 2:
@@ -35,9 +35,9 @@ def train_signalled():
 
 
 def train_spoilt():
-    """Training in which one process alone has losses that are no number, in its second update.
+    """Training in which only one process has non-finite losses, in its second step.
 
-    Each leaves the weights that it ends with in `weights<rank>.pt`.
+    Each process saves its final weights as `weights<rank>.pt`.
     """
 
     def loss(module, batch, original=TrainingModule.loss):
@@ -60,7 +60,7 @@ PROGRAMS = {
 }
 
 
-def run(program, processes, words, status):
+def run(program, processes, overrides, status):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -68,21 +68,16 @@ def run(program, processes, words, status):
     for local in range(processes):
         child = os.fork()
         if not child:
-            sys.argv = [program, *words]
+            sys.argv = [program, *overrides]
             if processes > 1:
-                os.environ |= {
-                    "RANK": str(local),
-                    "LOCAL_RANK": str(local),
-                    "WORLD_SIZE": str(processes),
-                    "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": str(port),
-                }
+                ranks = {"RANK": str(local), "LOCAL_RANK": str(local), "WORLD_SIZE": str(processes)}
+                os.environ |= {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             PROGRAMS[program]()
             sys.exit()
         children.append(child)
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     if any(other != status for other in statuses):
-        sys.exit(f"{program} {words}: {statuses}")
+        sys.exit(f"{program} {overrides}: {statuses}")
 
 
 if __name__ == "__main__":

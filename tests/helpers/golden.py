@@ -1,4 +1,4 @@
-"""Generated weights and recorded outputs of the published model, as described in tests/goldens/README.md."""
+"""Generated weights and recorded outputs of the published model (tests/goldens/README.md)."""
 
 import json
 import zlib
@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ofa.config import OFAConfig
+from ofa.model import OFAModel
+
 FOLDER = Path(__file__).parents[1] / "goldens"
-# fairseq's names of modules that the HF-style weights, and this project, call otherwise.
+# fairseq's names of modules: the names in HF-style weights and in this project.
 FAIRSEQ_NAMES = {
     "encoder_attn_layer_norm": "cross_attn_layer_norm",
     "encoder_attn": "cross_attn",
@@ -27,8 +30,25 @@ def load_arrays(name):
     return np.load(FOLDER / name)
 
 
-def load_tensors(name):
-    return {key: torch.from_numpy(array) for key, array in load_arrays(name).items()}
+def load_tensors(name, prefix=""):
+    """The tensors of a file whose names start with the prefix, by the rest of their names."""
+    arrays = load_arrays(name)
+    return {key.removeprefix(prefix): torch.from_numpy(arrays[key]) for key in arrays if key.startswith(prefix)}
+
+
+def hf_case(name):
+    """The model of a case hf_small or hf_tiny, its description, and its recorded tensors."""
+    recorded = load_json(f"{name}.json")
+    model = OFAModel(OFAConfig.from_dict(recorded["config"])).eval()
+    fill_hf(model, recorded["seed"])
+    return model, recorded, load_tensors(f"{name}.npz")
+
+
+def fairseq_model(profile, seed=0):
+    """A tiny model with the weights of the fairseq_* goldens."""
+    model = OFAModel(OFAConfig.from_name("tiny")).eval()
+    fill_fairseq(model, profile, seed)
+    return model
 
 
 def generator(key, seed=0):
@@ -67,21 +87,20 @@ def fill_fairseq(model, profile, seed=0):
             tensor.copy_(torch.from_numpy(_scaled(theirs, n, profile)))
         if profile == "strong":
             name = "decoder.layer_norm.bias"
-            bias = 0.5 * torch.from_numpy(
-                generator(name, seed).standard_normal(model.config.d_model).astype(np.float32)
-            )
+            noise = generator(name, seed).standard_normal(model.config.d_model).astype(np.float32)
+            bias = 0.5 * torch.from_numpy(noise)
             model.decoder.layer_norm.bias.copy_(bias)
             model.encoder.embed_tokens.weight[2] = (4.4 / bias.double().square().sum() * bias.double()).float()
 
 
 def unique_entries(model):
-    """Floating-point entries of the state dict, each tied matrix once, under the encoder's name."""
+    """Floating-point entries of the state dict, with each tied matrix once, under the encoder's name."""
     tied = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")
     return [(n, t) for n, t in model.state_dict().items() if t.is_floating_point() and n not in tied]
 
 
 def fairseq_images(case, inputs):
-    """Pictures [B, 3, h, w] of a fairseq case, checked against the pixels kept in its inputs; None for text."""
+    """Images [B, 3, height, width] of a fairseq case, checked against the recorded pixels; None for text."""
     size = {"main": (64, 96), "sq128": (128, 128), "text": None}[case]
     if size is None:
         return None

@@ -1,4 +1,4 @@
-"""Checkpoints in the published forms, as the tests write them; weights are of a model that is given."""
+"""Checkpoints of a given model in the published formats."""
 
 import json
 from argparse import Namespace
@@ -15,7 +15,7 @@ ALIASES = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")
 
 
 def tables(config):
-    """What published files hold of computed tables."""
+    """The computed tables in published files."""
     cells = config.image_bucket_size**2 + 1
     return {
         f"{stack}.{name}": torch.zeros(side, side, dtype=torch.long)
@@ -35,7 +35,7 @@ def fairseq_state(model):
 
 
 def options(config, **changes):
-    """The original trainer's options of a model, and some of its many others."""
+    """The original trainer's options of a model and some of its other options."""
     theirs = {
         "encoder_embed_dim": config.d_model, "encoder_ffn_embed_dim": config.encoder_ffn_dim,
         "encoder_layers": config.encoder_layers, "encoder_attention_heads": config.encoder_attention_heads,
@@ -52,7 +52,7 @@ def options(config, **changes):
 
 
 def meters():
-    """What the original trainer keeps of its progress."""
+    """The original trainer's record of its progress."""
     average = {"val": torch.tensor(1.5), "sum": torch.tensor(4.5), "count": 3, "round": 3}
     metrics = OrderedDict(default=[(10, "loss", "AverageMeter", average)])
     best = {"best": np.float64(0.75), "val_loss": np.float32(0.5), "updates": np.int64(3)}
@@ -68,7 +68,7 @@ def write_nested(model, file, state=None, **more):
 
 
 def write_args(model, file):
-    """An older one, of options alone, with the state of its optimizer."""
+    """An older file with plain options and the optimizer state."""
     state = {0: {"step": 3, "exp_avg": torch.ones(2)}}
     torch.save(
         {"args": options(model.config), "cfg": None, "model": fairseq_state(model), "extra_state": meters(),
@@ -100,7 +100,7 @@ def write_wrapped(model, file):
 
 
 def hf_config(config):
-    """config.json as published: the fields of the architecture, and how every OFA model is."""
+    """config.json as published: the fields of the architecture and those common to all OFA models."""
     left_out = ("decoder_drop_path_rate", "init_std")
     fields = {name: value for name, value in config.to_dict().items() if name not in left_out}
     more = {"model_type": "ofa", "architectures": ["OFAModel"], "normformer": True, "activation_function": "gelu"}

@@ -1,4 +1,4 @@
-"""What wandb wrote offline: a file of length-prefixed protocol buffers in blocks, the log format of LevelDB."""
+"""Reading of wandb's offline files: length-prefixed protocol buffers in blocks, the log format of LevelDB."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ WHOLE, LAST = 1, 4
 
 
 def records(folder):
-    """Those of the only offline run below a run folder, in their order."""
+    """Yields the records of the only offline run in a run folder, in order."""
     (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     content = file.read_bytes()
     assert content.startswith(b":W&B")
@@ -32,7 +32,7 @@ def records(folder):
 
 
 def wait_for_end(folder, seconds=30):
-    """Until all of a run that has finished is written: wandb's own process may be behind on a busy machine."""
+    """Waits until a finished run is completely written, because wandb's own process may be late on a busy machine."""
     deadline = time.monotonic() + seconds
     while "exit" not in {record.WhichOneof("record_type") for record in records(folder)}:
         assert time.monotonic() < deadline, f"the run in {folder} has no end"
@@ -40,7 +40,7 @@ def wait_for_end(folder, seconds=30):
 
 
 def items(part):
-    """Names and values of a history row, a summary or a configuration, nested names joined by slashes."""
+    """Names and values of a history row, a summary or a configuration; nested names are joined by slashes."""
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in part}
 
 

@@ -11,7 +11,7 @@ def write(tmp_path, text):
 
 
 @pytest.mark.parametrize("text", ['{"no": 1, "yes": 0, "café": 2}', '["yes", "no", "café"]'])
-def test_answers_come_in_the_order_of_their_indices(tmp_path, text):
+def test_answers_have_the_order_of_their_indices(tmp_path, text):
     assert read_answers(write(tmp_path, text)) == ["yes", "no", "café"]
 
 

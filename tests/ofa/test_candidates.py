@@ -1,22 +1,19 @@
 import random
 
-import numpy as np
 import pytest
 import torch
-from helpers.golden import fill_fairseq, generator, load_arrays, load_json
-from helpers.models import random_model, three_samples
+from helpers.golden import fairseq_images, fairseq_model, load_json, load_tensors
+from helpers.models import micro_model, random_model, select, tokens_of
 
-from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree, best_candidates, generate, score_candidates
-from ofa.model import OFAModel
 
 CLOSE = dict(rtol=0, atol=1e-4)
 PREFIX = torch.tensor([[70, 80, 90], [60, 1, 1], [1, 1, 1]])
 
 
 def random_answers(seed, n=40):
-    """Of one to five words of six, so that many share their beginnings and some are equal."""
+    """Answers of one to five tokens out of six, so that many share a prefix and some are equal."""
     rng = random.Random(seed)
     return [[rng.randrange(100, 106) for _ in range(rng.randint(1, 5))] for _ in range(n)]
 
@@ -27,58 +24,55 @@ def tree():
 
 
 @pytest.fixture(params=["images", "text"])
-def batch(request):
-    samples = three_samples()
-    return {"input_ids": samples["input_ids"]} if request.param == "text" else samples
-
-
-def one(batch, i):
-    return {name: tensor[i : i + 1] for name, tensor in batch.items()}
+def batch(request, batch):
+    return {"input_ids": batch["input_ids"]} if request.param == "text" else batch
 
 
 @torch.no_grad()
-def score_alone(models, batch, tree, prompt, answer):
-    """log P(answer) for a batch of one, token by token over the tree's next tokens."""
-    tokens, total = [*answer, 2], 0.0
-    ids = torch.tensor([[0, *prompt, *answer]])
-    logits = [model(**batch, decoder_input_ids=ids).logits[0, len(prompt) :] for model in models]
-    for t, token in enumerate(tokens):
-        allowed = tree.next_tokens(tokens[:t])
-        probabilities = torch.stack([rows[t, allowed].softmax(-1) for rows in logits]).mean(0)
-        total += probabilities[allowed.index(token)].log().item()
-    return total
+def scores_by_hand(models, sample, tree, prompt, answers):
+    """log P of each answer for a batch of one, token by token over the tree's next tokens."""
+    length = max(map(len, answers))
+    ids = torch.tensor([[0, *prompt, *answer, *[1] * (length - len(answer))] for answer in answers])
+    copies = select(sample, [0] * len(answers))
+    logits = torch.stack([model(**copies, decoder_input_ids=ids).logits[:, len(prompt) :] for model in models])
+    scores = []
+    for row, answer in enumerate(answers):
+        tokens, score = [*answer, 2], 0.0
+        for t, token in enumerate(tokens):
+            allowed = tree.next_tokens(tokens[:t])
+            probabilities = logits[:, row, t, allowed].softmax(-1).mean(0)
+            score += probabilities[allowed.index(token)].log().item()
+        scores.append(score)
+    return torch.tensor(scores)
 
 
 @pytest.mark.parametrize("prompts", ["none", "prev_output"])
 def test_scores_equal_the_recorded_ones(prompts, published_tokenizer):
-    recorded, arrays = load_json("fairseq_text.json")["vqa_allcand"], load_arrays("fairseq_arrays.npz")
-    model = OFAModel(OFAConfig.from_name("tiny")).eval()
-    fill_fairseq(model, recorded["profile"])
-    images = generator("inputs/main").uniform(-1, 1, (3, 3, 64, 96)).astype(np.float32)
+    recorded = load_json("fairseq_text.json")["vqa_allcand"]
+    inputs = load_tensors("fairseq_arrays.npz", "strong/main/in/")
+    model = fairseq_model(recorded["profile"])
     batch = {
-        "input_ids": torch.from_numpy(arrays["strong/main/in/src_tokens"]).long(),
-        "patch_images": torch.from_numpy(images),
-        "patch_masks": torch.from_numpy(arrays["strong/main/in/patch_masks"]),
+        "input_ids": inputs["src_tokens"].long(),
+        "patch_images": fairseq_images("main", inputs),
+        "patch_masks": inputs["patch_masks"],
     }
     answers = [published_tokenizer.encode(answer) for answer in recorded["answers"]]
     case = recorded[prompts]
     prefix = torch.tensor(case["decoder_prompts"])[:, 1:]
     scores = score_candidates(model, batch, PrefixTree(answers), prefix)
     torch.testing.assert_close(scores, torch.tensor(case["candidate_log_probabilities"]), **CLOSE)
-    for (best,), result in zip(
-        best_candidates(model, batch, PrefixTree(answers), prefix), case["results"], strict=True
-    ):
-        assert published_tokenizer.decode(best.tokens) == result["answer"]
+    best = best_candidates(model, batch, PrefixTree(answers), prefix)
+    assert [published_tokenizer.decode(h.tokens) for (h,) in best] == [result["answer"] for result in case["results"]]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_score_is_that_of_the_answer_by_itself_behind_its_own_prompt(seed, batch):
+def test_a_score_is_the_probability_of_the_answer_after_the_prompt_of_its_sample(seed, batch):
     model, answers = random_model(seed), random_answers(seed)
     tree = PrefixTree(answers)
     scores = score_candidates(model, batch, tree, PREFIX)
     for i, prompt in enumerate(([70, 80, 90], [60], [])):
-        expected = [score_alone([model], one(batch, i), tree, prompt, answer) for answer in answers]
-        torch.testing.assert_close(scores[i], torch.tensor(expected), **CLOSE)
+        expected = scores_by_hand([model], select(batch, i), tree, prompt, answers)
+        torch.testing.assert_close(scores[i], expected, **CLOSE)
 
 
 def test_the_probabilities_of_all_answers_sum_to_1(model, batch, tree):
@@ -93,13 +87,13 @@ def test_the_best_candidates_are_those_of_an_exhaustive_beam_search(model, batch
     searched, scored = generate(model, batch, options), best_candidates(model, batch, tree, n=100)
     for theirs, ours in zip(searched, scored, strict=True):
         assert len(ours) == len(theirs) == len(tree.leaves.unique())
-        assert [h.tokens for h in ours] == [h.tokens for h in theirs]
+        assert tokens_of(ours) == tokens_of(theirs)
         for a, b in zip(ours, theirs, strict=True):
             assert a.score == pytest.approx(b.score, abs=1e-4)
             assert a.token_scores == pytest.approx(b.token_scores, abs=1e-4)
 
 
-def test_behind_a_prompt_too_beam_search_finds_the_best_candidate(model, batch, tree):
+def test_after_a_prompt_beam_search_finds_the_best_candidate(model, batch, tree):
     options = GenerationOptions(beam_size=len(tree.leaves), max_len=8, normalize_scores=False, prefix_tree=tree)
     searched = generate(model, batch, options, PREFIX)
     for n_prompt, theirs, (ours,) in zip((3, 1, 0), searched, best_candidates(model, batch, tree, PREFIX), strict=True):
@@ -110,15 +104,8 @@ def test_behind_a_prompt_too_beam_search_finds_the_best_candidate(model, batch, 
 def test_an_ensemble_averages_the_probabilities_of_each_token(model, batch, tree):
     models = [model, random_model(1)]
     scores = score_candidates(models, batch, tree, PREFIX)
-    expected = [score_alone(models, one(batch, 1), tree, [60], answer) for answer in random_answers(0)]
-    torch.testing.assert_close(scores[1], torch.tensor(expected), **CLOSE)
-
-
-def test_a_sample_scores_the_same_alone_and_in_a_batch(model, batch, tree):
-    together = score_candidates(model, batch, tree, PREFIX)
-    for i, n_prompt in enumerate((3, 1, 0)):
-        alone = score_candidates(model, one(batch, i), tree, PREFIX[i : i + 1, :n_prompt])
-        torch.testing.assert_close(alone[0], together[i], **CLOSE)
+    expected = scores_by_hand(models, select(batch, 1), tree, [60], random_answers(0))
+    torch.testing.assert_close(scores[1], expected, **CLOSE)
 
 
 def test_half_precision_gives_about_the_same_scores(model, batch, tree):
@@ -132,10 +119,10 @@ def test_half_precision_gives_about_the_same_scores(model, batch, tree):
 def test_an_answer_without_an_alternative_is_certain(model, batch, answers):
     scores = score_candidates(model, batch, PrefixTree(answers))
     torch.testing.assert_close(scores.exp().sum(1), torch.ones(3))
-    tokens = [h.tokens for h in best_candidates(model, batch, PrefixTree(answers), n=5)[0]]
-    assert sorted(tokens) == [[*answer, 2] for answer in answers]
+    best = best_candidates(model, batch, PrefixTree(answers), n=5)[0]
+    assert sorted(tokens_of(best)) == [[*answer, 2] for answer in answers]
 
 
 def test_a_model_in_training_mode_is_refused(batch, tree):
     with pytest.raises(UserError, match=r"model.eval\(\)"):
-        score_candidates(OFAModel(OFAConfig.from_name("micro")), batch, tree)
+        score_candidates(micro_model().train(), batch, tree)

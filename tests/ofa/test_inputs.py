@@ -20,7 +20,7 @@ def png(array=RED):
 
 @pytest.fixture
 def server():
-    """A server on this machine that knows /red.png alone."""
+    """A local server that only has /red.png."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -38,22 +38,24 @@ def server():
     server.server_close()
 
 
-def test_the_same_picture_comes_from_path_pil_and_arrays(tmp_path):
+@pytest.fixture
+def file(tmp_path):
     (tmp_path / "red.png").write_bytes(png())
+    return tmp_path / "red.png"
+
+
+def test_paths_pil_images_and_arrays_give_the_same_image(file):
     with_alpha = np.dstack([RED, np.full((20, 30), 128, np.uint8)])
-    for given in (tmp_path / "red.png", str(tmp_path / "red.png"), Image.fromarray(RED), RED, RED / 255.0, with_alpha):
+    for given in (file, str(file), Image.fromarray(RED), RED, RED / 255.0, with_alpha):
         image = read_image(given)
         assert image.mode == "RGB" and image.size == (30, 20)
         assert np.array_equal(np.asarray(image), RED)
-
-
-def test_grey_arrays_are_pictures(tmp_path):
     grey = np.full((4, 6), 77, np.uint8)
     for given in (grey, grey[..., None]):
         assert np.array_equal(np.asarray(read_image(given)), np.dstack([grey] * 3))
 
 
-def test_a_url_is_fetched_and_one_without_a_picture_is_named(server):
+def test_a_url_is_fetched_and_one_without_an_image_is_named(server):
     assert np.array_equal(np.asarray(read_image(f"{server}/red.png")), RED)
     with pytest.raises(InputError, match="/blue.png cannot be fetched .*Not Found"):
         read_image(f"{server}/blue.png")
@@ -78,15 +80,14 @@ def test_a_url_is_fetched_and_one_without_a_picture_is_named(server):
         (np.zeros((2, 2), np.int64), "an array of int64 is no picture"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_a_sentence(given, message):
+def test_an_unusable_image_is_refused_in_a_sentence(given, message):
     with pytest.raises(InputError, match=message):
         read_image(given)
     assert issubclass(InputError, UserError)
 
 
-def test_a_closed_picture_is_refused(tmp_path):
-    (tmp_path / "red.png").write_bytes(png())
-    image = Image.open(tmp_path / "red.png")
+def test_a_closed_image_is_refused(file):
+    image = Image.open(file)
     image.close()
     with pytest.raises(InputError, match="the picture does not decode"):
         read_image(image)
@@ -98,13 +99,13 @@ def test_whole_numbers_are_bytes_or_16_bits(value, expected):
     assert image.mode == "I" and np.array_equal(np.asarray(read_image(image)), np.full((4, 6, 3), expected))
 
 
-def test_a_dark_picture_of_16_bits_stays_dark(tmp_path):
+def test_a_dark_image_of_16_bits_stays_dark(tmp_path):
     Image.fromarray(np.full((4, 6), 200, np.uint16)).save(tmp_path / "dark.png")
     assert not np.asarray(read_image(tmp_path / "dark.png")).any()
     assert not np.asarray(read_image(Image.open(tmp_path / "dark.png"))).any()
 
 
-def test_a_damaged_file_is_named_and_a_huge_picture_refused(tmp_path, monkeypatch):
+def test_a_damaged_file_is_named_and_a_huge_image_refused(tmp_path, monkeypatch):
     (tmp_path / "half.png").write_bytes(png(np.random.default_rng(0).integers(0, 255, (50, 50, 3), np.uint8))[:2000])
     with pytest.raises(InputError, match=r"half.png cannot be used: it does not decode"):
         read_image(tmp_path / "half.png")

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers.models import random_model, three_samples
+from helpers.models import micro_model, random_model
 
 from ofa.config import OFAConfig
 from ofa.errors import UserError
@@ -27,28 +27,23 @@ def test_every_size_has_the_published_number_of_parameters(name):
 
 @pytest.fixture
 def model():
+    """A model with the published standard deviation, in place of the shared one, whose weights the tests may change."""
     return random_model(init_std=0.02)
 
 
 @pytest.fixture
-def batch():
-    return {**three_samples(), "decoder_input_ids": torch.tensor([[0, 7, 8, 9], [0, 5, 1, 1], [0, 6, 7, 1]])}
+def batch(batch):
+    return {**batch, "decoder_input_ids": torch.tensor([[0, 7, 8, 9], [0, 5, 1, 1], [0, 6, 7, 1]])}
 
 
 @torch.no_grad()
-def test_a_padded_sample_gives_the_same_logits_alone_and_in_a_batch(model, batch):
-    together = model(**batch).logits
-    alone = model(
-        batch["input_ids"][1:2, :4], batch["patch_images"][1:2], None, batch["decoder_input_ids"][1:2, :2]
-    ).logits
-    torch.testing.assert_close(together[1, :2], alone[0], **CLOSE)
-
-
-@torch.no_grad()
-def test_a_sample_without_an_image_gives_the_same_logits_alone_and_beside_images(model, batch):
-    together = model(**batch).logits
-    alone = model(batch["input_ids"][2:, :3], decoder_input_ids=batch["decoder_input_ids"][2:, :3]).logits
-    torch.testing.assert_close(together[2, :3], alone[0], **CLOSE)
+def test_padding_and_images_of_other_samples_change_no_logits(model, batch):
+    source, images, _, previous = batch.values()
+    logits = model(**batch).logits
+    padded = model(source[1:2, :4], images[1:2], None, previous[1:2, :2]).logits
+    torch.testing.assert_close(logits[1, :2], padded[0], **CLOSE)
+    without_image = model(source[2:, :3], decoder_input_ids=previous[2:, :3]).logits
+    torch.testing.assert_close(logits[2, :3], without_image[0], **CLOSE)
 
 
 @torch.no_grad()
@@ -59,13 +54,13 @@ def test_the_order_of_a_batch_changes_nothing(model, batch):
 
 
 @torch.no_grad()
-def test_asking_for_attention_maps_changes_no_logits(model, batch):
+def test_attention_maps_change_no_logits(model, batch):
     with_maps = model(**batch, output_attentions=True)
     torch.testing.assert_close(with_maps.logits, model(**batch).logits, **CLOSE)
     assert with_maps.cross_attentions[0].sum(-1).allclose(torch.ones(()))
 
 
-def test_optional_outputs_are_none_when_not_asked_for(model, batch):
+def test_optional_outputs_are_none_by_default(model, batch):
     out = model(**batch)
     assert out.encoder_hidden_states is out.decoder_hidden_states is out.encoder_attentions is None
     assert out.decoder_attentions is out.cross_attentions is None
@@ -77,11 +72,11 @@ def test_logits_of_allowed_ids_are_columns_of_all_logits(model):
 
 
 @torch.no_grad()
-def test_biases_kept_in_evaluation_serve_shorter_and_longer_texts_and_follow_new_weights(model, batch):
+def test_biases_cached_in_evaluation_fit_shorter_and_longer_texts_and_follow_new_weights(model, batch):
     short = {"input_ids": batch["input_ids"][:, :3], "patch_images": batch["patch_images"]}
     before = [model(**inputs).logits for inputs in (short, {**short, "input_ids": batch["input_ids"]}, short)]
     torch.testing.assert_close(before[0], before[2], **CLOSE)
-    with torch.enable_grad():  # here nothing is kept
+    with torch.enable_grad():  # nothing is cached here
         torch.testing.assert_close(model(**short).logits, before[0], **CLOSE)
     model.encoder.embed_image_positions.weight.add_(torch.randn(1765, 64))
     after = model(**short).logits
@@ -100,7 +95,7 @@ def test_batch_norms_folded_in_evaluation_change_no_output_and_follow_new_statis
             if name.endswith("running_var"):
                 buffer.fill_(statistic)
         folded = model(**images).logits
-        with torch.enable_grad():  # here nothing is folded
+        with torch.enable_grad():  # nothing is folded here
             torch.testing.assert_close(folded, model(**images).logits, **CLOSE)
 
 
@@ -128,14 +123,14 @@ def test_recomputing_activations_changes_no_gradient_and_no_running_statistics(m
 
 
 def test_drop_path_keeps_or_drops_whole_samples():
-    model = OFAModel(OFAConfig.from_name("micro", dropout=0.0, encoder_drop_path_rate=0.6)).train()
+    model = micro_model(encoder_drop_path_rate=0.6).train()
     assert [layer.residual.drop_path.drop_prob for layer in model.encoder.layers] == [0.0, 0.6]
     x, branch = torch.zeros(200, 3, 64), torch.ones(200, 3, 64)
     kept = model.encoder.layers[1].residual(x, branch)
     assert set(kept.flatten(1).amin(1).tolist()) == set(kept.flatten(1).amax(1).tolist()) == {0.0, 2.5}
 
 
-def test_the_drop_path_of_the_backbone_rises_inside_each_stage():
+def test_the_drop_path_rate_of_the_backbone_rises_within_each_stage():
     model = OFAModel(OFAConfig.from_name("tiny", resnet_drop_path_rate=0.3)).encoder.embed_images
     rates = [block.drop_path.drop_prob if block.drop_path else 0 for block in model.layer2]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
@@ -151,14 +146,11 @@ def test_bfloat16_autocast_stays_close_to_float32(model, batch):
 
 
 def test_an_image_with_more_patches_than_positions_is_refused(model):
-    with pytest.raises(UserError, match="at most 672 px a side"):
-        model(torch.tensor([[0, 2]]), torch.zeros(1, 3, 688, 64))
-
-
-def test_an_image_of_the_largest_size_is_accepted(model):
     with torch.no_grad():
         out = model(torch.tensor([[0, 2]]), torch.zeros(1, 3, 672, 32))
     assert out.encoder_last_hidden_state.shape == (1, 42 * 2 + 2, 64)
+    with pytest.raises(UserError, match="at most 672 px a side"):
+        model(torch.tensor([[0, 2]]), torch.zeros(1, 3, 688, 64))
 
 
 def test_a_text_longer_than_the_positions_is_refused(model):
@@ -166,8 +158,8 @@ def test_a_text_longer_than_the_positions_is_refused(model):
         model(torch.full((1, 1025), 5))
 
 
-def test_image_codes_take_their_places_in_the_window():
-    model = OFAModel(OFAConfig.from_name("micro", dropout=0.0, code_image_size=32)).eval()
+def test_image_codes_have_positions_in_the_image():
+    model = micro_model(code_image_size=32)
     source, codes = torch.tensor([[0, 5, 2]] * 2), torch.randint(50265, 58457, (2, 17))
     codes[:, 0] = 0
     with torch.no_grad():
@@ -195,6 +187,6 @@ def test_an_impossible_configuration_is_refused_by_name(changes, message):
         OFAConfig.from_name("micro", **changes)
 
 
-def test_an_unknown_size_is_answered_with_the_closest_one():
+def test_an_unknown_size_is_refused_with_the_closest_name():
     with pytest.raises(UserError, match="did you mean 'large'"):
         OFAConfig.from_name("lagre")

@@ -2,10 +2,7 @@
 
 import pytest
 import torch
-from helpers.golden import fairseq_images, fill_fairseq, fill_hf, load_arrays, load_json
-
-from ofa.config import OFAConfig
-from ofa.model import OFAModel
+from helpers import golden
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-4)
 HF_COLUMNS = [
@@ -15,11 +12,7 @@ HF_COLUMNS = [
 
 @pytest.fixture(scope="module", params=["hf_small", "hf_tiny"])
 def hf_case(request):
-    recorded = load_json(f"{request.param}.json")
-    model = OFAModel(OFAConfig.from_dict(recorded["config"])).eval()
-    fill_hf(model, recorded["seed"])
-    arrays = {k: torch.from_numpy(v) for k, v in load_arrays(f"{request.param}.npz").items()}
-    return model, recorded, arrays
+    return golden.hf_case(request.param)
 
 
 def test_a_forward_pass_equals_the_published_one_in_every_output(hf_case):
@@ -32,33 +25,21 @@ def test_a_forward_pass_equals_the_published_one_in_every_output(hf_case):
     source = torch.cat([a["in/patch_masks"][:, None].expand(-1, 48), a["in/input_ids"] != 1], 1)
     target = a["in/prev"] != 1
     compare(out.encoder_last_hidden_state, a["out/encoder_last_hidden_state"], source)
-    logits = out.logits
-    compare(logits[..., HF_COLUMNS], a["out/logits_cols"], target)
-    compare(logits.logsumexp(-1), a["out/logits_logsumexp"], target)
-    assert torch.equal(logits.argmax(-1)[target], a["out/logits_argmax"][target])
-    for name, states, rows in (
-        ("encoder_hidden_states", out.encoder_hidden_states, source),
-        ("decoder_hidden_states", out.decoder_hidden_states, target),
-        (
-            "encoder_attentions",
-            out.encoder_attentions,
-            source[:, None, :6].expand(-1, model.config.encoder_attention_heads, -1),
-        ),
-        (
-            "decoder_attentions",
-            out.decoder_attentions,
-            target[:, None, :6].expand(-1, model.config.encoder_attention_heads, -1),
-        ),
-        (
-            "cross_attentions",
-            out.cross_attentions,
-            target[:, None, :6].expand(-1, model.config.encoder_attention_heads, -1),
-        ),
-    ):
-        recorded = [a[f"out/{name}.{i}"] for i in range(len(states))]
+    compare(out.logits[..., HF_COLUMNS], a["out/logits_cols"], target)
+    compare(out.logits.logsumexp(-1), a["out/logits_logsumexp"], target)
+    assert torch.equal(out.logits.argmax(-1)[target], a["out/logits_argmax"][target])
+    heads = model.config.encoder_attention_heads
+    for name, valid in {
+        "encoder_hidden_states": source,
+        "decoder_hidden_states": target,
+        "encoder_attentions": source[:, None, :6].expand(-1, heads, -1),
+        "decoder_attentions": target[:, None, :6].expand(-1, heads, -1),
+        "cross_attentions": target[:, None, :6].expand(-1, heads, -1),
+    }.items():
+        states = getattr(out, name)
         assert f"out/{name}.{len(states)}" not in a
-        for ours, theirs in zip(states, recorded, strict=True):
-            compare(ours, theirs, rows)
+        for i, state in enumerate(states):
+            compare(state, a[f"out/{name}.{i}"], valid)
 
 
 def test_text_without_an_image_equals_the_published_forward_pass(hf_case):
@@ -75,22 +56,16 @@ def test_the_number_of_parameters_is_the_recorded_one(hf_case):
 
 @pytest.fixture(scope="module", params=["brief", "strong"])
 def fairseq_model(request):
-    model = OFAModel(OFAConfig.from_name("tiny")).eval()
-    fill_fairseq(model, request.param)
-    return request.param, model
+    return request.param, golden.fairseq_model(request.param)
 
 
 @pytest.mark.parametrize("case", ["main", "sq128", "text"])
-def test_a_forward_pass_equals_the_original_one(fairseq_model, case):
+def test_a_forward_pass_equals_that_of_the_original(fairseq_model, case):
     profile, model = fairseq_model
-    arrays, columns = load_arrays("fairseq_arrays.npz"), load_json("fairseq_forward.json")["cols"]
-    a = {
-        k.removeprefix(f"{profile}/{case}/"): torch.from_numpy(arrays[k])
-        for k in arrays
-        if k.startswith(f"{profile}/{case}/")
-    }
+    columns = golden.load_json("fairseq_forward.json")["cols"]
+    a = golden.load_tensors("fairseq_arrays.npz", f"{profile}/{case}/")
     inputs = {k.removeprefix("in/"): v for k, v in a.items() if k.startswith("in/")}
-    images = fairseq_images(case, inputs)
+    images = golden.fairseq_images(case, inputs)
     source_ids, previous = inputs["src_tokens"].long(), inputs["prev_output_tokens"].long()
     masks = inputs.get("patch_masks")
     with torch.no_grad():

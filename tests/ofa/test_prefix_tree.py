@@ -25,14 +25,14 @@ def test_the_next_tokens_are_the_recorded_ones():
     tree = PrefixTree(recorded["answers"])
     compared = 0
     for query in recorded["queries"]:
-        # The original's tree has `<s>` as a node of its own. [] and [5] ask what precedes it, or what follows none.
+        # The original's tree has a node for `<s>`; the prefixes [] and [5] do not start with it.
         if query["prefix"][:1] == [0]:
             assert tree.next_tokens(query["prefix"][1:]) == sorted(query["next"])
             compared += 1
     assert compared == len(recorded["queries"]) - 2
 
 
-def test_a_mask_says_for_many_nodes_at_once_what_may_follow_each(tree):
+def test_a_mask_has_the_next_tokens_of_each_of_many_nodes(tree):
     prefixes = [[[], [7], [9]], [[9, 8], [9, 8, 5, 2], [4]]]
     nodes = torch.tensor([[int(walk(tree, prefix)) for prefix in row] for row in prefixes])
     mask = tree.mask(nodes)
@@ -71,7 +71,7 @@ def test_a_decoder_reads_only_what_precedes_a_choice(tree):
     def columns(*tokens):
         return tree.columns_of(torch.tensor(tokens)).tolist()
 
-    # 7 is followed by 8 or the end, 9 8 by 7 or 5; all else is certain, and 9 is read for the sake of 9 8.
+    # 7 is followed by 8 or the end, 9 8 by 7 or 5; all else is certain, and 9 is only read because 9 8 follows.
     rows = [prefix_of(row) for row in range(len(tree.rows))]
     assert rows == [columns(7), columns(9), columns(9, 8)]
     assert tree.row_levels == [0, 2, 3]
@@ -86,7 +86,7 @@ def test_a_tree_of_one_answer_leaves_nothing_to_read_or_choose():
     assert tree.row_levels == [0]
 
 
-def test_a_copy_for_a_device_is_made_once_and_serves_training_even_if_first_asked_for_in_inference(tree):
+def test_a_copy_for_a_device_is_made_once_and_can_be_trained_with_even_if_made_in_inference_mode(tree):
     with torch.inference_mode():
         copy = tree.to(torch.device("meta"))
     assert copy.to(torch.device("meta")) is tree.to(torch.device("meta")) is copy

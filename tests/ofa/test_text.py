@@ -29,7 +29,7 @@ def test_only_a_caption_loses_the_brackets_of_person():
     assert clean_question("is a <person> waving?") == "is a <person> waving?"
 
 
-def test_nothing_is_stripped_behind_a_leading_space():
+def test_nothing_is_stripped_after_a_leading_space():
     assert clean_caption(" ,a") == ",a"
     assert clean_caption(",a") == "a"
 

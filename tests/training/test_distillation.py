@@ -257,7 +257,7 @@ def test_a_teacher_of_the_original_trainer_is_taken_to_have_the_students_vocabul
     with caplog.at_level("INFO"):
         plan = make_plan(str(file))
     assert plan.weight_files == [file] and plan.load_teacher().models[0].config.d_model == TEACHER.d_model
-    assert f"there is no vocabulary with {file}; it is taken to be the one that is used" in caplog.text
+    assert f"there is no vocabulary with {file}; it is assumed to be the current one" in caplog.text
 
 
 def test_the_students_own_sequences_may_be_all_that_is_learnt_from(teacher):

@@ -1,4 +1,4 @@
-"""The model whose weights the files of these tests hold, where they say of no other."""
+"""Fixtures of the checkpoint tests."""
 
 import pytest
 from helpers import published

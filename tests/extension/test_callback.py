@@ -40,8 +40,8 @@ def last(folder):
 
 
 def test_a_callback_and_a_logger_take_part_and_a_resumed_run_continues_their_values(folder, monkeypatch):
-    chosen = ["callbacks=[token_count,stop,device_stats]", "+callbacks.timer._target_=pytorch_lightning.callbacks.Timer",
-              "logger=[csv,json_lines]", "trainer.max_steps=6", "validate_every=3"]  # fmt: skip
+    chosen = ["callbacks=[token_count,stop,device_stats]", "logger=[csv,json_lines]", "trainer.max_steps=6",
+              "+callbacks.timer._target_=pytorch_lightning.callbacks.Timer", "validate_every=3"]  # fmt: skip
     train(folder, "whole", *chosen)
     monkeypatch.setenv("STOP", "1")
     assert train(folder, "stopped", *chosen, check=False).returncode == 1

@@ -19,7 +19,7 @@ from runtime.checkpoint_io import CheckpointFiles
 from runtime.checkpoints import BestCheckpoint, LastCheckpoint, SaveAtEnd
 from runtime.configuration import instantiate, to_container
 from runtime.launching import Environment, devices_of
-from runtime.lightning_internals import ProgressBar
+from runtime.lightning_internals import StepProgressBar
 from runtime.preemption import StopOnSignal, signals_of
 from runtime.resume import ResumePoint, SaveTrainingState
 from tasks.base import Task
@@ -116,7 +116,7 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path
         callbacks=callbacks,
         plugins=plugins,
         use_distributed_sampler=False,
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_progress_bar=any(isinstance(callback, StepProgressBar) for callback in callbacks),
         default_root_dir=folder,
         **settings,
     )

@@ -30,7 +30,7 @@ from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
-from runtime.lightning_internals import ProgressBar
+from runtime.lightning_internals import StepProgressBar
 from runtime.resume import ResumePoint, find_resume_point
 from runtime.truncate_logs import truncate_csv_logs
 from tracking.csv_logger import StepCSVLogger
@@ -279,7 +279,7 @@ def test_progress_is_logged_at_intervals_and_after_each_validation(tmp_path, mon
 def test_a_terminal_has_a_progress_bar_instead_of_lines(monkeypatch):
     assert isinstance(build_progress(30.0), ProgressLines)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert isinstance(build_progress(30.0), ProgressBar)
+    assert isinstance(build_progress(30.0), StepProgressBar)
 
 
 def read_csv(folder):

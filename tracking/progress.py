@@ -8,10 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 
 from data.batch import Batch
+from runtime.lightning_internals import StepProgressBar
 from runtime.progress import Every
 
 log = logging.getLogger(__name__)
@@ -19,14 +20,7 @@ log = logging.getLogger(__name__)
 
 def build_progress(log_every: float) -> ProgressBar:
     """A progress bar if stdout is a terminal, else log lines at least `log_every` seconds apart."""
-    return ProgressBarOfSteps() if Console().is_terminal else ProgressLines(log_every)
-
-
-class ProgressBarOfSteps(RichProgressBar):
-    """Lightning's bar, which shows -2 as the last epoch if the length of a run is a number of steps."""
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return super()._get_train_description(current_epoch).replace("/-2", "")
+    return StepProgressBar() if Console().is_terminal else ProgressLines(log_every)
 
 
 class Throughput:

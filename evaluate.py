@@ -12,7 +12,7 @@ from runtime.preemption import StopOnSignal, signals_of
 from runtime.run_dir import run_dir
 from tracking import report
 from training import build
-from training.data_files import baseline_files, build_data, splits_to_test
+from training.data_files import build_data, build_source, splits_to_test
 from training.evaluation import EvaluationModule
 from training.trainer import build_trainer, test_callbacks
 
@@ -26,20 +26,21 @@ def evaluate(config: DictConfig) -> None:
     report.log_start(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
-    tokenizer = build.build_tokenizer(config, config.tokenizer or tokenizer_folder(checkpoint))
-    check_vocabulary(checkpoint, tokenizer)
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once
-        task = build.build_task(config, tokenizer)
+        source = build_source(config)
+        tokenizer = build.build_tokenizer(config, source, config.tokenizer or tokenizer_folder(checkpoint))
+        check_vocabulary(checkpoint, tokenizer)
+        task = build.build_task(config, source, tokenizer)
         generation = build.generation_options(config, task)
-        splits = splits_to_test(config, task)
-        data = build_data(config, task, splits, test_splits=splits)
+        splits = splits_to_test(config, source, task)
+        data = build_data(config, source, task, splits, test_splits=splits)
         data.prepare_data()
     callbacks = [*test_callbacks(config, task, folder), StopOnSignal(signals_of(config.signals), last=None)]
     trainer = build_trainer(config, callbacks, folder, logger=False)
     model = load_model(checkpoint)
     build.check_image_size(config, model.config)
     trainer.test(EvaluationModule(model, task, generation), datamodule=data, verbose=False)
-    report.print_scores(config, folder, task, baseline_files(config))
+    report.print_scores(config, folder, task, source.baseline_files)
 
 
 if __name__ == "__main__":

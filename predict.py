@@ -25,7 +25,7 @@ def predict(config: DictConfig) -> None:
         config.checkpoint,
         config.input,
         config.output,
-        task=None if config.get("task") is None else get_class(config.task["_target_"]).pipeline,
+        task=None if config.get("task") is None else get_class(config.task["_target_"]).processor_class.pipeline,
         texts={name: config[name] for name in TEXTS if config[name] is not None},
         images=config.pictures,
         precision=config.precision,

@@ -14,7 +14,7 @@ from runtime.resume import find_resume_point
 from runtime.run_dir import run_dir
 from tracking import report
 from training import build
-from training.data_files import baseline_files
+from training.data_files import build_source
 from training.evaluation import EvaluationModule
 from training.run import (
     best_validation_score,
@@ -41,6 +41,7 @@ from training.trainer import (
 def train(config: DictConfig) -> float | None:
     """Trains, tests the best checkpoint on every split, and returns the best validation score (for sweeps)."""
     check(config)
+    build.check_task(config)
     folder = run_dir()
     resume_point = find_resume_point(config, folder)
     if resume_point is not None and resume_point.is_finished:
@@ -50,19 +51,21 @@ def train(config: DictConfig) -> float | None:
     log_choices(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
-    tokenizer = build_training_tokenizer(config)
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once
-        task = build.build_task(config, tokenizer)
+        source = build_source(config)
+        tokenizer = build_training_tokenizer(config, source)
+        task = build.build_task(config, source, tokenizer)
         generation = build.generation_options(config, task)
         objective = build.build_objective(config, tokenizer, task)
-        data = build_training_data(config, task)
+        data = build_training_data(config, source, task)
     cache = build.build_cache(config, data, tokenizer, objective.distillation)
     callbacks = training_callbacks(config, task, folder, training_files(data, objective.distillation), chosen_callbacks)
     intervals = validation_settings(config, batches=len(data.train_dataloader()))
     trainer = build_trainer(config, callbacks, folder, logger=loggers, **intervals)
     model = build_initial_model(config, resume_point, objective.distillation)
     module = build.build_module(config, objective, data, model, task, generation, cache)
-    module.save_hyperparameters({"task": asdict(to_task_settings(task, generation))}, logger=False)  # in checkpoints
+    if (settings := to_task_settings(task.processor, generation)) is not None:
+        module.save_hyperparameters({"task": asdict(settings)}, logger=False)  # in checkpoints
     save_run_files(config, folder, tokenizer, loggers, resume_point)
     log_parts(config, model, trainer, objective.distillation, cache)
 
@@ -70,7 +73,7 @@ def train(config: DictConfig) -> float | None:
     trainer.fit(module, datamodule=data, ckpt_path=resume_point and resume_point.checkpoint, weights_only=True)
     best = export_best(trainer, module, folder, tokenizer)
     trainer.test(EvaluationModule(best, task, generation), datamodule=data, verbose=False)
-    report.print_scores(config, folder, task, baseline_files(config))
+    report.print_scores(config, folder, task, source.baseline_files)
     report.print_next_steps(config, folder, task)
     return best_validation_score(trainer)
 

@@ -36,7 +36,7 @@ class StepOfBatch(ModelCase):
     target_tokens: int = 20
 
     def build_task(self) -> Task:
-        return Caption(tokenizer=Tokenizer.demo(), image_size=self.image_size)
+        return Caption.build(tokenizer=Tokenizer.demo(), image_size=self.image_size)
 
     def build_batch(self, machine: Machine) -> Batch:
         generator = torch.Generator().manual_seed(1)
@@ -65,7 +65,7 @@ class PlainStep(StepOfBatch):
     def prepare(self, machine: Machine, folder: Path) -> Workload:
         model, task = self.build_model(machine, train=True), self.build_task()
         criterion, optim = LabelSmoothedCrossEntropy(), Optim(lr=1e-4)
-        module = TrainingModule(model, task, task.generation, criterion, optim, Freezing())
+        module = TrainingModule(model, task, task.processor.generation, criterion, optim, Freezing())
         return self.workload(module, machine)
 
 
@@ -90,7 +90,7 @@ class DistillationStep(StepOfBatch):
         criterion = DistillationCriterion(LabelSmoothedCrossEntropy(), pairs, student.config, teacher.config)
         teacher = self.build_teacher(teacher, criterion, folder)
         module = DistillationModule(
-            student, task, task.generation, criterion, Optim(lr=1e-4), Freezing(), teacher=teacher
+            student, task, task.processor.generation, criterion, Optim(lr=1e-4), Freezing(), teacher=teacher
         )
         module.total_steps = 1
         teacher.to(torch.device(machine.device))

@@ -13,11 +13,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import Case, Machine, Workload
+from data.layout import REFERRING
 from data.module import OFADataModule
-from data.prepare.pictures import Bounds
+from data.prepare.lines import Bounds
 from data.prepare.records import Conversion, Record
 from data.prepare.writer import Options, convert
-from data.tsv import TSVFile
+from data.tsv import TSVFile, TSVSource
 from ofa.tokenizer import Tokenizer
 from tasks.refcoco import RefCOCO
 
@@ -35,12 +36,11 @@ class Loading(Case):
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
         path = write_refcoco(folder / "rows.tsv", self.rows)
-        task = RefCOCO(tokenizer=Tokenizer.demo(), image_size=self.image_size, max_image_size=self.image_size)
+        task = RefCOCO.build(tokenizer=Tokenizer.demo(), image_size=self.image_size, max_image_size=self.image_size)
         data = OFADataModule(
-            {"train": path},
+            TSVSource({"train": path}, task.columns, task.n_columns),
             task.columns,
             task.encode,
-            n_columns=task.n_columns,
             batch_size=self.batch_size,
             eval_batch_size=self.batch_size,
             num_workers=self.workers,
@@ -88,7 +88,7 @@ class Preparing(Case):
             image.write_bytes(photograph(rng))
             values = {"uniq_id": str(i), "text": "the second person from the left"}
             records.append(Record(f"row {i}", values, image, box=(100.0, 120.0, 300.0, 400.0)))
-        conversion = Conversion(folder / "rows.tsv", "refcoco", (), partial(iter, records))
+        conversion = Conversion(folder / "rows.tsv", REFERRING, (), partial(iter, records))
         options = Options(Bounds(self.max_side), self.workers)
 
         def make() -> None:

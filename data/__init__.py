@@ -1,1 +1,1 @@
-"""Rows and images: TSV files of any size, decoded pictures, typed batches, and the order in which they are read."""
+"""Data sources, rows, batches, and the order in which rows are read."""

@@ -1,6 +1,6 @@
-"""What travels from a row to the model: samples, and the padded batch made of them.
+"""Samples and padded batches.
 
-Letters in shapes: B batch, L source, T target.
+Shapes: B batch, L source, T target, P prefix.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ class Sample:
     source: list[int]  # <s> prompt </s>
     target: list[int]  # answer </s>; empty for rows without an answer
     image: Tensor | None  # [3, h, w]
-    truth: Any  # what the task's metric needs; not looked into here
-    prefix: Sequence[int] = ()  # what the decoder reads behind <s> and in front of the answer; it has no loss
-    weight: float = 1.0  # of its loss
-    key: int = 0  # its place among all that a file's rows can show, see TaskDataset
-    notes: tuple[str, ...] = ()  # kinds of harmless repairs, such as "box clipped to the image", for the epoch's report
+    truth: Any  # for the task's metric
+    prefix: Sequence[int] = ()  # decoder input between <s> and the answer; without loss
+    weight: float = 1.0  # of the loss
+    key: int = 0  # identifies row and view, see TaskDataset
+    notes: tuple[str, ...] = ()  # harmless repairs such as "box clipped to the image", for the report of the epoch
 
 
 @dataclass
 class Batch:
-    """Samples side by side, right-padded with <pad>."""
+    """Samples, right-padded with <pad>."""
 
     ids: list[str]
     keys: list[int]
     input_ids: Tensor  # [B, L]
     patch_images: Tensor | None  # [B, 3, h, w], zeros where a sample has no image; None where no sample has one
     patch_masks: Tensor  # [B] bool: which samples have an image
-    prefix_tokens: Tensor | None  # [B, P], the decoder's prompts behind <s>; None where no sample has one
+    prefix_tokens: Tensor | None  # [B, P], decoder prompts after <s>; None where no sample has one
     decoder_input_ids: Tensor  # [B, T]: <s>, the sample's prefix, then the answer
-    target: Tensor  # [B, T]: the answer and </s>, with <pad> in the places of the prefix
+    target: Tensor  # [B, T]: the answer and </s>, with <pad> at the positions of the prefix
     weights: Tensor  # [B]
     truths: list[Any]
-    notes: list[str]  # of its samples, and "skipped ..." for every row that was left out
+    notes: list[str]  # of its samples, and "skipped ..." for every skipped row
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,7 +60,7 @@ class Batch:
 
     @property
     def inputs(self) -> dict[str, Tensor | None]:
-        """What the encoder reads, as the arguments of generation."""
+        """The encoder inputs, as `generate` expects them."""
         return {"input_ids": self.input_ids, "patch_images": self.patch_images, "patch_masks": self.patch_masks}
 
     @property
@@ -71,13 +71,13 @@ class Batch:
         return [[token for token in row if token != PAD] for row in self.prefix_tokens.tolist()]
 
     def with_targets(self, answers: Sequence[Sequence[int]]) -> Batch:
-        """The same sources and prefixes with other answers, each of which ends in `</s>`."""
+        """The same sources and prefixes with other answers, each ending in `</s>`."""
         decoder_input_ids, target = _decoder_rows(self.prefixes, answers)
         device = self.target.device
         return replace(self, decoder_input_ids=decoder_input_ids.to(device), target=target.to(device))
 
     def twice(self) -> Batch:
-        """The batch stacked on itself, its samples in the same order: row b and row b + B are one sample."""
+        """The batch concatenated with itself: rows b and b + B are the same sample."""
         doubled = self._map_tensors(lambda tensor: torch.cat([tensor, tensor]))
         return replace(doubled, ids=self.ids * 2, keys=self.keys * 2, truths=self.truths * 2)
 
@@ -95,7 +95,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """The samples as one batch, in their order; none at all give a batch of length 0."""
+    """The samples as one batch, in their order; no samples give a batch of length 0."""
     decoder_input_ids, target = _decoder_rows([s.prefix for s in samples], [s.target for s in samples])
     return Batch(
         ids=[sample.id for sample in samples],
@@ -113,7 +113,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _decoder_rows(prefixes: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """What the decoder reads and what it is to say, [B, T] each; nothing where there is no answer."""
+    """Decoder inputs and targets, [B, T] each; padding only where there is no answer."""
     pairs = list(zip(prefixes, answers, strict=True))
     read = pad([[BOS, *prefix, *answer[:-1]] if answer else [] for prefix, answer in pairs])
     return read, pad([[PAD] * len(prefix) + [*answer] if answer else [] for prefix, answer in pairs])

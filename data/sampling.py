@@ -1,4 +1,4 @@
-"""In which order rows are read, and by which process."""
+"""Samplers: the order of rows and their distribution over processes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch.utils.data import Sampler
 
 
 class ShuffleSampler(Sampler[int]):
-    """Training: rows 0 .. n - 1 in an order drawn anew for each epoch, every `world`-th of them for process `rank`.
+    """Training: rows 0 .. n - 1 in a new random order for each epoch, every `world`-th of them for process `rank`.
 
-    The order depends on the seed and the epoch alone, not on the number of processes or workers. Processes take steps
-    together and so get equally many rows: where `world` does not divide n, the first few rows of the order occur twice.
+    The order depends on the seed and the epoch only, not on the number of processes or workers. All processes get
+    equally many rows: where `world` does not divide n, the first few rows of the order occur twice.
 
     Attributes:
-        epoch: whose order is given; Lightning calls `set_epoch`.
-        position: how many rows of the epoch were used, over all processes; an iteration starts behind them. Kept by who
-            uses the rows, for a DataLoader's workers ask for them long before.
+        epoch: the current epoch; Lightning calls `set_epoch`.
+        position: number of rows of the epoch that were used, over all processes; an iteration starts after them. Set
+            by the consumer of the rows, since a DataLoader's workers run ahead.
     """
 
     def __init__(self, n: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -26,7 +26,7 @@ class ShuffleSampler(Sampler[int]):
         self.position = 0
 
     def __len__(self) -> int:
-        """Rows of a whole epoch for this process, whatever the position."""
+        """Rows of a full epoch for this process, whatever the position."""
         return -(-self.n // self.world)
 
     def __iter__(self) -> Iterator[int]:
@@ -35,26 +35,26 @@ class ShuffleSampler(Sampler[int]):
         return map(int, own[self.position // self.world :])
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of `epoch`; nothing changes where that is the present one, which may be half done."""
+        """Moves to the beginning of `epoch`, unless it is the current one, which may be half done."""
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 
 
 class ExactShardSampler(Sampler[int]):
-    """Evaluation: rows 0 .. n - 1, each once over all processes; shares are contiguous, of whole batches.
+    """Evaluation: rows 0 .. n - 1, each once over all processes, in contiguous shards of whole batches.
 
-    No row is repeated to make shares equal, so that a metric counts each once, and a row has the neighbours it has
-    where there is one process: what is computed for a row depends on these in the last digits. Shares differ by at most
-    a batch. Nothing in an evaluation step may wait for the other processes.
+    No row is repeated to make shards equal, so a metric counts each row once. A row shares its batch with the same rows
+    as in a single process, since the last digits of a result depend on the batch. Shards differ by at most one batch,
+    so an evaluation step must not wait for the other processes.
     """
 
     def __init__(self, n: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         batches = -(-n // batch_size)
         first, end = (batch_size * (batches * place // world) for place in (rank, rank + 1))
-        self.share = range(first, min(n, end))
+        self.shard = range(first, min(n, end))
 
     def __len__(self) -> int:
-        return len(self.share)
+        return len(self.shard)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.share)
+        return iter(self.shard)

@@ -1,4 +1,4 @@
-"""A teacher's answers in the place of the true ones: sequence-level distillation (arXiv 1606.07947)."""
+"""Teacher answers as training targets: sequence-level distillation (arXiv 1606.07947)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.tsv import Row, RowError
+from data.source import Row, RowError
 from ofa.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -19,12 +19,12 @@ WRITER = "python evaluate.py task=TASK checkpoint=TEACHER split=train"
 
 @dataclass(frozen=True)
 class TeacherAnswers:
-    """What a teacher answered to the rows of training.
+    """A teacher's answers to the training rows.
 
     Attributes:
         path: the file of predictions.
-        column: the column that the answers take.
-        by_id: what it then says, by the row's `uniq_id`.
+        column: the column that the answers replace.
+        by_id: the new value of this column by the row's `uniq_id`.
     """
 
     path: Path
@@ -33,10 +33,10 @@ class TeacherAnswers:
 
 
 class AnsweredRows(Sequence[Row]):
-    """`rows` with the teacher's answers in the place of their own.
+    """`rows` with the teacher's answers as targets.
 
     Raises:
-        RowError: on reading a row that the teacher did not answer.
+        RowError: on reading a row without a teacher answer.
     """
 
     def __init__(self, rows: Sequence[Row], answers: TeacherAnswers) -> None:
@@ -49,30 +49,28 @@ class AnsweredRows(Sequence[Row]):
         row, answers = self.rows[index], self.answers
         name = row.values["uniq_id"]
         if name not in answers.by_id:
-            raise RowError(
-                row.path,
-                row.line,
-                f"{answers.path} holds no answer to {name!r} of split train",
-                f"answer this file by `{WRITER}`, or set data.on_error=skip",
+            raise row.error(
+                f"{answers.path} has no answer to {name!r} of split train",
+                f"write the answers with `{WRITER}`, or set data.on_error=skip",
             )
-        values = row.values | {answers.column: answers.by_id[name]}
-        return replace(row, values=values, source=f", where {answers.column} is the teacher's, from {answers.path}")
+        values = {**row.values, answers.column: answers.by_id[name]}
+        return replace(row, values=values, note=f", where {answers.column} is the teacher's, from {answers.path}")
 
 
 def read_teacher_answers(
     path: Path, field: str, column: str, write: Callable[[Any], str], skip_broken: bool = False
 ) -> TeacherAnswers:
-    """The answers to split train in a `predictions.jsonl` of evaluate.py; of several to one id the first is kept.
+    """The answers to split train in a `predictions.jsonl` of evaluate.py; the first of several with the same id.
 
     Args:
-        field: of a line, which holds the answer.
-        column: of a row of training, which is to hold it.
-        write: brings an answer into the column's format; raises ValueError for what is none.
-        skip_broken: leave a malformed line out, as it is done with broken rows, and its row with it.
+        field: the field of a line that contains the answer.
+        column: the column of a training row that it replaces.
+        write: converts an answer to the column's format; raises ValueError for an invalid one.
+        skip_broken: omit a malformed line and its row, as broken rows are.
 
     Raises:
-        UserError: the file cannot be read, or holds no answer to split train.
-        RowError: a line of it is malformed, and it is not to be skipped.
+        UserError: the file cannot be read or has no answer to split train.
+        RowError: a line is malformed and not to be skipped.
     """
     answers: dict[str, str] = {}
     others = set()
@@ -83,7 +81,7 @@ def read_teacher_answers(
                 try:
                     prediction = _read(line, field, write)
                 except ValueError as error:
-                    remedy = f"correct it, write the file by `{WRITER}`, or set data.on_error=skip"
+                    remedy = f"correct it, write the file with `{WRITER}`, or set data.on_error=skip"
                     broken.append(RowError(path, number, str(error), remedy))
                     if not skip_broken:
                         raise broken[-1] from error
@@ -98,19 +96,17 @@ def read_teacher_answers(
             "predictions.jsonl"
         ) from error
     if not answers:
-        raise UserError(f"distill.predictions={path} holds no answers to split train; write them by `{WRITER}`")
-    log.info("the teacher answered %d rows of training in %s", len(answers), path)
+        raise UserError(f"distill.predictions={path} has no answers to split train; write them with `{WRITER}`")
+    log.info("teacher answers to %d training rows in %s", len(answers), path)
     if broken:
-        log.warning(
-            "%d of its lines hold no answer and are left out with their rows; the first: %s", len(broken), broken[0]
-        )
+        log.warning("%d of its lines are malformed and skipped with their rows; the first: %s", len(broken), broken[0])
     if others:
-        log.warning("%s holds other answers to %d ids, too; of each the first is learnt", path, len(others))
+        log.warning("%s has several answers to each of %d ids; the first one is used", path, len(others))
     return TeacherAnswers(path, column, answers)
 
 
 def _read(line: bytes, field: str, write: Callable[[Any], str]) -> tuple[str, str] | None:
-    """The id and the answer, as its column has it, of a line of split train; None for another split.
+    """The id and the answer, in the format of its column, of a line of split train; None for another split.
 
     Raises:
         ValueError: the line is malformed.
@@ -120,11 +116,11 @@ def _read(line: bytes, field: str, write: Callable[[Any], str]) -> tuple[str, st
     except ValueError as error:
         raise ValueError(f"it is not JSON ({error})") from error
     if not isinstance(record, dict) or not isinstance(record.get("split"), str):
-        raise ValueError("it is not a prediction, which names its split")
+        raise ValueError("it is not a prediction with a split")
     if record["split"] != "train":
         return None
     if not isinstance(record.get("uniq_id"), str):
-        raise ValueError("it has no uniq_id that is text")
+        raise ValueError("its uniq_id is missing or not text")
     if field not in record:
-        raise ValueError(f"it has no {field}, the answer of this task")
+        raise ValueError(f"it has no field {field}, the answer of this task")
     return record["uniq_id"], write(record[field])

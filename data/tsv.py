@@ -1,9 +1,8 @@
-"""Rows of a TSV file of any size, each read in constant time.
+"""TSV files of any size, with constant-time access to each row.
 
-The file is memory-mapped; where its rows start stands in a sidecar file `<file>.index`, memory-mapped too, so that a
-file of 100 GB costs the addresses of its rows and nothing else. The index is built by one sequential read, in its own
-temporary file that then takes the final name in one step: processes that build it at once do not disturb each other,
-and what is seen under the final name is always whole.
+A file is memory-mapped, and so is its sidecar index `<file>.index`, which holds the offset of each row. The index is
+built by one sequential read into a temporary file, which is renamed when it is complete, so concurrent processes never
+see a partial index.
 
 Layout of an index, little endian: magic, version, size and mtime_ns of the data file it belongs to, number of rows
 (`HEADER`), then rows + 1 offsets as uint64: the start of each row and the end of the last.
@@ -18,14 +17,14 @@ import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from data.source import DataSource, Row, RowError, RowFormat, check_names
 from ofa.errors import UserError
 from runtime.progress import progress
 
@@ -37,49 +36,19 @@ CHUNK = 1 << 20  # bytes searched at a time: small enough to stay in the process
 READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-class RowError(UserError):
-    """One row that cannot be used: says which line of which file, what is wrong with it, and what to do.
-
-    Survives pickling, so it can cross from a worker to the main process as a value.
-    """
-
-    def __init__(
-        self, path: Path, line: int, message: str, remedy: str = "correct or remove the row, or set data.on_error=skip"
-    ) -> None:
-        super().__init__(f"line {line} of {path}: {message}; {remedy}")
-        self.path, self.line, self.message, self.remedy = path, line, message, remedy
-
-    def __reduce__(self):
-        return type(self), (self.path, self.line, self.message, self.remedy)
-
-
-@dataclass(frozen=True)
-class Row:
-    """The named columns of one line; `line` counts from 1, as editors do."""
-
-    values: dict[str, str]
-    path: Path
-    line: int
-    source: str = ""  # where values came from that the line does not hold, as errors say it
-
-    def error(self, message: str) -> RowError:
-        """An error about this row, to be raised by whoever finds its content wrong."""
-        return RowError(self.path, self.line, message + self.source)
-
-
 class TSVFile(Sequence[Row]):
     """Random access to the rows of `path`.
 
     Args:
         path: a TSV file without header; lines end in LF or CRLF, the last one may end in neither, and blank lines at
             the end do not count.
-        columns: what each wanted column is called, and its number from 0.
+        columns: name and number, from 0, of each column to read.
         n_columns: exact number of columns of every row, where the format has one.
 
     Raises:
         UserError: at construction, for a file that is missing, empty or not a file, and for columns outside the format.
-        UserError: on reading a row of a file that has another size than when it was opened. One that was deleted or
-            replaced can be read on.
+        UserError: on reading a row of a file whose size has changed since it was opened. A file that was deleted or
+            replaced stays readable.
         RowError: on reading a row that is blank, has the wrong number of columns or is not UTF-8.
     """
 
@@ -93,14 +62,14 @@ class TSVFile(Sequence[Row]):
                     f"columns names column {number} ({name!r}) but {self.path} has columns 0 to "
                     f"{'...' if n_columns is None else n_columns - 1}; correct data.columns"
                 )
-        self._offsets  # noqa: B018  built here, in the main process, and not by every worker
+        self._offsets  # noqa: B018  built here, in the main process, instead of in every worker
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
     def __getitem__(self, index: int) -> Row:
         index = range(len(self))[index]
-        self._check_size()  # to read behind the end of a file that was cut would kill the process
+        self._check_size()  # reading past the end of a truncated file would kill the process
         start, end = map(int, self._offsets[index : index + 2])
         text = self._bytes[start:end].removesuffix(b"\n").removesuffix(b"\r")
         return self._parse(text, line=index + 1)
@@ -109,12 +78,11 @@ class TSVFile(Sequence[Row]):
         size = self._bytes.size()
         if size != len(self._bytes):
             raise UserError(
-                f"{self.path} was changed while it was read: it had {len(self._bytes)} bytes and has {size}; put back "
-                "the file as it was"
+                f"{self.path} was changed while it was read: it had {len(self._bytes)} bytes and has {size}; restore it"
             )
 
     def __getstate__(self) -> dict:
-        """What travels to workers: not the maps, which each process opens for itself."""
+        """State without the memory maps, which each process opens for itself."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_offsets", "_bytes")}
 
     @cached_property
@@ -145,8 +113,73 @@ class TSVFile(Sequence[Row]):
         return Row(values, self.path, line)
 
 
+class TSVSource(DataSource):
+    """One TSV file per split.
+
+    Args:
+        files: the file of each split.
+        columns: name and number, from 0, of each column to read.
+        n_columns: exact number of columns of every row, where the format has one.
+        answer_list: see DataSource.
+    """
+
+    unit = "line"
+    split_remedy = "give its file in data.files"
+
+    def __init__(
+        self,
+        files: Mapping[str, str | Path],
+        columns: Mapping[str, int],
+        n_columns: int | None = None,
+        answer_list: Path | None = None,
+    ) -> None:
+        self.files = {split: Path(path) for split, path in files.items()}
+        self.splits, self.columns, self.n_columns, self.answer_list = list(self.files), columns, n_columns, answer_list
+
+    @classmethod
+    def from_config(
+        cls, task: RowFormat, root: str | None, files: Mapping[str, str] | None, columns: Mapping[str, int] | None
+    ) -> TSVSource:
+        """The configured files, or those of the published names in `root`.
+
+        Raises:
+            UserError: neither is given, `root` is not a folder, or a split or column is not one of the task.
+        """
+        check_names("data.files", files or (), ("train", *task.splits))
+        check_names("data.columns", columns or (), task.columns)
+        if files is None:
+            if root is None:
+                raise UserError(
+                    "data=tsv needs data.root=FOLDER, the folder of the TSV files (or data.files, a file per split)"
+                )
+            if not Path(root).is_dir():
+                raise UserError(f"data.root={root} is not a folder; give the folder of the TSV files")
+            names = {split: task.files.get(split, f"{task.task}_{split}.tsv") for split in ("train", *task.splits)}
+            files = {split: Path(root) / name for split, name in names.items()}
+        answer_list = None if root is None else Path(root) / "answers.json"
+        return cls(files, columns or task.columns, None if columns else task.n_columns, answer_list)
+
+    def prepare(self, splits: Collection[str]) -> None:
+        for split in splits:
+            check_file(self.files[split])
+        for split in splits:
+            open_index(self.files[split])
+
+    def rows(self, split: str, columns: Collection[str]) -> TSVFile:
+        missing = [name for name in columns if name not in self.columns]
+        if missing:
+            raise UserError(f"data.columns has no number for {', '.join(missing)}, which the task reads; add it")
+        return TSVFile(self.files[split], {name: self.columns[name] for name in columns}, self.n_columns)
+
+    def depends_on(self, split: str) -> list[Path | str]:
+        return [self.files[split]]
+
+    def name(self, split: str) -> str:
+        return str(self.files[split])
+
+
 def check_file(path: Path) -> os.stat_result:
-    """The file's stat, once it is known to be a file with something in it.
+    """The status of a readable, non-empty file.
 
     Raises:
         UserError: where it is missing, a folder, not readable, or empty.
@@ -164,40 +197,40 @@ def check_file(path: Path) -> os.stat_result:
 
 
 def open_index(path: Path) -> np.ndarray:
-    """Offsets of the rows of `path` in bytes, [rows + 1], memory-mapped; built first where no index fits the file.
+    """Byte offsets of the rows of `path`, [rows + 1], memory-mapped; an index is built first where none fits the file.
 
     Raises:
-        UserError: as `check_file`; it holds blank lines only or changes meanwhile, or no folder can hold its index.
+        UserError: as `check_file`; the file has blank lines only or changes meanwhile, or its index cannot be written.
     """
     stat = check_file(path)
-    places = _places(path)
-    for place in places:
-        if (offsets := _map_index(place, stat)) is not None:
+    candidates = _index_paths(path)
+    for index in candidates:
+        if (offsets := _map_index(index, stat)) is not None:
             return offsets
-    for place in places:
+    for index in candidates:
         try:
-            _build_index(path, stat, place)
+            _build_index(path, stat, index)
         except OSError as error:
             if error.errno not in READ_ONLY:
                 raise
-            log.info("the folder %s is read-only: its index cannot stand there", place.parent)
+            log.info("the folder %s is read-only and cannot hold the index", index.parent)
             continue
-        log.info("indexed %s in %s", path, place)
-        return _map_index(place, stat)
+        log.info("indexed %s in %s", path, index)
+        return _map_index(index, stat)
     raise UserError(f"no index of {path} can be written; set OFA_CACHE to a folder that can be written to")
 
 
-def _places(path: Path) -> tuple[Path, Path]:
-    """Where the index may stand: beside the file or, for folders that are read-only, in the user's cache."""
+def _index_paths(path: Path) -> tuple[Path, Path]:
+    """Paths of the index: next to the file or, for read-only folders, in the user's cache."""
     cache = Path(os.environ.get("OFA_CACHE", "~/.cache/ofa")).expanduser() / "index"
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     return path.with_name(f"{path.name}.index"), cache / f"{path.name}.{digest}.index"
 
 
-def _map_index(place: Path, stat: os.stat_result) -> np.ndarray | None:
-    """The offsets in `place`, or None where there is no whole index of the file that `stat` describes."""
+def _map_index(index: Path, stat: os.stat_result) -> np.ndarray | None:
+    """The offsets in `index`, or None where it is not a complete index of the file that `stat` describes."""
     try:
-        with place.open("rb") as file:
+        with index.open("rb") as file:
             header = file.read(HEADER.size)
             length = os.fstat(file.fileno()).st_size
             if len(header) < HEADER.size:
@@ -210,14 +243,14 @@ def _map_index(place: Path, stat: os.stat_result) -> np.ndarray | None:
         return None
 
 
-def _build_index(path: Path, stat: os.stat_result, place: Path) -> None:
-    """Read `path` once and put its index at `place`, whole or not at all."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+def _build_index(path: Path, stat: os.stat_result, target: Path) -> None:
+    """Reads `path` once and writes its index to `target`, atomically."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     with path.open("rb", buffering=0) as data:
         end = _content_end(data, stat.st_size)
         if not end:
-            raise UserError(f"{path} holds blank lines only; copy or generate it again")
-        index = tempfile.NamedTemporaryFile(dir=place.parent, prefix=f"{place.name}.", suffix=".tmp", delete=False)
+            raise UserError(f"{path} has blank lines only; copy or generate it again")
+        index = tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", suffix=".tmp", delete=False)
         try:
             with index:
                 index.seek(HEADER.size)
@@ -231,15 +264,15 @@ def _build_index(path: Path, stat: os.stat_result, place: Path) -> None:
                 index.write(HEADER.pack(MAGIC, VERSION, stat.st_size, stat.st_mtime_ns, rows))
                 index.flush()
                 os.fsync(index.fileno())
-            os.chmod(index.name, stat.st_mode & 0o666)  # temporary files are private, an index is as public as its data
-            os.replace(index.name, place)
+            os.chmod(index.name, stat.st_mode & 0o666)  # temporary files are private; an index is as public as its data
+            os.replace(index.name, target)
         except BaseException:
             os.unlink(index.name)
             raise
 
 
 def _content_end(data: BinaryIO, size: int) -> int:
-    """Number of bytes before the line ends that close the file."""
+    """Number of bytes before the line ends at the end of the file."""
     while size:
         start = max(0, size - CHUNK)
         data.seek(start)
@@ -250,7 +283,7 @@ def _content_end(data: BinaryIO, size: int) -> int:
 
 
 def _row_starts(data: BinaryIO, end: int, name: str) -> Iterator[np.ndarray]:
-    """Offsets of the rows behind the first, in pieces; the bar appears when the search has taken a second."""
+    """Offsets of the rows after the first, in chunks; a progress bar appears after one second."""
     buffer = bytearray(CHUNK)
     characters = np.frombuffer(buffer, np.uint8)
     position = 0
@@ -259,7 +292,7 @@ def _row_starts(data: BinaryIO, end: int, name: str) -> Iterator[np.ndarray]:
         while position < end:
             count = data.readinto(memoryview(buffer)[: end - position])
             if not count:
-                raise UserError(f"{data.name} became shorter while it was read; start again when it is complete")
+                raise UserError(f"{data.name} became shorter while it was read; try again when it is complete")
             yield np.flatnonzero(characters[:count] == ord("\n")) + (position + 1)
             position += count
             advance(count)

@@ -1,41 +1,44 @@
-"""Which row each worker is at, so that one that hangs or dies can be named: `WorkerRows`."""
+"""Worker processes of the data loaders: the row at which one hangs or dies, and their signals."""
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch.utils.data import get_worker_info
 
-from data.tsv import RowError
+from data.source import RowError
 
 Item = TypeVar("Item")
 
-# How the errors of torch's DataLoader begin when no batch comes in time and when a worker has ended.
+# The beginning of DataLoader's errors when no batch comes in time and when a worker has ended.
 TIMED_OUT, DIED = "DataLoader timed out", "DataLoader worker (pid"
 
 
 class WorkerWatchdog:
-    """The row that each of a loader's workers reads, in memory that they share with the main process.
+    """The row that each worker of a loader reads, in shared memory.
 
     Args:
-        path: the file they read.
-        num_workers: of the loader; 0 where the main process reads, and nothing has to be known.
+        source, unit: of the rows, as errors name them.
+        num_workers: of the loader.
         timeout: of the loader, in seconds; 0: none.
     """
 
-    def __init__(self, path: Path, num_workers: int, timeout: int) -> None:
-        self.path, self.timeout = path, timeout
-        # Row, from 0, and since when; -1: none. float64, for monotonic seconds.
+    def __init__(self, source: str, unit: str, num_workers: int, timeout: int) -> None:
+        self.source, self.unit, self.timeout = source, unit, timeout
+        # Row, from 0 (-1: none), and the time at which reading began. float64, for monotonic seconds.
         self.rows = torch.full((num_workers, 2), -1.0, dtype=torch.float64).share_memory_()
 
     @contextmanager
     def reading(self, row: int) -> Iterator[None]:
-        """While the calling worker reads `row`."""
+        """Records that the calling worker reads `row`."""
         worker = get_worker_info()
         if worker is not None:
             self.rows[worker.id] = torch.tensor([row, time.monotonic()], dtype=torch.float64)
@@ -49,7 +52,7 @@ class WorkerWatchdog:
         """The batches of a DataLoader.
 
         Raises:
-            RowError: no batch came in time, or a worker has died. It names the row that has been read for longest.
+            RowError: no batch came in time, or a worker has died. It names the row that has been read the longest.
         """
         batches = iter(batches)
         while True:
@@ -69,8 +72,29 @@ class WorkerWatchdog:
         since, row = min(busy)
         if is_late:
             message = f"reading it has taken {time.monotonic() - since:.0f} s, and no batch came for {self.timeout} s"
-            remedy = "see whether file and file system answer, or raise data.worker_timeout"
+            remedy = "check that the file system responds, or raise data.worker_timeout"
         else:
             message = f"the process that read it ended ({str(error).splitlines()[0]})"
-            remedy = "see whether memory ran out, which fewer data.num_workers save, or whether the row is damaged"
-        return RowError(self.path, row + 1, message, remedy)
+            remedy = "check whether memory ran out (then lower data.num_workers) or the row is damaged"
+        return RowError(self.source, row + 1, message, remedy, self.unit)
+
+
+def ignore_scheduler_signals(worker: int) -> None:
+    """Leaves a scheduler's signals to the main process; the `worker_init_fn` of the loaders.
+
+    Schedulers signal all processes of a run, and workers inherit the handlers of the main process, which still needs
+    batches to finish cleanly. SIGTERM ends a worker only where the main process sends it.
+    """
+    if sys.platform != "linux":  # where schedulers send no signals
+        return
+    for number in signal.valid_signals() - {signal.SIGINT, signal.SIGCHLD, signal.SIGTERM}:
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_exit_at_parents_sigterm, daemon=True).start()
+
+
+def _exit_at_parents_sigterm() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

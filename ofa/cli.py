@@ -15,8 +15,8 @@ from ofa import __version__
 from ofa.checkpoint import convert
 from ofa.checkpoint.inspection import describe
 from ofa.errors import UserError
-from ofa.pipeline import PIPELINES
 from ofa.prediction import PRECISIONS, predict
+from ofa.processors import PROCESSORS
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CHECKPOINT = "a file, a model folder, a run folder, or a Hugging Face id"
@@ -54,7 +54,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument("input", metavar="INPUT", help="an image, a folder of images, or a CSV file with column image")
     parser.add_argument("--output", metavar="FOLDER", help="default outputs/predict/NAME_OF_INPUT")
-    parser.add_argument("--task", choices=PIPELINES, help="default: the task of the checkpoint")
+    parser.add_argument("--task", choices=PROCESSORS, help="default: the task of the checkpoint")
     parser.add_argument("--text", help="text for all images, such as a question or an expression")
     parser.add_argument("--caption", help="caption of all images, for visual entailment")
     parser.add_argument("--objects", help="names of visible objects, separated by commas, for question answering")

@@ -1,4 +1,9 @@
-"""Pictures: from an encoded file to the normalised tensor a model takes."""
+"""Images and boxes: from an encoded file to the model's input, from pixels to bins and back.
+
+A box is x0, y0, x1, y1 in pixels of the original image, the right and lower edges exclusive, so that its area is
+(x1 - x0) * (y1 - y0). A model writes it as four bins of the resized image: coordinate * resize ratio / max_image_size
+* 999, rounded. `resize_ratio` is always (resized width / width, resized height / height).
+"""
 
 from __future__ import annotations
 
@@ -11,21 +16,24 @@ from PIL import Image
 from torch import Tensor
 
 from ofa.errors import UserError
+from ofa.vocabulary import N_BINS
+
+Box = tuple[float, float, float, float]
 
 # 8000 x 8000: above any photograph in the published data, and 192 MB when decoded. Below Pillow's own limits, which
 # warn first and refuse only at twice the size.
 MAX_PIXELS = 64_000_000
 
-# What photographs come in. Pillow knows more, some of which start other programs.
+# Pillow knows more formats, some of which start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 class ImageError(UserError):
-    """A picture that cannot be used."""
+    """An image that cannot be used."""
 
 
 def open_image(encoded: bytes) -> Image.Image:
-    """The RGB picture of an encoded file.
+    """The RGB image of an encoded file.
 
     Pixels are those of the published system: transparency is dropped, not blended, and the EXIF orientation is not
     applied, since boxes and published results refer to pixels as they are stored.
@@ -41,19 +49,19 @@ def open_image(encoded: bytes) -> Image.Image:
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"it is no picture of a known kind ({', '.join(FORMATS)})") from error
+        raise ImageError(f"it is not an image of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # on damaged bytes decoders raise anything from OSError to struct.error
         raise ImageError(f"it does not decode ({error})") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture's red, green and blue, 8 bits each.
+    """The image's red, green and blue, 8 bits each.
 
     Raises:
-        ImageError: its values are no bytes and no 16-bit numbers.
+        ImageError: its values are neither bytes nor 16-bit numbers.
     """
     if image.mode.startswith("I"):  # grey, which Pillow's own conversion would clip to white at 255
-        image = Image.fromarray(_bytes_of(np.asarray(image), sixteen_bits=image.mode != "I" or image.format == "PNG"))
+        image = Image.fromarray(_to_bytes(np.asarray(image), sixteen_bits=image.mode != "I" or image.format == "PNG"))
     if image.mode == "F":
         raise ImageError("its values are of 32 bits with fractions; give bytes")
     if image.mode == "P" and "transparency" in image.info:
@@ -61,24 +69,24 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _bytes_of(grey: np.ndarray, sixteen_bits: bool) -> np.ndarray:
+def _to_bytes(grey: np.ndarray, sixteen_bits: bool) -> np.ndarray:
     """Whole numbers as bytes.
 
     Args:
-        sixteen_bits: that they are meant so, even if all are dark; else they are where one is more than a byte.
+        sixteen_bits: whether they are 16-bit numbers; if False, they are where one exceeds a byte.
     """
     least, most = int(grey.min()), int(grey.max())
     if least < 0 or most > 65535:
-        raise ImageError(f"its values go from {least} to {most}; give bytes, or 16 bits from 0 to 65535")
+        raise ImageError(f"its values range from {least} to {most}; give bytes, or 16 bits from 0 to 65535")
     return (grey.astype(np.uint16) >> (8 if sixteen_bits or most > 255 else 0)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """PIL picture -> float32 tensor [3, size, size]: resized by Pillow's bicubic filter, aspect not kept, normalised.
+    """PIL image -> float32 tensor [3, size, size]: resized by Pillow's bicubic filter, aspect not kept, normalised.
 
     Args:
-        size: pixels a side.
+        size: pixels of each side.
         mean, std: of each channel, on the scale where 255 is 1.
     """
 
@@ -94,5 +102,37 @@ class ImageTransform:
 
 
 def resize_ratios(size: int, width: int, height: int) -> tuple[float, float]:
-    """What x and y of a box in a picture of width x height are multiplied by when it becomes size x size."""
+    """The factors of x and y when an image of width x height becomes size x size."""
     return size / width, size / height
+
+
+def boxes_to_bins(boxes: Tensor, resize_ratio: tuple[float, float], max_image_size: int) -> Tensor:
+    """Bin numbers [..., 4] (int64) of boxes [..., 4] inside the image; 0..999 where the image fits max_image_size."""
+    return (boxes * _per_coordinate(resize_ratio) / max_image_size * (N_BINS - 1)).round().long()
+
+
+def bins_to_boxes(bins: Tensor, resize_ratio: tuple[float, float], max_image_size: int) -> Tensor:
+    """Boxes [..., 4] (float32) in pixels of the original image from bin numbers [..., 4]."""
+    return bins / (N_BINS - 1) * max_image_size / _per_coordinate(resize_ratio)
+
+
+def box_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union [N] of boxes [N, 4] and [N, 4], row by row; 0 where neither has an area."""
+    overlap = _area(torch.maximum(first[:, :2], second[:, :2]), torch.minimum(first[:, 2:], second[:, 2:]))
+    union = _area(first[:, :2], first[:, 2:]) + _area(second[:, :2], second[:, 2:]) - overlap
+    return torch.where(union > 0, overlap / union, 0.0)
+
+
+def _area(upper_left: Tensor, lower_right: Tensor) -> Tensor:
+    # A predicted box may have its corners swapped: it has no area rather than a negative one.
+    return (lower_right - upper_left).clamp(min=0).prod(dim=-1)
+
+
+def has_area(box: Box) -> bool:
+    """Whether it covers anything: neither empty nor with its corners swapped."""
+    x0, y0, x1, y1 = box
+    return x0 < x1 and y0 < y1
+
+
+def _per_coordinate(resize_ratio: tuple[float, float]) -> Tensor:
+    return torch.tensor([*resize_ratio, *resize_ratio])

@@ -1,4 +1,4 @@
-"""Text to token ids and back: `Tokenizer`, byte-level BPE with image codes and coordinate bins behind it.
+"""Text to token ids and back: `Tokenizer`, byte-level BPE followed by image codes and bins; `clean_caption` before it.
 
 The BPE part is in `vocab.json` and `merges.txt` of a model folder; ids of `<code_i>` and `<bin_i>` are computed (see
 `ofa.vocabulary`). Text never becomes a special, code or bin id: a literal "<mask>" is split into pieces, as in the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -171,3 +171,37 @@ def _read(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path} is missing; a model folder holds {VOCABULARY_FILE} and {MERGES_FILE}")
     return path.read_bytes().decode()
+
+
+def clean_caption(text: str, max_words: int | None = None) -> str:
+    """Lower-cased caption or referring expression without leading punctuation, cut to `max_words` words.
+
+    >>> clean_caption("#*A <person> on-a    bike.")
+    'a person on a bike.'
+    """
+    return _clean(text, max_words, {"-": " ", "/": " ", "<person>": "person"})
+
+
+def clean_question(text: str, max_words: int | None = None) -> str:
+    """The same for a question; it keeps `<person>` and always ends in a question mark, added after the cut.
+
+    >>> clean_question("What's on the tv/monitor")
+    "what's on the tv monitor?"
+    """
+    question = _clean(text, max_words, {"-": " ", "/": " "})
+    return question if question.endswith("?") else question + "?"
+
+
+def cut_words(clean: Callable[[str, int | None], str], text: str, max_words: int) -> tuple[str, tuple[str, ...]]:
+    """The cleaned text of at most `max_words` words, and a note where that cut it; `clean` is one of the above."""
+    cut = clean(text, max_words)
+    return cut, () if cut == clean(text, None) else (f"text cut to {max_words} words",)
+
+
+def _clean(text: str, max_words: int | None, replacements: dict[str, str]) -> str:
+    text = text.lower().lstrip(",.!?*#:;~")
+    for old, new in replacements.items():
+        text = text.replace(old, new)
+    # Runs of two and more: a single tab or no-break space stays, as it did in the text the published models saw.
+    text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
+    return " ".join(text.split(" ")[:max_words])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -39,9 +37,6 @@ def check(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and (not isinstance(value, int) or value < minimum):
             raise UserError(f"{key}={value} is not a whole number of at least {minimum}")
-    data = config.get("data", {})
-    if data.get("name") == "tsv" and not data.files and "root" in data and not Path(data.root).is_dir():
-        raise UserError(f"data.root={data.root} is not a folder; give that of the TSV files")
     log_every = config.get("log_every", 1)  # not a setting of every command
     if not isinstance(log_every, int | float) or log_every <= 0:
         raise UserError(f"log_every={log_every} is not a number of seconds above 0")
@@ -52,8 +47,6 @@ def check(config: DictConfig) -> None:
     precision = str(config.trainer.precision)
     if precision.startswith("16") and no_gpu:
         raise UserError(f"trainer.precision={precision} needs a GPU; on a CPU use 32-true or bf16-mixed")
-    if OmegaConf.select(config, "task.name") == "caption_scst" and config.get("init", "") is None:
-        raise UserError("task=caption_scst starts from a captioning model: set init=RUN, a run of task=caption")
     if str(OmegaConf.select(config, "distill.teacher_precision")).startswith("16") and no_gpu:
         raise UserError("distill.teacher_precision=16-true needs a GPU; on a CPU use 32-true or bf16-true")
     if config.trainer.get("max_steps") == 0:
@@ -66,9 +59,15 @@ def check(config: DictConfig) -> None:
         _check_sharding(config, no_gpu)
 
 
+def is_sharded_run(config: DictConfig) -> bool:
+    """Whether each process has a part of the model (trainer=fsdp)."""
+    target = OmegaConf.select(config, "trainer.strategy._target_")
+    return target == f"{FullySharded.__module__}.{FullySharded.__name__}"
+
+
 def _check_sharding(config: DictConfig, no_gpu: bool) -> None:
     """Refuse what needs full weights during sharded training."""
-    if OmegaConf.select(config, "trainer.strategy._target_") != f"{FullySharded.__module__}.{FullySharded.__name__}":
+    if not is_sharded_run(config):
         return
     if no_gpu and not WORKS_ON_CPUS:
         raise UserError(f"trainer=fsdp needs GPUs with PyTorch {torch.__version__}; upgrade it, or set trainer=ddp")
@@ -81,10 +80,6 @@ def _check_sharding(config: DictConfig, no_gpu: bool) -> None:
         value = OmegaConf.select(config, key)
         if value:
             raise UserError(f"{key}={typed(value)} and trainer=fsdp do not go together: {reason}; set trainer=ddp")
-    if OmegaConf.select(config, "task.name") == "caption_scst":
-        raise UserError(
-            "task=caption_scst generates in each step, which trainer=fsdp does not support; set trainer=ddp"
-        )
     precision = str(config.trainer.precision)
     if precision.startswith("16"):
         raise UserError(f"trainer.precision={precision} does not work with trainer=fsdp; set bf16-mixed or trainer=ddp")

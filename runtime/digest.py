@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,11 @@ def digest(file: Path) -> str:
     """
     status = file.stat()
     return _read(file.absolute(), status.st_size, status.st_mtime_ns)
+
+
+def digests(parts: Iterable[Path | str]) -> list[str]:
+    """Hashes of files; a text, such as a revision, stands for itself."""
+    return [digest(part) if isinstance(part, Path) else part for part in parts]
 
 
 @cache

@@ -96,7 +96,7 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> DictConfig:
                 message = f"{config_name}.py does not use {override.key_or_group}; leave {override.input_line} out"
         raise UserError(message) from error
     for key, value in flatten(OmegaConf.to_container(config)):
-        if value == "???" and not key.startswith("hydra.") and key != "data.root":  # data.files may replace data.root
+        if value == "???" and not key.startswith("hydra."):
             program = f"{config_name}.py" if config_name in SCRIPTS else f"python -m training.{config_name}"
             raise UserError(f"{key} has to be given: {program} {key}=...")
     return config

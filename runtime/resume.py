@@ -28,7 +28,7 @@ from ofa.errors import UserError
 from runtime.checkpoint_io import PREVIOUS, verify_checkpoint
 from runtime.collectives import broadcast_object, gather, rank, world_size
 from runtime.configuration import flatten, to_container
-from runtime.digest import digest
+from runtime.digest import digests
 from runtime.legacy_config import upgrade
 from runtime.lightning_internals import is_accumulating
 from runtime.run_dir import METRICS
@@ -43,8 +43,8 @@ DAMAGED = LAST.with_name("last.damaged.ckpt")  # inside a run folder: kept for i
 # Settings that may differ from those of the resumed run: where files are, what is shown or kept. They change no
 # step. (validate_every may not: it decides which checkpoint is the best. on_nonfinite may, since it only matters
 # where a run cannot continue as it was.)
-MAY_DIFFER = ("resume", "save_every", "pictures", "log_every", "logger", "on_nonfinite", "data.root",
-              "data.num_workers", "data.worker_timeout", "data.eval_batch_size", "signals", "cluster",
+MAY_DIFFER = ("resume", "save_every", "pictures", "log_every", "logger", "on_nonfinite", "data.root", "data.source",
+              "data.revision", "data.num_workers", "data.worker_timeout", "data.eval_batch_size", "signals", "cluster",
               "trainer.log_every_n_steps", "trainer.enable_model_summary")  # fmt: skip
 
 
@@ -170,17 +170,17 @@ class SaveTrainingState(pl.Callback):
     created early, to count the steps of the run.
 
     Args:
-        files: files the run is trained on, by the name that an error message gives them.
+        files: files the run is trained on, or texts that identify them, by the name that an error message gives them.
     """
 
-    def __init__(self, files: Mapping[str, Sequence[Path]]) -> None:
+    def __init__(self, files: Mapping[str, Sequence[Path | str]]) -> None:
         self.files = files
         self.position: dict[str, Any] | None = None  # in the data; None: not resumed
         self.gradients: dict[str, Tensor] = {}
 
     @cached_property
     def digests(self) -> dict[str, list[str]]:
-        return {name: [digest(path) for path in paths] for name, paths in self.files.items()}
+        return {name: digests(parts) for name, parts in self.files.items()}
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         accumulated = module.named_parameters() if is_accumulating(trainer) else ()
@@ -202,8 +202,8 @@ class SaveTrainingState(pl.Callback):
                 f"the run of {trainer.ckpt_path} had {len(checkpoint['processes'])} processes, and this one has "
                 f"{world_size()}; set trainer.devices and trainer.num_nodes to those it had"
             )
-        for name, digests in self.digests.items() if trainer.is_global_zero else ():
-            if digests != checkpoint["files"].get(name):
+        for name, found in self.digests.items() if trainer.is_global_zero else ():
+            if found != checkpoint["files"].get(name):
                 raise UserError(
                     f"the run of {trainer.ckpt_path} had another {name}; give the one it had, or start a new run from "
                     "its weights with init="

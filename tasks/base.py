@@ -1,65 +1,131 @@
-"""What a task is: `Task`, the shape every task's file has: a processor with rows, truths and scores.
+"""The base of all tasks: `Task`, which has a processor and adds rows, ground truth and scores; `draw_tile`.
 
-A task knows one row of a TSV file and one model output, nothing of batches, training or processes. Truth and prediction
-are small frozen dataclasses of its own: the truth travels with the sample to `decode`, `score` and `draw`; the fields
-of the prediction are what predictions.jsonl holds beside the sample's id.
+A task knows one row of a TSV file and one hypothesis of the model, nothing of batches, training or processes. Truth and
+prediction are small frozen dataclasses of its own: the truth travels with the sample to `decode`, `score` and `draw`;
+the fields of the prediction are what predictions.jsonl holds in addition to the sample's id.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+import dataclasses
+import textwrap
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torchmetrics import Metric
 
 from data.batch import Sample
-from data.tsv import Row
+from data.demo.rows import DemoRow, Split
+from data.demo.scenes import SceneConfig
+from data.layout import Layout
+from data.source import Row
+from data.tsv import TSVFile
+from ofa.config import did_you_mean
+from ofa.errors import UserError
 from ofa.generation import Hypothesis
-from ofa.processors.base import Processor
+from ofa.processors import ImageProcessor
+from ofa.tokenizer import Tokenizer
 
 Truth = TypeVar("Truth")
 Prediction = TypeVar("Prediction")
 
+TILE = 256  # pixels, side of the image in a drawn answer
+_LINE, _LETTERS = 15, 40  # pixels of a line of text, letters that fit in it
 
-class Task(Processor, Generic[Truth, Prediction]):
-    """One task: columns to prompt and target, model output to answer, answer to score."""
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC, Generic[Truth, Prediction]):
+    """One task: columns to prompt and target, hypothesis to prediction, prediction to score.
+
+    Args:
+        processor: the model's side of the task.
+    """
+
+    processor: ImageProcessor
+
+    # What every task declares.
+
+    processor_class: ClassVar[type[ImageProcessor]]
+    """The class of `processor`."""
 
     columns: ClassVar[Mapping[str, int]]
     """Name and position, from 0, of each column the task reads in the published files."""
 
     n_columns: ClassVar[int]
-    """How many columns a line of the published files has, the unread ones included."""
+    """How many columns a line of the published files has, including those that are not read."""
 
     splits: ClassVar[tuple[str, ...]]
-    """The evaluation splits, beside "train"; the first is the one validation uses during training."""
-
-    files: ClassVar[Mapping[str, str]] = {}
-    """The published file of a split, where its name is not `<task>_<split>.tsv`."""
+    """The evaluation splits, in addition to "train"; the first is the one validation uses during training."""
 
     answer_column: ClassVar[str]
-    """The column that holds the answer to learn."""
+    """The column that holds the answer to train on."""
 
     answer_field: ClassVar[str]
     """The field of a prediction that is the answer."""
 
-    best: ClassVar[str]
-    """The name, among those `metric().compute()` returns, of the number to maximise."""
+    monitor: ClassVar[str]
+    """The name, among those `metric().compute()` returns, of the number to maximize."""
+
+    # What a task may declare.
+
+    files: ClassVar[Mapping[str, str]] = {}
+    """The published file of a split, where its name is not `<task>_<split>.tsv`."""
+
+    layout: ClassVar[Layout | None] = None
+    """All columns of a file and their checks, for `data.prepare` and `data.inspect`."""
+
+    demo_rows: ClassVar[Callable[[Split], Iterator[DemoRow]] | None] = None
+    """The rows of a split of generated scenes, for data=demo."""
+
+    demo_answers: ClassVar[Callable[[SceneConfig], list[str]] | None] = None
+    """The closed set of answers to the demo's rows, which is written to answers.json."""
+
+    trivial_baselines: ClassVar[Callable[[TSVFile, TSVFile], dict[str, float]] | None] = None
+    """What guesses score by the `monitor` metric on a demo file: (training file, test file) -> score by name."""
 
     reward_columns: ClassVar[tuple[str, ...]] = ()
     """The columns that `build_reward` reads; none: the task gives no rewards for generated sequences."""
 
-    unread_columns: tuple[str, ...] = ()
-    """Those of `columns` that its settings leave unread, so that a file need not have them."""
+    starts_from: ClassVar[str | None] = None
+    """The task whose trained model this one has to start from (`init=`)."""
+
+    next_task: ClassVar[tuple[str, str] | None] = None
+    """A task to continue with after training, and a line about its purpose."""
+
+    @classmethod
+    def build(cls, tokenizer: Tokenizer, **settings: Any) -> Self:
+        """The task and its processor, of the flat settings in configs/task.
+
+        Raises:
+            SettingError, UserError: an unknown setting, or an impossible value.
+        """
+        own, of_processor = (
+            {field.name for field in dataclasses.fields(kind)} - {"processor", "tokenizer"}
+            for kind in (cls, cls.processor_class)
+        )
+        for name in settings.keys() - own - of_processor:
+            raise UserError(f"task.{name} is not a setting of {cls.__name__}{did_you_mean(name, own | of_processor)}")
+        processor = cls.processor_class(
+            tokenizer=tokenizer, **{name: value for name, value in settings.items() if name in of_processor}
+        )
+        return cls(processor=processor, **{name: value for name, value in settings.items() if name in own})
+
+    @property
+    def unused_columns(self) -> tuple[str, ...]:
+        """Those of `columns` that are not read with these settings, which a file does not have to contain."""
+        return ()
 
     @abstractmethod
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
-        """Turns a row into ids, image and truth; `rng` is for the tasks that draw captions or augmentations.
+        """Converts a row to ids, image and truth; `rng` is for tasks that draw captions or augmentations.
 
-        In evaluation a row need not have a truth: its answer is written and not scored.
+        In evaluation a row may lack a truth: its prediction is written and not scored.
 
         Raises:
             RowError: the row cannot be used.
@@ -67,14 +133,14 @@ class Task(Processor, Generic[Truth, Prediction]):
 
     @abstractmethod
     def decode(self, hypothesis: Hypothesis, truth: Truth) -> Prediction:
-        """Turns the best hypothesis for a sample into an answer."""
+        """The prediction in the best hypothesis for a sample."""
 
     @abstractmethod
     def format_answer(self, answer: Any) -> str:
         """A predicted answer, as predictions.jsonl holds it in `answer_field`, in the format of `answer_column`.
 
         Raises:
-            ValueError: it is no such answer.
+            ValueError: it is not such an answer.
         """
 
     @abstractmethod
@@ -82,7 +148,7 @@ class Task(Processor, Generic[Truth, Prediction]):
         """A new, empty metric, whose `compute` returns numbers by name."""
 
     def test_metric(self) -> Metric:
-        """The metric of the final test, where it says more than that of the validations during training."""
+        """The metric of the final test, where it computes more than that of the validations during training."""
         return self.metric()
 
     @abstractmethod
@@ -91,7 +157,7 @@ class Task(Processor, Generic[Truth, Prediction]):
 
     @abstractmethod
     def draw(self, image: Tensor | None, prediction: Prediction, truth: Truth) -> Image.Image:
-        """A picture of one answer for people to look at, of the same size for every sample; image [3, h, w] or None."""
+        """A prediction drawn for people to look at, of the same size for every sample; image [3, h, w] or None."""
 
     def build_reward(self, rows: Sequence[Row], skip_broken: bool) -> Callable[[Sequence[Hypothesis], Truth], Tensor]:
         """A function of K hypotheses for a sample and its truth that returns their rewards, [K].
@@ -105,10 +171,34 @@ class Task(Processor, Generic[Truth, Prediction]):
         """
         raise NotImplementedError(f"{type(self).__name__} has no reward_columns")
 
-    def result(self, uniq_id: str, prediction: Prediction, truth: Truth) -> dict[str, Any] | None:
-        """An answer as the task's public evaluation server wants it, its id first; None where there is no such."""
+    def server_record(self, uniq_id: str, prediction: Prediction, truth: Truth) -> dict[str, Any] | None:
+        """A prediction in the format of the task's public evaluation server, its id first; None where there is none."""
         return None
 
     def details(self, metric: Metric) -> dict[str, Any]:
-        """What a metric knows beside its numbers, such as a confusion matrix, as JSON can hold it."""
+        """What a metric holds in addition to its numbers, such as a confusion matrix, as JSON values."""
         return {}
+
+
+def draw_tile(
+    image: Tensor | None, processor: ImageProcessor, texts: Sequence[str], lines: Sequence[int]
+) -> tuple[Image.Image, int]:
+    """An image with texts above it, and the height in pixels at which the image begins.
+
+    Args:
+        image: [3, h, w], as the processor normalized it; None leaves its place white.
+        processor: gives mean and std.
+        texts: each begins on a line of its own and is cut where its lines are full.
+        lines: how many lines each text may fill. The size of the tile follows from these only.
+    """
+    top = 4 + _LINE * sum(lines)
+    tile = Image.new("RGB", (TILE, top + TILE), "white")
+    if image is not None:
+        colors = image.permute(1, 2, 0).float().cpu() * torch.tensor(processor.std) + torch.tensor(processor.mean)
+        pixels = (colors.clamp(0, 1) * 255).round().byte().numpy()
+        tile.paste(Image.fromarray(pixels).resize((TILE, TILE)), (0, top))
+    pen, y = ImageDraw.Draw(tile), 2
+    for text, room in zip(texts, lines, strict=True):
+        pen.text((4, y), textwrap.fill(text, width=_LETTERS, max_lines=room), fill="black")
+        y += _LINE * room
+    return tile, top

@@ -1,11 +1,12 @@
-"""Image captioning: stage 1 learns one caption a row, stage 2 is rewarded for what all references of an image say."""
+"""Image captioning: stage 1 trains on one caption per row, stage 2 on a reward of all references of an image."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,27 @@ from PIL import Image
 from torch import Tensor
 
 from data.batch import Sample
-from data.tsv import Row, RowError
+from data.cells import SEPARATOR, decode_image
+from data.demo.rows import DemoRow, Split, caption_rows
+from data.layout import CAPTIONS
+from data.source import Row, RowError
+from data.tsv import TSVFile
 from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.processors.captioning import CaptionProcessor, without_punctuation
 from ofa.vocabulary import EOS
 from runtime.progress import progress
-from tasks.drawing import draw_tile
-from tasks.image_task import ImageTask
+from tasks.base import Task, draw_tile
+from tasks.baselines import readable
 from tasks.metrics.captions import CaptionReport, CaptionScores
 from tasks.metrics.cider import CiderD, DocumentFrequencies, with_end
 
 log = logging.getLogger(__name__)
 
-_JOINT = "&&"  # between the references of one image
-
 
 @dataclass(frozen=True)
 class References:
-    """The image's id, and what people wrote about it, without punctuation; nothing where that is not known."""
+    """The image's id, and its reference captions without punctuation; none where they are not known."""
 
     image_id: str
     captions: tuple[str, ...]
@@ -41,51 +44,59 @@ class References:
 
 @dataclass(frozen=True)
 class Captioned:
-    """What the model wrote, and the score of its hypothesis."""
+    """The predicted caption, and the score of its hypothesis."""
 
     caption: str
     score: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caption(CaptionProcessor, ImageTask[References, Captioned]):
+class Caption(Task[References, Captioned]):
     """Captions of COCO, stage 1. Letters keep their case, as in the published data, which is in lower case.
 
     Args:
-        max_target_words: words of a caption that are learnt.
+        max_target_words: words of a caption that are trained on.
         document_frequencies: the published pickle of n-gram counts for CIDEr-D; null counts them in the references of
             the split that is scored.
 
     Raises:
-        SettingError, UserError: a setting that no task can have, or the counts cannot be read.
+        UserError: an impossible setting, or the counts cannot be read.
     """
 
+    processor: CaptionProcessor
     max_target_words: int = 20
     document_frequencies: str | Path | None = None
 
+    processor_class = CaptionProcessor
     columns = {"uniq_id": 0, "image_id": 1, "caption": 2, "image": 4}  # column 3 names objects
     n_columns = 5
     splits = ("val", "test")
     files = {"train": "caption_stage1_train.tsv"}
     answer_column = answer_field = "caption"
-    best = "cider_d"
+    monitor = "cider_d"
+    layout = CAPTIONS
+    next_task = ("caption_scst", "Continue training with CIDEr-D as the reward:")
+
+    @staticmethod
+    def demo_rows(split: Split) -> Iterator[DemoRow]:
+        """One caption per row of training, all references in the other splits."""
+        return caption_rows(split, all_captions=split.name != "train")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.max_target_words < 1:
-            raise UserError(f"task.max_target_words={self.max_target_words} leaves nothing to learn")
+            raise UserError(f"task.max_target_words={self.max_target_words} leaves nothing to train on")
         _ = self.frequencies  # reads the file now, before any work starts
 
     @cached_property
     def frequencies(self) -> DocumentFrequencies | None:
-        """Of the published counts; None: those of the references are taken."""
+        """The published counts; None: those of the references."""
         return None if self.document_frequencies is None else DocumentFrequencies.from_file(self.document_frequencies)
 
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
         """The prompt and, in training, the row's one caption; in evaluation all references that the row holds.
 
         Raises:
-            RowError: the image does not decode, or the caption to learn is empty.
+            RowError: the image does not decode, or the caption to train on is empty.
         """
         if not train:
             return self.with_references(row, references(row))
@@ -96,28 +107,28 @@ class Caption(CaptionProcessor, ImageTask[References, Captioned]):
         notes = []
         if len(words) > self.max_target_words:
             notes.append(f"caption cut to {self.max_target_words} words")
-        if _JOINT in caption:
-            notes.append(f"several captions joined by {_JOINT}, learnt as one")
+        if SEPARATOR in caption:
+            notes.append(f"several captions joined by {SEPARATOR}, trained on as one")
         return self._sample(row, " ".join(words[: self.max_target_words]), (), tuple(notes))
 
     def with_references(self, row: Row, captions: tuple[str, ...]) -> Sample:
         """A sample whose truth is all captions of the row; its target is them joined, as in published batches."""
         notes = () if captions else ("no reference captions: not scored",)
-        return self._sample(row, _JOINT.join(captions), captions, notes)
+        return self._sample(row, SEPARATOR.join(captions), captions, notes)
 
     def _sample(self, row: Row, target: str, captions: tuple[str, ...], notes: tuple[str, ...]) -> Sample:
-        question = self.ask()
+        prompt = self.processor.build_prompt()
         return Sample(
             id=row.values["uniq_id"],
-            source=question.source,
-            target=[*self.tokenizer.encode(target), EOS] if target else [],
-            image=self.open_image(row)[1],
+            source=prompt.source,
+            target=[*self.processor.tokenizer.encode(target), EOS] if target else [],
+            image=self.processor.pixels(decode_image(row.values["image"], row)),
             truth=References(row.values["image_id"], captions),
-            notes=(*notes, *question.notes),
+            notes=(*notes, *prompt.notes),
         )
 
     def decode(self, hypothesis: Hypothesis, truth: References) -> Captioned:
-        return Captioned(self.caption(hypothesis), hypothesis.score)
+        return Captioned(self.processor.postprocess(hypothesis), hypothesis.score)
 
     def format_answer(self, answer: Any) -> str:
         if not isinstance(answer, str):
@@ -136,19 +147,30 @@ class Caption(CaptionProcessor, ImageTask[References, Captioned]):
         if truth.captions:
             metric.update(truth.image_id, prediction.caption, list(truth.captions))
 
-    def result(self, uniq_id: str, prediction: Captioned, truth: References) -> dict[str, Any]:
+    def server_record(self, uniq_id: str, prediction: Captioned, truth: References) -> dict[str, Any]:
         """The format of COCO's caption evaluation; image ids that are numbers are written as numbers."""
         image_id = int(truth.image_id) if truth.image_id.isdecimal() else truth.image_id
         return {"image_id": image_id, "caption": prediction.caption}
 
     def draw(self, image: Tensor | None, prediction: Captioned, truth: References) -> Image.Image:
         texts = [f"answer: {prediction.caption}", f"true: {next(iter(truth.captions), 'unknown')}"]
-        return draw_tile(image, self.mean, self.std, texts, lines=[2, 2])[0]
+        return draw_tile(image, self.processor, texts, lines=[2, 2])[0]
+
+    @staticmethod
+    def trivial_baselines(train: TSVFile, test: TSVFile) -> dict[str, float]:
+        """The most common caption, and a true caption of another image, that of the next row."""
+        known, truths = ([list(c) for c in readable(rows, references).values() if c] for rows in (train, test))
+        commonest, _ = Counter(captions[0] for captions in known).most_common(1)[0]
+        scorer = CiderD(DocumentFrequencies.from_references(truths))
+        return {
+            "commonest caption": float(scorer.scores([commonest] * len(truths), truths).mean()),
+            "caption of another image": float(scorer.scores([t[0] for t in truths[1:] + truths[:1]], truths).mean()),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfCriticalCaption(Caption):
-    """Stage 2: rows of training hold all references of an image, too, which reward what the model writes.
+    """Stage 2: training rows hold all references of an image, too, by which generated captions are rewarded.
 
     Args:
         reward_document_frequencies: the published pickle of n-gram counts for the reward; null counts them in the
@@ -157,6 +179,9 @@ class SelfCriticalCaption(Caption):
 
     reward_document_frequencies: str | Path | None = None
 
+    starts_from = "caption"
+    next_task = None
+    demo_rows = staticmethod(partial(caption_rows, all_captions=True))
     reward_columns = ("caption",)
     files = {"train": "caption_stage2_train.tsv", "val": "caption_val.tsv", "test": "caption_test.tsv"}
 
@@ -185,14 +210,14 @@ class SelfCriticalCaption(Caption):
         return CiderReward(self, CiderD(DocumentFrequencies.from_references(found)))
 
     def required_references(self, row: Row) -> tuple[str, ...]:
-        """The references of a row of training.
+        """The references of a training row.
 
         Raises:
             RowError: there are none.
         """
         captions = references(row)
         if not captions:
-            raise row.error("there is no reference caption to be rewarded by")
+            raise row.error("there is no reference caption for the reward")
         return captions
 
 
@@ -212,5 +237,5 @@ class CiderReward:
 
 def references(row: Row) -> tuple[str, ...]:
     """The captions of a row, joined by `&&` in its column, without punctuation; empty ones are left out."""
-    captions = map(without_punctuation, row.values["caption"].strip().split(_JOINT))
+    captions = map(without_punctuation, row.values["caption"].strip().split(SEPARATOR))
     return tuple(caption for caption in captions if caption)

@@ -1,16 +1,15 @@
-"""Tasks whose answer is one of a known set."""
+"""The base of tasks with a closed set of answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from data.tsv import Row
+from data.source import Row
 from ofa.generation import Hypothesis
 from ofa.processors.base import Prompt, PromptError
 from ofa.processors.closed import ClosedAnswerProcessor
-from tasks.base import Truth
-from tasks.image_task import ImageTask
+from tasks.base import Task, Truth
 
 
 @dataclass(frozen=True)
@@ -22,19 +21,21 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClosedAnswerTask(ClosedAnswerProcessor, ImageTask[Truth, Answer]):
-    """A task whose answers are known beforehand."""
+class ClosedAnswerTask(Task[Truth, Answer]):
+    """A task with a closed set of answers."""
+
+    processor: ClosedAnswerProcessor
 
     answer_field = "answer"
 
-    def ask_in_row(self, row: Row, *texts: Any) -> Prompt:
-        """The question that texts of a row make.
+    def build_prompt(self, row: Row, *texts: Any) -> Prompt:
+        """The prompt for texts of a row.
 
         Raises:
-            RowError: one that it needs is empty.
+            RowError: a required text is empty.
         """
         try:
-            return self.ask(*texts)
+            return self.processor.build_prompt(*texts)
         except PromptError as error:
             raise row.error(str(error)) from error
 
@@ -45,9 +46,9 @@ class ClosedAnswerTask(ClosedAnswerProcessor, ImageTask[Truth, Answer]):
             RowError: the answer is not one of the set.
         """
         try:
-            return self.answer_tokens(answer)
+            return self.processor.encode_answer(answer)
         except ValueError as error:
             raise row.error(str(error)) from error
 
     def decode(self, hypothesis: Hypothesis, truth: Truth) -> Answer:
-        return Answer(self.answer(hypothesis), hypothesis.score)
+        return Answer(self.processor.postprocess(hypothesis), hypothesis.score)

@@ -1,7 +1,7 @@
-"""Makes the embedded demo vocabulary: `python -m tasks.demo_vocabulary` rewrites ofa/demo_vocabulary/.
+"""The embedded demo vocabulary: `python -m tasks.demo_vocabulary` rewrites ofa/demo_vocabulary/.
 
-A small byte-level BPE trained on what the demo can say and on the prompts of all tasks, in the format of the published
-vocabulary: special tokens 0..3, `<mask>` at 50264; ids between stay unused.
+A small byte-level BPE, trained on the texts of the demo and the prompts of all tasks, in the format of the published
+vocabulary: special tokens 0..3, `<mask>` at 50264; ids in between are unused.
 """
 
 from __future__ import annotations
@@ -10,43 +10,30 @@ import json
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from data.demo.hypotheses import PROPERTIES
-from data.demo.language import plural
+from data.demo.language import PROPERTIES, plural
 from data.demo.scenes import COLOURS, SHAPES, SIZES
 from ofa.tokenizer import DEMO_FOLDER
 from ofa.vocabulary import MASK
 
-PROMPTS = (
-    'which region does the text " " describe?',
-    "what does the image describe?",
-    'can image and text1 " " imply text2 " "?',
-    'does the image describe " "?',
-    "what is the complete image? caption:",
-    'what is the summary of article " "?',
-    'is the text " " grammatically correct?',
-    'does text1 " " and text2 " " have the same semantics?',
-    'does " " contain the answer to question " "?',
-    'is question " " and question " " equivalent?',
-    'is the sentiment of text " " positive or negative?',
-    "what are the texts on the image?",
-    'what is the complete text of " "?',
-    'what is the answer to question " ". is " "?',
-    "what does the region describe? region:",
-    "what is the image in the middle part?",
-    "what are the objects in the image?",
-)
-ANSWERS = "yes no maybe positive negative object: objects"
-WORDS = (
-    "a an and the there is are no not it on in of to with one two three four five left right top bottom side above "
-    "below beside next near picture image scene shape shapes shows see how many what which colour color where something"
-)
-NUMBERS = range(17)  # as many objects as the densest scenes of usual settings have
+WORDS = """
+which region does the text " " describe? what does the image describe? can image and text1 " " imply text2 " "?
+does the image describe " "? what is the complete image? caption: what is the summary of article " "?
+is the text " " grammatically correct? does text1 " " and text2 " " have the same semantics?
+does " " contain the answer to question " "? is question " " and question " " equivalent?
+is the sentiment of text " " positive or negative? what are the texts on the image?
+what is the complete text of " "? what is the answer to question " ". is " "?
+what does the region describe? region: what is the image in the middle part? what are the objects in the image?
+yes no maybe positive negative object: objects
+a an and the there is are no not it on in of to with one two three four five left right top bottom side above
+below beside next near picture image scene shape shapes shows see how many what which colour color where something
+"""  # the prompts of all tasks, answers, and words of the demo's texts
+NUMBERS = range(17)  # of objects in dense scenes
 
 
 def text() -> list[str]:
-    """Each word of the demo, often enough that all of them are merged whole."""
+    """Each word twice, so that all of them become single tokens."""
     plurals, numbers = map(plural, SHAPES), map(str, NUMBERS)
-    words = " ".join([*PROMPTS, ANSWERS, WORDS, *COLOURS, *SHAPES, *plurals, *SIZES, *PROPERTIES, *numbers]).split()
+    words = " ".join([WORDS, *COLOURS, *SHAPES, *plurals, *SIZES, *PROPERTIES, *numbers]).split()
     return [f" {word}" for word in words] * 2
 
 

@@ -1,7 +1,8 @@
-"""Referring expressions: from an image and "the small red circle" to the box of the object that is meant."""
+"""Referring expressions: from an image and "the small red circle" to the box of that object."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -12,20 +13,24 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from data.batch import Sample
-from data.boxes import clip_box, parse_box
-from data.tsv import Row
-from ofa.boxes import Box, has_area
+from data.cells import clip_box, decode_image, parse_box
+from data.demo.files import read_scenes
+from data.demo.rows import grounding_rows
+from data.layout import REFERRING
+from data.source import Row
+from data.tsv import TSVFile
 from ofa.generation import Hypothesis
+from ofa.images import Box, box_iou, has_area
 from ofa.processors.grounding import GroundingProcessor
 from ofa.vocabulary import EOS
-from tasks.drawing import TILE, draw_tile
-from tasks.image_task import ImageTask
-from tasks.metrics.boxes import BoxAccuracy
+from tasks.base import TILE, Task, draw_tile
+from tasks.baselines import readable
+from tasks.metrics.accuracy import BoxAccuracy
 
 
 @dataclass(frozen=True)
 class Region:
-    """What was meant: the box in pixels of the original image, that image's size, the cleaned expression."""
+    """The true box in pixels of the original image, that image's size, and the cleaned expression."""
 
     box: Box
     width: int
@@ -35,21 +40,26 @@ class Region:
 
 @dataclass(frozen=True)
 class BoxPrediction:
-    """What was found: the box in pixels of the original image and the score of its hypothesis."""
+    """The predicted box in pixels of the original image, and the score of its hypothesis."""
 
     box: Box
     score: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefCOCO(GroundingProcessor, ImageTask[Region, BoxPrediction]):
+class RefCOCO(Task[Region, BoxPrediction]):
     """RefCOCO and RefCOCO+."""
 
+    processor: GroundingProcessor
+
+    processor_class = GroundingProcessor
     columns = {"uniq_id": 0, "text": 2, "box": 3, "image": 4}  # column 1 is the image's id
     n_columns = 5
     splits = ("val", "testA", "testB")
     answer_column = answer_field = "box"
-    best = "acc@0.5"
+    monitor = "acc@0.5"
+    layout = REFERRING
+    demo_rows = staticmethod(grounding_rows)
 
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
         """The prompt around the expression, and the box as four bins; a box partly outside the image is clipped.
@@ -58,20 +68,20 @@ class RefCOCO(GroundingProcessor, ImageTask[Region, BoxPrediction]):
             RowError: the image does not decode, or the box is not four numbers with an area inside the image.
         """
         box = parse_box(row.values["box"], row)
-        image, pixels = self.open_image(row)
+        image = decode_image(row.values["image"], row)
         box, clipped = clip_box(box, *image.size, row)
-        question = self.ask(row.values["text"])
+        prompt = self.processor.build_prompt(row.values["text"])
         return Sample(
             id=row.values["uniq_id"],
-            source=question.source,
-            target=[*self.box_tokens(box, *image.size), EOS],
-            image=pixels,
-            truth=Region(box, *image.size, *question.texts),
-            notes=(*((clipped,) if clipped else ()), *question.notes),
+            source=prompt.source,
+            target=[*self.processor.encode_box(box, *image.size), EOS],
+            image=self.processor.pixels(image),
+            truth=Region(box, *image.size, *prompt.texts),
+            notes=(*((clipped,) if clipped else ()), *prompt.notes),
         )
 
     def decode(self, hypothesis: Hypothesis, truth: Region) -> BoxPrediction:
-        return BoxPrediction(self.box(hypothesis, truth.width, truth.height), hypothesis.score)
+        return BoxPrediction(self.processor.postprocess(hypothesis, truth.width, truth.height), hypothesis.score)
 
     def format_answer(self, answer: Any) -> str:
         if not isinstance(answer, list) or len(answer) != 4 or not all(map(_is_number, answer)):
@@ -87,13 +97,25 @@ class RefCOCO(GroundingProcessor, ImageTask[Region, BoxPrediction]):
         metric.update(torch.tensor([prediction.box]), torch.tensor([truth.box]))
 
     def draw(self, image: Tensor | None, prediction: BoxPrediction, truth: Region) -> Image.Image:
-        """The resized picture with the true box in green and the predicted one in red, the expression above it."""
-        picture, top = draw_tile(image, self.mean, self.std, [truth.text], lines=[2])
-        pen = ImageDraw.Draw(picture)
-        # The true box is the wider one, so that it is seen under a prediction that equals it.
+        """The resized image with the true box in green and the predicted one in red, the expression above it."""
+        tile, top = draw_tile(image, self.processor, [truth.text], lines=[2])
+        pen = ImageDraw.Draw(tile)
+        # The true box has the wider line, to be visible under a prediction that equals it.
         for box, colour, width in ((truth.box, "lime", 6), (prediction.box, "red", 2)):
             pen.rectangle(_in_tile(box, truth, top), outline=colour, width=width)
-        return picture
+        return tile
+
+    @staticmethod
+    def trivial_baselines(train: TSVFile, test: TSVFile) -> dict[str, float]:
+        """The most common box, and any object of the scene without reading the text (the expected accuracy)."""
+        boxes, truths = (readable(rows, lambda row: parse_box(row.values["box"], row)) for rows in (train, test))
+        commonest, _ = Counter(boxes.values()).most_common(1)[0]
+        scenes = read_scenes(test.path)
+        random_object = [_accuracy(scenes[i].boxes, [truth] * len(scenes[i].boxes)) for i, truth in truths.items()]
+        return {
+            "commonest box": _accuracy([commonest] * len(truths), list(truths.values())),
+            "random object": sum(random_object) / len(random_object),
+        }
 
 
 class RefCOCOg(RefCOCO):
@@ -102,13 +124,17 @@ class RefCOCOg(RefCOCO):
     splits = ("val", "test")
 
 
+def _accuracy(guesses: list[Box], truths: list[Box]) -> float:
+    return (box_iou(torch.tensor(guesses), torch.tensor(truths)) >= 0.5).float().mean().item()
+
+
 def _is_number(value: Any) -> bool:
-    """True and False are ints in Python, but no coordinates."""
+    """True and False are ints in Python, but not coordinates."""
     return type(value) in (int, float) and isfinite(value)
 
 
 def _in_tile(box: Box, truth: Region, top: int) -> Box:
-    """The box in pixels of the drawn answer, its corners put in order (a model may write them swapped)."""
+    """The box in pixels of the tile, its corners sorted (a model may write them swapped)."""
     xs = sorted(x * TILE / truth.width for x in box[0::2])
     ys = sorted(top + y * TILE / truth.height for y in box[1::2])
     return xs[0], ys[0], xs[1], ys[1]

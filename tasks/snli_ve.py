@@ -1,4 +1,4 @@
-"""Visual entailment: does an image, with or without its caption, imply a sentence?"""
+"""Visual entailment: whether an image, with or without its caption, implies a sentence."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from PIL import Image
 from torch import Tensor
 
 from data.batch import Sample
-from data.tsv import Row
+from data.cells import decode_image
+from data.demo.rows import entailment_rows
+from data.layout import ENTAILMENT
+from data.source import Row
+from data.tsv import TSVFile
 from ofa.processors.entailment import ANSWERS, LABELS, EntailmentProcessor
+from tasks.base import draw_tile
+from tasks.baselines import blind_answers
 from tasks.closed import Answer, ClosedAnswerTask
-from tasks.drawing import draw_tile
-from tasks.metrics.entailment import EntailmentAccuracy
+from tasks.metrics.accuracy import EntailmentAccuracy
 
 
 @dataclass(frozen=True)
 class Entailment:
-    """The true answer, as its word, None where the row has no label; and the cleaned sentences."""
+    """The true answer, None where the row has no label, and the cleaned sentences."""
 
     answer: str | None
     hypothesis: str
@@ -27,45 +32,50 @@ class Entailment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SNLIVE(EntailmentProcessor, ClosedAnswerTask[Entailment]):
+class SNLIVE(ClosedAnswerTask[Entailment]):
     """SNLI-VE (arXiv 1901.06706), three answers."""
 
+    processor: EntailmentProcessor
+
+    processor_class = EntailmentProcessor
     columns = {"uniq_id": 0, "image": 2, "hypothesis": 3, "caption": 4, "label": 5}  # column 1 is the image's id
     n_columns = 6
     splits = ("val", "test")
     files = {"val": "snli_ve_dev.tsv"}
     answer_column = "label"
-    best = "accuracy"
+    monitor = "accuracy"
+    layout = ENTAILMENT
+    demo_rows = staticmethod(entailment_rows)
 
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
-        """The prompt around hypothesis and caption, and the label's word.
+        """The prompt around hypothesis and caption, and the answer of the label.
 
         Raises:
-            RowError: the image does not decode, the hypothesis or a caption that is asked about is empty, the label is
+            RowError: the image does not decode, the hypothesis or a caption that is used is empty, the label is
                 unknown, or missing in training.
         """
         label = row.values["label"].strip()
         if label not in ANSWERS and (label or train):
             raise row.error(f"the label {label!r} is not one of {', '.join(ANSWERS)}")
-        question = self.ask_in_row(row, row.values["hypothesis"], row.values.get("caption"))
-        truth = Entailment(ANSWERS.get(label), *question.texts)
+        prompt = self.build_prompt(row, row.values["hypothesis"], row.values.get("caption"))
+        truth = Entailment(ANSWERS.get(label), *prompt.texts)
         return Sample(
             id=row.values["uniq_id"],
-            source=question.source,
+            source=prompt.source,
             target=[] if truth.answer is None else self.encode_answer(truth.answer, row),
-            image=self.open_image(row)[1],
+            image=self.processor.pixels(decode_image(row.values["image"], row)),
             truth=truth,
-            prefix=question.prefix,
-            notes=question.notes if label else (*question.notes, "no label: not scored"),
+            prefix=prompt.prefix,
+            notes=prompt.notes if label else (*prompt.notes, "no label: not scored"),
         )
 
     @property
-    def unread_columns(self) -> tuple[str, ...]:
-        return () if self.use_caption else ("caption",)
+    def unused_columns(self) -> tuple[str, ...]:
+        return () if self.processor.use_caption else ("caption",)
 
     def format_answer(self, answer: Any) -> str:
-        if answer not in self.answers:
-            raise ValueError(f"the answer {answer!r} is not one of {', '.join(self.answers)}")
+        if answer not in self.processor.answers:
+            raise ValueError(f"the answer {answer!r} is not one of {', '.join(self.processor.answers)}")
         return LABELS[answer]
 
     def metric(self) -> EntailmentAccuracy:
@@ -73,14 +83,19 @@ class SNLIVE(EntailmentProcessor, ClosedAnswerTask[Entailment]):
 
     def score(self, metric: EntailmentAccuracy, prediction: Answer, truth: Entailment) -> None:
         metric.update(
-            self.answers.index(prediction.answer), None if truth.answer is None else self.answers.index(truth.answer)
+            self.processor.answers.index(prediction.answer),
+            None if truth.answer is None else self.processor.answers.index(truth.answer),
         )
 
     def details(self, metric: EntailmentAccuracy) -> dict[str, Any]:
-        """The confusion matrix, `{true class: {answered class: samples}}`, where anything was scored."""
+        """The confusion matrix, `{true class: {answered class: samples}}`, where samples were scored."""
         return {"confusion": metric.confusion_by_name()} if metric.confusion.any() else {}
 
     def draw(self, image: Tensor | None, prediction: Answer, truth: Entailment) -> Image.Image:
         texts = [truth.caption, truth.hypothesis]
         answer = f"answer: {prediction.answer}, true: {truth.answer or 'unknown'}"
-        return draw_tile(image, self.mean, self.std, [*texts, answer], lines=[2, 2, 1])[0]
+        return draw_tile(image, self.processor, [*texts, answer], lines=[2, 2, 1])[0]
+
+    @staticmethod
+    def trivial_baselines(train: TSVFile, test: TSVFile) -> dict[str, float]:
+        return blind_answers(train, test, lambda row: (row.values["hypothesis"], {row.values["label"]: 1.0}))

@@ -10,32 +10,43 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from data.answers import parse_answers
 from data.batch import Sample
-from data.tsv import Row
+from data.cells import decode_image, parse_answers, split_cell
+from data.demo.language import possible_answers
+from data.demo.rows import question_rows
+from data.layout import QUESTIONS
+from data.source import Row
+from data.tsv import TSVFile
 from ofa.processors.question_answering import QuestionProcessor
+from tasks.base import draw_tile
+from tasks.baselines import blind_answers
 from tasks.closed import Answer, ClosedAnswerTask
-from tasks.drawing import draw_tile
-from tasks.metrics.vqa import VQAScore
+from tasks.metrics.accuracy import VQAScore
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The question as asked, and each answer that people gave with its confidence; none where they are not known."""
+class AnnotatedQuestion:
+    """The cleaned question, and each answer that people gave with its confidence; none where they are not known."""
 
     text: str
     confidences: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class VQA(QuestionProcessor, ClosedAnswerTask[Asked]):
+class VQA(ClosedAnswerTask[AnnotatedQuestion]):
     """VQA v2 (arXiv 1612.00837)."""
 
+    processor: QuestionProcessor
+
+    processor_class = QuestionProcessor
     columns = {"uniq_id": 0, "question": 2, "answers": 3, "objects": 4, "image": 5}  # column 1 is the image's id
     n_columns = 6
     splits = ("val", "test")
     answer_column = "answers"
-    best = "vqa_score"
+    monitor = "vqa_score"
+    layout = QUESTIONS
+    demo_rows = staticmethod(question_rows)
+    demo_answers = staticmethod(possible_answers)
 
     def encode(self, row: Row, rng: np.random.Generator, train: bool) -> Sample:
         """The question, with objects, and its answer of highest confidence, which is the sample's weight.
@@ -44,31 +55,26 @@ class VQA(QuestionProcessor, ClosedAnswerTask[Asked]):
             RowError: the image does not decode, the question is empty, an answer is malformed; in training also a
                 question without answer, or one whose answer is not in the list.
         """
-        question = self.ask_in_row(row, row.values["question"], self._objects(row))
+        objects = split_cell(row.values["objects"]) if self.processor.use_objects else []
+        prompt = self.build_prompt(row, row.values["question"], objects)
         confidences = parse_answers(row)
         if train and not confidences:
-            raise row.error("the question has no answer to learn from")
+            raise row.error("the question has no answer to train on")
         answer = max(confidences, key=confidences.__getitem__, default=None)
         return Sample(
             id=row.values["uniq_id"],
-            source=question.source,
+            source=prompt.source,
             target=self.encode_answer(answer, row) if train else [],
-            image=self.open_image(row)[1],
-            truth=Asked(*question.texts, confidences),
-            prefix=question.prefix,
+            image=self.processor.pixels(decode_image(row.values["image"], row)),
+            truth=AnnotatedQuestion(*prompt.texts, confidences),
+            prefix=prompt.prefix,
             weight=confidences[answer] if train else 1.0,
-            notes=question.notes if confidences else (*question.notes, "no answer: not scored"),
+            notes=prompt.notes if confidences else (*prompt.notes, "no answer: not scored"),
         )
 
-    def _objects(self, row: Row) -> list[str]:
-        if not self.use_objects:
-            return []
-        names = (name.strip() for name in row.values["objects"].split("&&"))
-        return [name for name in names if name]
-
     @property
-    def unread_columns(self) -> tuple[str, ...]:
-        return () if self.use_objects else ("objects",)
+    def unused_columns(self) -> tuple[str, ...]:
+        return () if self.processor.use_objects else ("objects",)
 
     def format_answer(self, answer: Any) -> str:
         if not isinstance(answer, str):
@@ -78,14 +84,18 @@ class VQA(QuestionProcessor, ClosedAnswerTask[Asked]):
     def metric(self) -> VQAScore:
         return VQAScore()
 
-    def score(self, metric: VQAScore, prediction: Answer, truth: Asked) -> None:
+    def score(self, metric: VQAScore, prediction: Answer, truth: AnnotatedQuestion) -> None:
         metric.update(truth.confidences.get(prediction.answer, 0.0) if truth.confidences else None)
 
-    def result(self, uniq_id: str, prediction: Answer, truth: Asked) -> dict[str, Any]:
+    def server_record(self, uniq_id: str, prediction: Answer, truth: AnnotatedQuestion) -> dict[str, Any]:
         """The format of the public evaluation server; question ids that are numbers are written as numbers."""
         return {"question_id": int(uniq_id) if uniq_id.isdecimal() else uniq_id, "answer": prediction.answer}
 
-    def draw(self, image: Tensor | None, prediction: Answer, truth: Asked) -> Image.Image:
+    def draw(self, image: Tensor | None, prediction: Answer, truth: AnnotatedQuestion) -> Image.Image:
         best = max(truth.confidences, key=truth.confidences.__getitem__, default="unknown")
         texts = [truth.text, f"answer: {prediction.answer}", f"true: {best}"]
-        return draw_tile(image, self.mean, self.std, texts, lines=[2, 1, 1])[0]
+        return draw_tile(image, self.processor, texts, lines=[2, 1, 1])[0]
+
+    @staticmethod
+    def trivial_baselines(train: TSVFile, test: TSVFile) -> dict[str, float]:
+        return blind_answers(train, test, lambda row: (row.values["question"], parse_answers(row)))

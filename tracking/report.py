@@ -16,12 +16,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Column, Table
 
+from data.tsv import TSVFile
 from ofa.model import OFAModel
 from runtime.collectives import world_size
 from runtime.run_dir import METRICS
 from tasks.base import Task
-from tasks.caption import Caption
-from tasks.trivial_baselines import trivial_baselines
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +28,6 @@ log = logging.getLogger(__name__)
 def log_start(config: DictConfig, folder: Path) -> None:
     """The first lines: task, data, output folder."""
     log.info("task %s, data %s; outputs go to %s", config.task.name, config.data.name, folder)
-    if config.data.name == "demo":
-        log.info(
-            "this is the demo: generated scenes, %d px images, a short schedule from scratch; for published data and "
-            "recipes use data=tsv data.root=FOLDER tokenizer=FOLDER_OR_HUB_ID",
-            config.task.image_size,
-        )
 
 
 def log_finished(folder: Path) -> None:
@@ -72,10 +65,11 @@ def print_scores(config: DictConfig, folder: Path, task: Task, demo: Mapping[str
         for name, value in values.items():
             if isinstance(value, dict):
                 console.print(_matrix_table(f"{split}: {name}, true class by predicted class", value))
-    if demo:
-        baselines = {split: trivial_baselines(task, demo["train"], demo[split]) for split in metrics}
-        console.print(score_table(f"trivial baselines ({task.best})", baselines))
-    unscored = [split for split, values in metrics.items() if task.best not in values]
+    if demo and task.trivial_baselines is not None:
+        rows = {split: TSVFile(file, task.columns, task.n_columns) for split, file in demo.items()}
+        baselines = {split: task.trivial_baselines(rows["train"], rows[split]) for split in metrics}
+        console.print(score_table(f"trivial baselines ({task.monitor})", baselines))
+    unscored = [split for split, values in metrics.items() if task.monitor not in values]
     if unscored:
         console.print(f"Not scored, since their rows have no truth: {', '.join(unscored)}", soft_wrap=True)
     console.print(f"Metrics, predictions and images are in {folder}", soft_wrap=True)
@@ -104,18 +98,19 @@ def print_next_steps(config: DictConfig, folder: Path, task: Task) -> None:
     given = HydraConfig.get().overrides.task
     changed = [override for override in given if override.split(".")[0] in ("data", "task")]
     chosen = [f"task={config.task.name}", f"data={config.data.name}"]
-    other_options = "" if task.scores_candidates else " generation.beam_size=1"
+    other_options = "" if task.processor.scores_candidates else " generation.beam_size=1"
     _print_command(
         "Score the best checkpoint again, or with other options:",
         f"python evaluate.py {shlex.join([*chosen, *changed])} checkpoint={folder}{other_options}",
     )
-    if type(task) is Caption:
+    if task.next_task is not None:
+        name, purpose = task.next_task
         model = [f"model={config.model.name}", *(override for override in given if override.startswith("model."))]
-        same = [override for override in changed if not override.startswith("data.files")]  # stage 2 has its own file
-        stage_2 = shlex.join(["task=caption_scst", chosen[1], *model, *same])
+        same = [override for override in changed if not override.startswith("data.files")]  # which differ by task
+        follow_up = shlex.join([f"task={name}", chosen[1], *model, *same])
         _print_command(
-            "Continue training with CIDEr-D as the reward:",
-            f"python train.py {stage_2} init={folder} tokenizer={folder / 'tokenizer'}",
+            purpose,
+            f"python train.py {follow_up} init={folder} tokenizer={folder / 'tokenizer'}",
         )
     if "tensorboard" in config.logger:
         _print_command("Watch the curves:", f"tensorboard --logdir {folder}")

@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from criterions.base import AllowedIds, Criterion
 from data.module import OFADataModule
+from data.source import DataSource
 from ofa.config import OFAConfig, typed
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from ofa.processors import SettingError
 from ofa.tokenizer import Tokenizer
+from runtime.checks import is_sharded_run
 from runtime.configuration import instantiate, to_container
 from tasks.base import Task
 from training.data_files import answer_list
@@ -33,10 +36,10 @@ from training.self_critical import SelfCriticalModule
 log = logging.getLogger(__name__)
 
 
-def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:
+def build_tokenizer(config: DictConfig, data: DataSource, source: str | Path | None) -> Tokenizer:
     """The vocabulary of a folder or hub id, or the demo's; real data needs a published one."""
     tokenizer = Tokenizer.demo() if source is None else Tokenizer.from_pretrained(source)
-    if tokenizer.is_demo and config.data.name != "demo":
+    if tokenizer.is_demo and not data.is_demo:
         raise UserError(
             f"data={config.data.name} needs the published vocabulary, not the demo's: set tokenizer= to a folder or "
             f"Hugging Face hub id that holds vocab.json and merges.txt (every published OFA model folder does)"
@@ -44,12 +47,31 @@ def build_tokenizer(config: DictConfig, source: str | Path | None) -> Tokenizer:
     return tokenizer
 
 
-def build_task(config: DictConfig, tokenizer: Tokenizer) -> Task:
-    settings = {key: value for key, value in to_container(config.task).items() if key != "name"}
+def check_task(config: DictConfig) -> None:
+    """Check what a task declares about its training.
+
+    Raises:
+        UserError: the task needs an initial model, or more than a part of the model in each process.
+    """
+    task, name = get_class(config.task["_target_"]), config.task.name
+    if task.starts_from is not None and config.init is None:
+        raise UserError(f"task={name} starts from a trained model: set init=RUN, a run of task={task.starts_from}")
+    if task.reward_columns and is_sharded_run(config):
+        raise UserError(f"task={name} generates in each step, which trainer=fsdp does not support; set trainer=ddp")
+
+
+def build_task(config: DictConfig, source: DataSource, tokenizer: Tokenizer) -> Task:
+    """The task and its processor with the configured settings.
+
+    Raises:
+        UserError: a setting is impossible.
+    """
+    settings = {key: value for key, value in to_container(config.task).items() if key not in ("name", "_target_")}
+    kind = get_class(config.task["_target_"])
     if settings.get("constrained") and settings["answer_list"] is None:
-        settings["answer_list"] = answer_list(config)
+        settings["answer_list"] = answer_list(source)
     try:
-        return instantiate(settings, tokenizer=tokenizer)
+        return kind.build(tokenizer, **settings)
     except SettingError as error:
         raise error.within("task.") from error
 
@@ -81,7 +103,7 @@ def build_objective(config: DictConfig, tokenizer: Tokenizer, task: Task) -> Obj
     """
     settings = to_container(config.criterion)
     vocabulary_size = model_config(config).vocab_size
-    allowed = AllowedIds(vocabulary_size, settings.pop("constraint_range", None), task.tree)
+    allowed = AllowedIds(vocabulary_size, settings.pop("constraint_range", None), task.processor.tree)
     criterion = instantiate(settings)
     name = settings["_target_"]
     if not isinstance(criterion, Criterion):
@@ -226,15 +248,15 @@ def generation_options(config: DictConfig, task: Task) -> GenerationOptions:
     """The task's own way to generate, with what the configuration changes."""
     changes = {key: value for key, value in to_container(config.generation).items() if value is not None}
     for key, value in changes.items():
-        if key in task.fixed_generation:
+        if key in task.processor.fixed_generation:
             raise UserError(f"generation.{key}={value}: task={config.task.name} decides this itself; leave it null")
-        if key == "softmax_over_tree" and task.tree is None:
+        if key == "softmax_over_tree" and task.processor.tree is None:
             raise UserError(f"generation.{key}={value} has no effect: task={config.task.name} has no list of answers")
-        if task.scores_candidates:
+        if task.processor.scores_candidates:
             raise UserError(
                 f"generation.{key}={value} has no effect where every candidate answer is scored; "
                 "leave it null, or set task.inference=beam_search"
             )
         if isinstance(value, str):
             raise UserError(f"generation.{key}={value} is not a number")
-    return replace(task.generation, **changes)
+    return replace(task.processor.generation, **changes)

@@ -76,7 +76,7 @@ class WritePredictions(pl.Callback):
         for split, predictions in module.predictions.items():
             results: dict[Any, dict[str, Any]] = {}  # by their first value, an id; the first of several is kept
             for sample in predictions:
-                result = self.task.result(sample.id, sample.prediction, sample.truth)
+                result = self.task.server_record(sample.id, sample.prediction, sample.truth)
                 if result is not None:
                     results.setdefault(next(iter(result.values())), result)
             if results:

@@ -1,53 +1,60 @@
-"""Which files a run reads, and the data module that serves them."""
+"""The data source and the data module of a run, from its configuration."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from data.demo.files import write_demo
-from data.demo.scenes import SceneConfig
 from data.module import OFADataModule
+from data.source import DataSource, RowFormat
 from data.teacher_answers import TeacherAnswers, read_teacher_answers
 from ofa.config import did_you_mean
 from ofa.errors import UserError
 from runtime.collectives import rank, world_size
-from runtime.configuration import to_container
+from runtime.configuration import instantiate, to_container
 from tasks.base import Task
+
+LOADING = ("batch_size", "eval_batch_size", "num_workers", "worker_timeout", "on_error", "train_limit")
+
+
+def build_source(config: DictConfig) -> DataSource:
+    """The source that `data._target_` names, for the rows of the task.
+
+    Raises:
+        UserError: it cannot be built with these settings.
+    """
+    settings = {key: value for key, value in to_container(config.data).items() if key not in ("name", *LOADING)}
+    task = get_class(config.task._target_)
+    rows = RowFormat(config.task.name, task.columns, task.n_columns, task.splits, task.files, task)
+    try:
+        return instantiate(settings, _partial_=True)(task=rows)
+    except TypeError as error:
+        raise UserError(f"data={config.data.name} cannot be built with its settings: {error}") from error
 
 
 def build_data(
-    config: DictConfig, task: Task, splits: list[str], test_splits: list[str] | None = None
+    config: DictConfig, source: DataSource, task: Task, splits: list[str], test_splits: list[str] | None = None
 ) -> OFADataModule:
-    """The files of `splits` and how they are read; demo files are written first where they are not there yet."""
-    settings = to_container(config.data)
-    files = demo_files(config) if settings["name"] == "demo" else tsv_files(config, task)
-    for split in splits:
-        if split not in files:
-            raise UserError(f"data.files names no file for split {split}; it has {', '.join(files)}")
-    read = {name: place for name, place in task.columns.items() if name not in task.unread_columns}
-    columns = settings.get("columns")
-    if columns and columns.keys() not in (read.keys(), task.columns.keys()):
-        raise UserError(f"data.columns names {', '.join(columns)}; the task reads {', '.join(read)}")
-    loading = ("batch_size", "eval_batch_size", "num_workers", "worker_timeout", "on_error", "train_limit")
+    """The loaders of `splits`."""
     return OFADataModule(
-        {split: files[split] for split in splits},
-        columns or read,
+        source,
+        [name for name in task.columns if name not in task.unused_columns],
         task.encode,
-        n_columns=None if columns else task.n_columns,
         seed=config.seed,
         train_views=config.distill.cache_views if OmegaConf.select(config, "distill.cache") is not None else None,
+        splits=splits,
         test_splits=test_splits,
         teacher_answers=teacher_answers(config, task),
         rank=rank(),
         world=world_size(),
-        **{key: settings[key] for key in loading},
+        **{key: config.data[key] for key in LOADING},
     )
 
 
 def teacher_answers(config: DictConfig, task: Task) -> TeacherAnswers | None:
-    """What a student is to learn in the place of the training file's answers, if anything."""
+    """Teacher predictions that replace the training targets (`distill.predictions`), if any."""
     file = OmegaConf.select(config, "distill.predictions")
     if file is None:
         return None
@@ -55,10 +62,10 @@ def teacher_answers(config: DictConfig, task: Task) -> TeacherAnswers | None:
     return read_teacher_answers(Path(file), *parts, skip_broken=config.data.on_error == "skip")
 
 
-def splits_to_test(config: DictConfig, task: Task) -> list[str]:
-    """The splits named by `split`; without it, all of the task that have a file."""
+def splits_to_test(config: DictConfig, source: DataSource, task: Task) -> list[str]:
+    """The splits that `split` names; by default all evaluation splits of the task that the source has."""
     if config.split is None:
-        return splits_with_files(config, task)
+        return evaluation_splits(source, task)
     splits = [config.split] if isinstance(config.split, str) else list(config.split)
     known = ("train", *task.splits)
     for split in splits:
@@ -67,43 +74,17 @@ def splits_to_test(config: DictConfig, task: Task) -> list[str]:
     return splits
 
 
-def splits_with_files(config: DictConfig, task: Task) -> list[str]:
-    """The task's evaluation splits, less those that a choice of `data.files` leaves out."""
-    given = None if config.data.name == "demo" else config.data.files
-    return [split for split in task.splits if given is None or split in given]
+def evaluation_splits(source: DataSource, task: Task) -> list[str]:
+    """The evaluation splits of the task that the source has."""
+    return [split for split in task.splits if split in source.splits]
 
 
-def demo_files(config: DictConfig) -> dict[str, Path]:
-    data = to_container(config.data)
-    root, scenes = Path(data["root"]).expanduser(), SceneConfig(**data["scenes"])
-    return write_demo(config.task.name, root, scenes, data["rows"], data["seed"])
+def answer_list(source: DataSource) -> Path:
+    """The list of all answers that belongs to the data.
 
-
-def baseline_files(config: DictConfig) -> dict[str, Path]:
-    """The files that trivial baselines are scored on: those of the demo, none of other data."""
-    return demo_files(config) if config.data.name == "demo" else {}
-
-
-def answer_list(config: DictConfig) -> Path:
-    """The file `answers.json` that lies with the data."""
-    if config.data.name == "demo":
-        return demo_files(config)["train"].with_name("answers.json")
-    if OmegaConf.is_missing(config.data, "root"):
-        raise UserError("task.answer_list=FILE has to be given, the JSON list of all answers, where data.root is not")
-    return Path(config.data.root) / "answers.json"
-
-
-def tsv_files(config: DictConfig, task: Task) -> dict[str, Path]:
-    """The configured file of each split, or that of the published name in the configured folder."""
-    splits = ("train", *task.splits)
-    if config.data.files is not None:
-        for split in config.data.files:
-            if split not in splits:
-                raise UserError(f"data.files: {split} is not one of {', '.join(splits)}{did_you_mean(split, splits)}")
-        return {split: Path(path) for split, path in config.data.files.items()}
-    if OmegaConf.is_missing(config.data, "root"):
-        raise UserError(
-            "data=tsv needs data.root=FOLDER, the folder of the TSV files (or data.files, the file of each split)"
-        )
-    root = Path(config.data.root)
-    return {split: root / task.files.get(split, f"{config.task.name}_{split}.tsv") for split in splits}
+    Raises:
+        UserError: the data has none.
+    """
+    if source.answer_list is None:
+        raise UserError("task.answer_list=FILE is missing: the JSON list of all answers, which the data does not have")
+    return source.answer_list

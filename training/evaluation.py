@@ -52,7 +52,7 @@ class EvaluationModule(pl.LightningModule):
     def generate(self, batch: Batch) -> list[list[Hypothesis]]:
         """The hypotheses of each sample, best first, without the prompt the decoder starts with."""
         model = self.model if self.full_model is None else self.full_model
-        return self.task.search(model, batch.inputs, batch.prefix_tokens, self.generation)
+        return self.task.processor.generate(model, batch.inputs, batch.prefix_tokens, self.generation)
 
     def on_validation_epoch_start(self) -> None:
         self._start(["val"])
@@ -63,10 +63,10 @@ class EvaluationModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.full_model = None
         values = self._scores("val", self.task.metric())
-        if self.task.best not in values and not self.trainer.sanity_checking:
+        if self.task.monitor not in values and not self.trainer.sanity_checking:
             raise UserError("the rows of the validation split have no truth to score, by which to choose a checkpoint")
         for name, value in values.items():
-            self.log(f"val/{name}", value, prog_bar=name == self.task.best)
+            self.log(f"val/{name}", value, prog_bar=name == self.task.monitor)
 
     def on_test_epoch_start(self) -> None:
         self._start(self.trainer.datamodule.test_splits)

@@ -13,7 +13,7 @@ from runtime.command_line import command
 from runtime.launching import devices_of
 from runtime.progress import progress
 from training import build
-from training.data_files import build_data
+from training.data_files import build_data, build_source
 from training.distillation.summary import log_cache, log_distillation
 from training.trainer import build_trainer
 
@@ -24,11 +24,12 @@ def fill_cache(config: DictConfig) -> None:
     check(config)
     if OmegaConf.select(config, "distill.cache") is None:
         raise UserError("there is no cache to fill: set distill=logits distill.teacher=RUN distill.cache=FOLDER")
-    tokenizer = build.build_tokenizer(config, config.tokenizer)
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and the index are written once
-        task = build.build_task(config, tokenizer)
+        source = build_source(config)
+        tokenizer = build.build_tokenizer(config, source, config.tokenizer)
+        task = build.build_task(config, source, tokenizer)
         distillation = build.build_objective(config, tokenizer, task).distillation
-        data = build_data(config, task, ["train"])
+        data = build_data(config, source, task, ["train"])
         data.prepare_data()
     cache = build.build_cache(config, data, tokenizer, distillation)
     log_distillation(distillation, cache)

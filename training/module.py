@@ -51,7 +51,7 @@ class TrainingModule(EvaluationModule):
     ) -> None:
         super().__init__(model, task, generation)
         self.criterion = criterion
-        self.allowed = allowed or AllowedIds(model.config.vocab_size, tree=task.tree)
+        self.allowed = allowed or AllowedIds(model.config.vocab_size, tree=task.processor.tree)
         self.optim = optim
         self.freezing = freezing
         self.nonfinite = NonFinite(on_nonfinite)

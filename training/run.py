@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
 from data.module import OFADataModule
+from data.source import DataSource
 from ofa.atomic_write import atomic_write
 from ofa.checkpoint import BEST, EXPORT, check_vocabulary, export, load_weights
 from ofa.model import OFAModel
@@ -23,7 +24,7 @@ from runtime.truncate_logs import truncate_csv_logs
 from tasks.base import Task
 from tracking import report
 from training.build import build_model, build_tokenizer, log_recipe
-from training.data_files import build_data, splits_with_files
+from training.data_files import build_data, evaluation_splits
 from training.distillation.cache import TeacherCache
 from training.distillation.plan import DistillationPlan
 from training.distillation.summary import log_distillation
@@ -41,17 +42,18 @@ def log_choices(config: DictConfig, folder: Path) -> None:
     log_recipe(config)
 
 
-def build_training_tokenizer(config: DictConfig) -> Tokenizer:
+def build_training_tokenizer(config: DictConfig, source: DataSource) -> Tokenizer:
     """The configured tokenizer, which has to be that of the initial weights."""
-    tokenizer = build_tokenizer(config, config.tokenizer)
+    tokenizer = build_tokenizer(config, source, config.tokenizer)
     if config.init is not None:
         check_vocabulary(config.init, tokenizer)
     return tokenizer
 
 
-def build_training_data(config: DictConfig, task: Task) -> OFADataModule:
+def build_training_data(config: DictConfig, source: DataSource, task: Task) -> OFADataModule:
     """The prepared data of all splits that training, validation and the final test need."""
-    data = build_data(config, task, list(dict.fromkeys(["train", "val", *splits_with_files(config, task)])))
+    splits = dict.fromkeys(["train", "val", *evaluation_splits(source, task)])
+    data = build_data(config, source, task, list(splits))
     data.prepare_data()
     return data
 
@@ -103,7 +105,7 @@ def export_best(trainer: pl.Trainer, module: TrainingModule, folder: Path, token
     if rank() == 0:
         if best:
             load_weights(model, best)
-        export(folder / EXPORT, model, tokenizer, to_task_settings(module.task, module.generation))
+        export(folder / EXPORT, model, tokenizer, to_task_settings(module.task.processor, module.generation))
     return model
 
 

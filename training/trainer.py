@@ -36,9 +36,9 @@ def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Call
     return [*callbacks, LogSamplePredictions(folder, task, config.pictures)] if config.pictures else callbacks
 
 
-def training_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, list[Path]]:
+def training_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, Sequence[Path | str]]:
     """The files that training reads, by their description, for SaveTrainingState."""
-    files = {"training file (data)": [data.files["train"]]}
+    files = {"training file (data)": data.source.depends_on("train")}
     if data.teacher_answers is not None:
         files["file of answers (distill.predictions)"] = [data.teacher_answers.path]
     if distillation is not None:
@@ -47,7 +47,11 @@ def training_files(data: OFADataModule, distillation: DistillationPlan | None) -
 
 
 def training_callbacks(
-    config: DictConfig, task: Task, folder: Path, files: dict[str, list[Path]], chosen: Sequence[pl.Callback] = ()
+    config: DictConfig,
+    task: Task,
+    folder: Path,
+    files: Mapping[str, Sequence[Path | str]],
+    chosen: Sequence[pl.Callback] = (),
 ) -> list[pl.Callback]:
     """Callbacks of a test, and those for learning rates, tracking and checkpoints.
 
@@ -62,7 +66,7 @@ def training_callbacks(
         LearningRateMonitor("step"),
         Tracking(to_container(config)),
         SaveTrainingState(files),
-        BestCheckpoint(folder / BEST, f"val/{task.best}"),
+        BestCheckpoint(folder / BEST, f"val/{task.monitor}"),
         *chosen,  # after the best checkpoint, which is trainer.checkpoint_callback; before the last
         last,
         SaveAtEnd(last),

@@ -8,25 +8,34 @@ import logging
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from data.demo.rows import TASKS, DemoTask, Row, Split
+from data.demo.rows import DemoRow, Split
 from data.demo.scenes import Box, Scene, SceneConfig, make_scene
 from ofa.errors import UserError
 from runtime.progress import progress
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # to be raised when what is written changes, so that older folders are not taken for new ones
+FORMAT = 1  # raise it when the written content changes, so that older folders are not reused
+
+
+class DemoSource(Protocol):
+    """What a task declares for its demo files, see `tasks.base.Task`."""
+
+    splits: tuple[str, ...]
+    demo_rows: Callable[[Split], Iterator[DemoRow]] | None
+    demo_answers: Callable[[SceneConfig], list[str]] | None
 
 
 @dataclass(frozen=True)
 class SceneRecord:
-    """What a split's `.scenes.jsonl` says of the row of the same number: all boxes in the picture, in pixels."""
+    """The line of a split's `.scenes.jsonl` for the row of the same number: all boxes in the image, in pixels."""
 
     uniq_id: str
     width: int
@@ -35,62 +44,68 @@ class SceneRecord:
     kind: str = ""  # of the question, in a file of questions
 
 
-def write_demo(task: str, root: Path, config: SceneConfig, rows: Mapping[str, int], seed: int) -> dict[str, Path]:
+def write_demo(
+    name: str, task: DemoSource, root: Path, config: SceneConfig, rows: Mapping[str, int], seed: int
+) -> dict[str, Path]:
     """The TSV file of each split, written now or by an earlier call with the same arguments.
 
-    No content of a scene occurs in two splits. Beside `<split>.tsv` lies `<split>.scenes.jsonl`, see `read_scenes`;
-    beside those of vqa `answers.json` too, every possible answer and its index. Safe to be called by several processes
-    at once: a folder appears whole or not at all.
+    No content of a scene occurs in two splits. Next to `<split>.tsv` is `<split>.scenes.jsonl`, see `read_scenes`, and
+    for a task with `demo_answers` also `answers.json`, every possible answer and its index. Safe to be called by
+    several processes at once: a folder appears completely or not at all.
 
     Args:
-        task: a name in TASKS.
-        root: cache folder; a folder for these arguments is made in it.
+        name: of the task's configuration.
+        task: makes the rows.
+        root: cache folder, in which a folder for these arguments is created.
         config: the scenes.
         rows: how many rows "train" has, and how many each other split ("evaluation").
         seed: of everything random.
 
     Raises:
-        UserError: the task has no demo data, or the folder cannot be written.
+        UserError: the task has no demo rows, or the folder cannot be written.
     """
-    if task not in TASKS:
-        raise UserError(f"there is no demo data for task {task!r}, only for {', '.join(TASKS)}; set data=tsv")
-    settings = json.dumps([FORMAT, task, asdict(config), dict(rows), seed], sort_keys=True)
-    folder = Path(root) / f"{task}_{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+    if task.demo_rows is None:
+        raise UserError(
+            f"task={name} has no demo data: declare demo_rows in its class, or set data=tsv data.root=FOLDER"
+        )
+    settings = json.dumps([FORMAT, name, asdict(config), dict(rows), seed], sort_keys=True)
+    folder = Path(root) / f"{name}_{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
     if not folder.is_dir():
         log.info("writing demo data to %s", folder)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            _write_folder(folder, TASKS[task], config, rows, seed)
+            _write_folder(folder, task, config, rows, seed)
         except OSError as error:
             raise UserError(f"demo data cannot be written to {folder} ({error.strerror}); set data.root") from error
-    return {split: folder / f"{split}.tsv" for split in TASKS[task].splits}
+    return {split: folder / f"{split}.tsv" for split in ("train", *task.splits)}
 
 
 def read_scenes(tsv: Path) -> list[SceneRecord]:
-    """The records beside a file written by `write_demo`, in the order of its rows."""
+    """The records of a file written by `write_demo`, in the order of its rows."""
     with tsv.with_suffix(".scenes.jsonl").open(encoding="utf-8") as lines:
         return [SceneRecord(**json.loads(line)) for line in lines]
 
 
-def _write_folder(folder: Path, task: DemoTask, config: SceneConfig, rows: Mapping[str, int], seed: int) -> None:
+def _write_folder(folder: Path, task: DemoSource, config: SceneConfig, rows: Mapping[str, int], seed: int) -> None:
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name))
     try:
-        for place, name in enumerate(task.splits):
+        names = ("train", *task.splits)
+        for place, name in enumerate(names):
             rng = np.random.default_rng([seed, place])
-            scenes = _scenes_of(place, len(task.splits), rng, config)
+            scenes = _scenes_of(place, len(names), rng, config)
             count = rows["train" if name == "train" else "evaluation"]
-            split = Split(name, place, len(task.splits), count, config, scenes, rng)
+            split = Split(name, place, len(names), count, config, scenes, rng)
             with (
                 (unfinished / f"{name}.tsv").open("w", encoding="utf-8") as tsv,
                 (unfinished / f"{name}.scenes.jsonl").open("w", encoding="utf-8") as records,
                 progress(f"drawing {name}", count, "scenes") as advance,
             ):
-                for row in task.rows(split):
+                for row in task.demo_rows(split):
                     advance(1)
                     tsv.write("\t".join(row.columns) + "\n")
                     records.write(_record_line(row) + "\n")
-        if task.answers:
-            numbers = {answer: i for i, answer in enumerate(task.answers(config))}
+        if task.demo_answers:
+            numbers = {answer: i for i, answer in enumerate(task.demo_answers(config))}
             (unfinished / "answers.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
         unfinished.chmod(0o755)
         try:
@@ -102,18 +117,18 @@ def _write_folder(folder: Path, task: DemoTask, config: SceneConfig, rows: Mappi
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _record_line(row: Row) -> str:
+def _record_line(row: DemoRow) -> str:
     scene = row.scene
     record = asdict(SceneRecord(row.columns[0], *[scene.image_size] * 2, [o.box for o in scene.objects], row.kind))
     if not row.kind:
-        del record["kind"]  # of no use to tasks without kinds
+        del record["kind"]  # only questions have kinds
     return json.dumps(record)
 
 
 def _scenes_of(split: int, n_splits: int, rng: np.random.Generator, config: SceneConfig) -> Iterator[Scene]:
-    """Scenes without end whose content belongs to a split, so that no other split can show the same.
+    """An endless stream of scenes whose content belongs to a split, so that no other split can show the same.
 
-    Content is dealt out by its checksum: an eighth to each evaluation split, the rest to the first, the training split.
+    Content is assigned by its checksum: an eighth to each evaluation split, the rest to the first, the training split.
     """
     tried = 0
     while True:

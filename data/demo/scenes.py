@@ -152,11 +152,11 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; image_size is the pixels of each side."""
+    """The content of an image; image_size is the pixels of each side."""
 
     image_size: int
     objects: tuple[SceneObject, ...]
-    texture_seed: int  # background and light: no part of what the scene says
+    texture_seed: int  # background and light, not part of the content
 
     @property
     def key(self) -> str:
@@ -192,7 +192,7 @@ def _cell_boxes(rng: np.random.Generator, config: SceneConfig, sizes: list[str])
 
 
 def _free_boxes(rng: np.random.Generator, config: SceneConfig, sizes: list[str]) -> list[Box]:
-    """Boxes anywhere in the picture, at least a pixel apart; starts over when the last ones find no room."""
+    """Boxes anywhere in the image, at least a pixel apart; starts over when the last ones do not fit."""
     cell = config.image_size / config.grid
     while True:
         boxes: list[Box] = []
@@ -207,7 +207,7 @@ def _free_boxes(rng: np.random.Generator, config: SceneConfig, sizes: list[str])
 
 
 def _square(x0: float, y0: float, side: float) -> Box:
-    """Rounded as the files write it, so that picture and file agree exactly."""
+    """Rounded as the files write it, so that image and file agree exactly."""
     return round(x0, 2), round(y0, 2), round(x0 + side, 2), round(y0 + side, 2)
 
 
@@ -216,7 +216,7 @@ def _apart(a: Box, b: Box, gap: float = 1.0) -> bool:
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """The picture, RGB, image_size x image_size: shapes on a muted texture, under one light for both."""
+    """The image, RGB, image_size x image_size: shapes on a muted texture, under one light for both."""
     rng = np.random.default_rng(scene.texture_seed)
     canvas = Image.fromarray(_texture(rng, scene.image_size))
     for thing in scene.objects:
@@ -237,8 +237,8 @@ def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
 def _light(rng: np.random.Generator, side: int) -> np.ndarray:
     """float32 [side, side, 3] factors: warm light from the left, cool light from above.
 
-    The two colours give the picture a cue for x and a cue for y, which a network whose residual stream carries no
-    positions can read anywhere, on objects too. One white gradient would tell only their sum.
+    The two colours give the image a cue for x and a cue for y anywhere, also on objects, for a network whose residual
+    stream has no positions. One white gradient would give only their sum.
     """
     warm, cool = rng.uniform(0.8, 1.2, 2) * 0.5
     from_edge = np.linspace(0.5, -0.5, side, dtype=np.float32)

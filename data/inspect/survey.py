@@ -1,31 +1,30 @@
-"""Every row read as training reads it, counted and measured: `survey`."""
+"""Rows read as training reads them, counted and measured: `survey`, `guess_task`."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from data.answers import parse_answers
-from data.boxes import clip_box, parse_box
-from data.images import decode_image
-from data.prepare.columns import JOINT, LAYOUTS, Layout, check_columns
-from data.tsv import Row, RowError, TSVFile
-from ofa.boxes import Box
+from data.cells import SEPARATOR, clip_box, decode_image, parse_answers, parse_box
+from data.layout import Layout, find_task, task_names
+from data.source import Row, RowError
+from data.tsv import TSVFile
 from ofa.errors import UserError
+from ofa.images import Box
 
 TEXTS = ("text", "caption", "hypothesis", "question")
-UNSCORED = ": training refuses such a row, evaluation answers and does not score it"
-GUESSED = 20  # rows that tell the task
-TURNED = "picture to be shown turned (EXIF), which training does not do: boxes count in pixels as stored"
+UNSCORED = ": training refuses such a row, evaluation predicts and does not score it"
+GUESSED = 20  # rows that the task is guessed from
+ROTATED = "image with an EXIF rotation, which training does not apply: boxes are in pixels as stored"
 
 
 @dataclass(frozen=True)
 class Example:
-    """A row whose image and columns are as they should be."""
+    """A row with a valid image and valid columns."""
 
     row: Row
     image: Image.Image
@@ -34,53 +33,51 @@ class Example:
 
 @dataclass
 class Survey:
-    """What was found in the rows that were read.
+    """Statistics of the rows that were read.
 
     Attributes:
-        task: whose columns they are.
+        task: name of the task.
+        layout: its columns.
         rows: of the file.
-        read: how many of them were looked at.
-        measures: numbers by what they measure, such as "image width, px"; one for each row that has them.
-        counts: how often each value occurs, by what it is, such as "label".
-        notes: how often something is as training can take it, but not quite as meant.
+        read: how many of them were read.
+        measures: numbers by name, such as "image width, px"; one for each row that has them.
+        counts: how often each value occurs, by name, such as "label".
+        notes: how often training has to repair something, or cannot score it.
         problems: the rows that training would refuse.
     """
 
     task: str
+    layout: Layout
     rows: int
     read: int = 0
-    measures: dict[str, list[float]] = field(default_factory=dict)
-    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    measures: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     notes: Counter[str] = field(default_factory=Counter)
     problems: list[RowError] = field(default_factory=list)
 
-    def measure(self, name: str, value: float) -> None:
-        """A number that a row has."""
-        self.measures.setdefault(name, []).append(value)
 
-    def count(self, name: str, value: str) -> None:
-        """A value that a row has."""
-        self.counts.setdefault(name, Counter())[value] += 1
-
-
-def open_file(path: Path, task: str) -> TSVFile:
-    """The rows of a file in the columns of a task."""
-    columns = LAYOUTS[task].columns
+def open_file(path: Path, layout: Layout) -> TSVFile:
+    """The rows of a file, all columns of its layout."""
+    columns = layout.columns
     return TSVFile(path, {name: number for number, name in enumerate(columns)}, len(columns))
 
 
-def guess_task(path: Path) -> str:
-    """The task whose columns most of the first rows seem to have, broken ones among them.
+def guess_task(path: Path, config_dir: Path | None = None) -> str:
+    """The task whose columns most of the first rows seem to have, including broken rows.
 
     Raises:
-        UserError: no row has those of any.
+        UserError: no row fits any task.
     """
-    fitting = {task: _count_fitting(open_file(path, task)) for task in LAYOUTS}
+    layouts: dict[str, Layout] = {}  # without the repeated ones
+    for name in task_names(config_dir):
+        layout = find_task(name, config_dir).layout
+        if layout is not None and layout not in layouts.values():
+            layouts[name] = layout
+    fitting = {name: _count_fitting(open_file(path, layout)) for name, layout in layouts.items()}
     task = max(fitting, key=fitting.__getitem__)
     if not fitting[task]:
         raise UserError(
-            f"none of the first {GUESSED} rows of {path} is one of {', '.join(LAYOUTS)}; "
-            "--task says what they should be"
+            f"none of the first {GUESSED} rows of {path} fits one of {', '.join(fitting)}; give --task, the right one"
         )
     return task
 
@@ -90,29 +87,33 @@ def _count_fitting(rows: TSVFile) -> int:
 
 
 def _fits(rows: TSVFile, index: int) -> bool:
-    """Whether the row has the columns that these rows are read in: a picture, and numbers for a box and no objects."""
+    """Whether a row fits these columns: an image, and numbers in a box but not in objects."""
     try:
         row = rows[index]
         decode_image(row.values["image"], row)
     except RowError:
         return False
-    return all(_says_numbers(row.values[name]) == (name == "box") for name in ("box", "objects") if name in row.values)
+    return all(_is_numeric(row.values[name]) == (name == "box") for name in ("box", "objects") if name in row.values)
 
 
-def _says_numbers(cell: str) -> bool:
+def _is_numeric(cell: str) -> bool:
     return sum(map(str.isdigit, cell)) > sum(map(str.isalpha, cell))
 
 
 def survey(
-    path: Path, task: str, indices: Iterable[int], show: Callable[[Example], None] = lambda example: None
+    path: Path,
+    task: str,
+    layout: Layout,
+    indices: Iterable[int],
+    show: Callable[[Example], None] = lambda example: None,
 ) -> Survey:
-    """The rows of these indices, counted and measured.
+    """Statistics of the rows of these indices.
 
     Args:
-        show: is given each row that can be used.
+        show: called with each usable row.
     """
-    rows, layout = open_file(path, task), LAYOUTS[task]
-    found = Survey(task, len(rows))
+    rows = open_file(path, layout)
+    found = Survey(task, layout, len(rows))
     ids: set[str] = set()
     for index in indices:
         found.read += 1
@@ -123,7 +124,7 @@ def survey(
             found.problems.append(error)
             continue
         if row.values["uniq_id"] in ids:
-            found.notes["uniq_id that another row has, too"] += 1
+            found.notes["uniq_id that occurs twice"] += 1
         ids.add(row.values["uniq_id"])
         _measure(example, found)
         show(example)
@@ -131,14 +132,14 @@ def survey(
 
 
 def read_example(row: Row, layout: Layout) -> Example:
-    """The row's picture and box, everything in it checked; columns that may be empty are not where they are.
+    """The row's image and box; all columns are checked, except empty ones that may be empty.
 
     Raises:
         RowError: training would refuse it.
     """
     image = decode_image(row.values["image"], row)
     given = {name: text for name, text in row.values.items() if text.strip() or name in ("uniq_id", *layout.needed)}
-    check_columns(replace(row, values=given), *image.size)
+    layout.check(replace(row, values=given), *image.size)
     return Example(row, image, parse_box(row.values["box"], row) if "box" in row.values else None)
 
 
@@ -146,23 +147,23 @@ def _measure(example: Example, found: Survey) -> None:
     row, image = example.row, example.image
     for name, text in row.values.items():
         if not text.strip():
-            found.notes[f"{name} empty" + (UNSCORED if name == LAYOUTS[found.task].truth else "")] += 1
+            found.notes[f"{name} empty" + (UNSCORED if name == found.layout.truth else "")] += 1
         elif name in TEXTS:
-            for part in text.split(JOINT):
-                found.measure(f"{name}, words", len(part.split()))
-    found.measure("image width, px", image.width)
-    found.measure("image height, px", image.height)
-    found.measure("image file, KB", len(row.values["image"]) * 3 / 4 / 1000)
+            for part in text.split(SEPARATOR):
+                found.measures[f"{name}, words"].append(len(part.split()))
+    found.measures["image width, px"].append(image.width)
+    found.measures["image height, px"].append(image.height)
+    found.measures["image file, KB"].append(len(row.values["image"]) * 3 / 4 / 1000)
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        found.notes[TURNED] += 1
+        found.notes[ROTATED] += 1
     if example.box is not None:
         (x0, y0, x1, y1), clipped = clip_box(example.box, *image.size, row)
-        found.measure("box width, px", x1 - x0)
-        found.measure("box height, px", y1 - y0)
-        found.measure("box, % of the image", 100 * (x1 - x0) * (y1 - y0) / (image.width * image.height))
+        found.measures["box width, px"].append(x1 - x0)
+        found.measures["box height, px"].append(y1 - y0)
+        found.measures["box, % of the image"].append(100 * (x1 - x0) * (y1 - y0) / (image.width * image.height))
         if clipped:
             found.notes[clipped] += 1
     if row.values.get("label"):
-        found.count("label", row.values["label"].strip())
+        found.counts["label"][row.values["label"].strip()] += 1
     if "answers" in row.values and (confidences := parse_answers(row)):
-        found.count("most confident answer", max(confidences, key=confidences.__getitem__))
+        found.counts["most confident answer"][max(confidences, key=confidences.__getitem__)] += 1

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from data.prepare.answers import convert_answers
 from data.prepare.caption import KarpathyCaptions
-from data.prepare.csv_table import CSVTable
-from data.prepare.hub import HuggingFace
-from data.prepare.pictures import Bounds
+from data.prepare.lines import Bounds
 from data.prepare.records import Source
 from data.prepare.refer import Refer
 from data.prepare.snli_ve import SNLIVE
+from data.prepare.tables import CSVTable, HuggingFace
 from data.prepare.vqa import VQA
-from data.prepare.writer import Options, convert, told
+from data.prepare.writer import Options, convert, describe_left_out
 from ofa.errors import UserError
 
 SOURCES: dict[str, Source] = {
@@ -30,12 +29,12 @@ SOURCES: dict[str, Source] = {
     "hf": HuggingFace(),
     "csv": CSVTable(),
 }
-_NO_CONTENT = ("name", "out", "workers", "on_error", "splits")  # words on which no file's content depends
+_NO_CONTENT = ("name", "out", "workers", "on_error", "splits", "config_dir")  # no file's content depends on them
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    arguments = parse_arguments(words)
+    arguments = parse_arguments(argv)
     try:
         if arguments.name == "answers":
             count = convert_answers(arguments.pickle, arguments.json)
@@ -46,13 +45,13 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("interrupted; the same command resumes where this one stopped", file=sys.stderr)
         return 130
     return 0
 
 
-def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The words of the command; None: those it was started with."""
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of the command; None: those of the process."""
     parser = argparse.ArgumentParser(prog="python -m data.prepare", description="Raw data to the TSV files of a task.")
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, source in SOURCES.items():
@@ -62,13 +61,13 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     answers = commands.add_parser("answers", help="a published answer list, a pickle, to JSON")
     answers.add_argument("pickle", type=Path, help="the published file, trainval_ans2label.pkl")
     answers.add_argument("json", type=Path, help="the file to write")
-    return parser.parse_args(words)
+    return parser.parse_args(argv)
 
 
 def _add_common_arguments(parser: argparse.ArgumentParser, source: Source) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar=source.makes, help="to write")
+    parser.add_argument("--out", type=Path, required=True, metavar=source.makes, help="the output")
     parser.add_argument(
-        "--max-side", type=_positive, metavar="PIXELS", help="make larger pictures this large, boxes with them"
+        "--max-side", type=_positive, metavar="PIXELS", help="resize larger images to this size, boxes with them"
     )
     parser.add_argument(
         "--quality",
@@ -76,13 +75,13 @@ def _add_common_arguments(parser: argparse.ArgumentParser, source: Source) -> No
         choices=range(1, 101),
         default=90,
         metavar="1..100",
-        help="of pictures made smaller, default %(default)s",
+        help="JPEG quality of resized images, default %(default)s",
     )
     parser.add_argument(
         "--workers", type=_positive, default=min(8, os.cpu_count() or 1), help="processes, default %(default)s"
     )
     parser.add_argument(
-        "--on-error", choices=("skip", "stop"), default="skip", help="at a sample that cannot be used; default skip"
+        "--on-error", choices=("skip", "stop"), default="skip", help="at an unusable sample; default skip"
     )
 
 
@@ -93,7 +92,7 @@ def _positive(text: str) -> int:
 
 
 def run(source: Source, arguments: argparse.Namespace) -> None:
-    """Makes every file of the source, and says for each what became of it."""
+    """Makes every file of the source, and prints the number of rows and of samples left out."""
     options = Options(
         Bounds(arguments.max_side, arguments.quality), arguments.workers, stop=arguments.on_error == "stop"
     )
@@ -102,7 +101,7 @@ def run(source: Source, arguments: argparse.Namespace) -> None:
         progress = convert(conversion, settings, options)
         print(f"{conversion.file}: {progress.rows} rows")
         if progress.left_out:
-            print(f"  {told(conversion.file, progress)}")
+            print(f"  {describe_left_out(conversion.file, progress)}")
 
 
 if __name__ == "__main__":

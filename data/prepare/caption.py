@@ -8,16 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data.prepare.columns import join_cell
-from data.prepare.raw import of_kind, read_json, require_file
-from data.prepare.records import Conversion, LeftOut, Record, Sample
+from data.layout import CAPTIONS, join_cell
+from data.prepare.records import Conversion, LeftOut, Record, Sample, of_kind, read_json, require_file
 from ofa.errors import UserError
 
 _TRAIN = ("train", "restval")
 
 
 class KarpathyCaptions:
-    """Stage 1 has one row a caption, the other files one row an image with all its captions."""
+    """Stage 1 has one row per caption, the other files one row per image with all its captions."""
 
     help = "COCO captions in Karpathy's split (dataset_coco.json), for both stages"
     makes = "FOLDER"
@@ -31,7 +30,7 @@ class KarpathyCaptions:
     def conversions(self, arguments: argparse.Namespace) -> Iterator[Conversion]:
         path = require_file(arguments.karpathy, "Karpathy's dataset_coco.json")
         if not arguments.images.is_dir():
-            raise UserError(f"{arguments.images} is not a folder; expected is one with train2014/ and val2014/")
+            raise UserError(f"{arguments.images} is not a folder; give one with train2014/ and val2014/")
         content = of_kind(dict, read_json(path), path, "Karpathy's split, a dict with images")
         images = of_kind(list, content.get("images"), path, "Karpathy's split, whose images are a list")
         for name, splits, rows_of in (
@@ -43,7 +42,7 @@ class KarpathyCaptions:
             chosen = [(i, image) for i, image in enumerate(images) if _split(image, path, i) in splits]
             yield Conversion(
                 arguments.out / f"caption_{name}.tsv",
-                "caption",
+                CAPTIONS,
                 (path,),
                 partial(_samples, chosen, path.name, arguments.images, rows_of),
                 total=len(chosen) if rows_of is _all_in_one else None,
@@ -64,7 +63,7 @@ def _samples(
             image_id, captions = str(image["cocoid"]), [sentence["raw"].lower() for sentence in image["sentences"]]
             file = folder / image.get("filepath", "") / image["filename"]
         except (KeyError, TypeError, AttributeError) as error:
-            yield LeftOut(f"image {number} of {name}", f"it has not the layout of Karpathy's split ({error!r})")
+            yield LeftOut(f"image {number} of {name}", f"it does not have the layout of Karpathy's split ({error!r})")
             continue
         for uniq_id, caption in rows_of(image_id, captions):
             values = {"uniq_id": uniq_id, "image_id": image_id, "caption": caption}

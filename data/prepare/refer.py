@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data.prepare.raw import find_folder, of_kind, read_json, require_file
-from data.prepare.records import Conversion, LeftOut, Record, Sample
-from ofa.boxes import Box
+from data.layout import REFERRING
+from data.prepare.records import Conversion, LeftOut, Record, Sample, find_folder, of_kind, read_json, require_file
 from ofa.errors import UserError
+from ofa.images import Box
 from ofa.plain_pickle import load_plain_pickle
 
 _SPLITS = ("train", "val", "testA", "testB", "test")
@@ -26,9 +26,9 @@ class Refer:
     """One of the three data sets.
 
     Attributes:
-        task: whose files are written, <task>_<split>.tsv.
+        task: names the files, <task>_<split>.tsv.
         folder: its name in REFER.
-        split_by: whose division into splits is taken unless another is named.
+        split_by: author of the default division into splits.
     """
 
     task: str
@@ -39,7 +39,7 @@ class Refer:
 
     @property
     def help(self) -> str:
-        return f"{self.folder} in the layout of REFER: one row a sentence, its box as x0,y0,x1,y1"
+        return f"{self.folder} in the layout of REFER: one row per sentence, its box as x0,y0,x1,y1"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
@@ -66,7 +66,7 @@ class Refer:
         for split in filter(by_split.__contains__, _SPLITS):
             samples = list(_samples(by_split[split], refs_file.name, boxes, files, images))
             target = arguments.out / f"{self.task}_{split}.tsv"
-            yield Conversion(target, "refcoco", (refs_file, instances), partial(iter, samples), total=len(samples))
+            yield Conversion(target, REFERRING, (refs_file, instances), partial(iter, samples), total=len(samples))
 
 
 def _read_instances(path: Path) -> tuple[dict[int, Box], dict[int, str]]:
@@ -79,7 +79,7 @@ def _read_instances(path: Path) -> tuple[dict[int, Box], dict[int, str]]:
             x, y, width, height = annotation["bbox"]
             boxes[annotation["id"]] = (x, y, x + width, y + height)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} has not the layout of COCO's instances.json ({error!r})") from error
+        raise UserError(f"{path} does not have the layout of COCO's instances.json ({error!r})") from error
     return boxes, files
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from data.prepare.raw import find_folder, require_file
-from data.prepare.records import Conversion, LeftOut, Record, Sample
+from data.layout import ENTAILMENT
+from data.prepare.records import Conversion, LeftOut, Record, Sample, find_folder, require_file
 
 _FIELDS = {
     "uniq_id": "pairID",
@@ -22,7 +22,7 @@ _UNDECIDED = "-"  # the label where people did not agree
 
 
 class SNLIVE:
-    """One row a pair; those without a label that most people gave are left out, as published."""
+    """One row per pair; pairs without a majority label are left out, as published."""
 
     help = "SNLI-VE's jsonl files with the images of Flickr30k"
     makes = "FOLDER"
@@ -40,7 +40,7 @@ class SNLIVE:
         for split in ("train", "dev", "test"):
             path = require_file(arguments.snli_ve / f"snli_ve_{split}.jsonl", "a file of SNLI-VE")
             yield Conversion(
-                arguments.out / f"snli_ve_{split}.tsv", "snli_ve", (path,), partial(_samples, path, images)
+                arguments.out / f"snli_ve_{split}.tsv", ENTAILMENT, (path,), partial(_samples, path, images)
             )
 
 
@@ -52,10 +52,10 @@ def _samples(path: Path, images: Path) -> Iterator[Sample]:
                 pair = json.loads(line)
                 values = {column: pair[field] for column, field in _FIELDS.items()}
             except (ValueError, KeyError, TypeError) as error:
-                yield LeftOut(place, f"it is no pair of SNLI-VE ({error!r})")
+                yield LeftOut(place, f"it is not a pair of SNLI-VE ({error!r})")
                 continue
             if not all(isinstance(value, str) for value in values.values()):
-                yield LeftOut(place, f"not all of {', '.join(_FIELDS.values())} are texts")
+                yield LeftOut(place, f"not all of {', '.join(_FIELDS.values())} are strings")
             elif values["label"] == _UNDECIDED:
                 yield LeftOut(place, "people did not agree on a label", expected=True)
             else:

@@ -9,14 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data.prepare.answers import write_answers
-from data.prepare.columns import join_cell
-from data.prepare.raw import find_folder, of_kind, read_json, require_file
-from data.prepare.records import Conversion, LeftOut, Record, Sample
-from data.prepare.vqa_answers import answers_cell, common_answers, normalise_answer
+from data.layout import QUESTIONS, join_cell
+from data.prepare.answers import answers_cell, common_answers, normalise_answer, write_answers
+from data.prepare.records import Conversion, LeftOut, Record, Sample, find_folder, of_kind, read_json, require_file
 from ofa.errors import UserError
 
-# Of each split: what its images are called, and whether answers are published.
+# By split: the name of its images, and whether answers are published.
 _SPLITS = {"train": ("train2014", True), "val": ("val2014", True), "test": ("test2015", False)}
 
 
@@ -27,7 +25,7 @@ class _Annotation:
 
 
 class VQA:
-    """One row a question. In training only listed answers remain, and questions that keep one."""
+    """One row per question. Training keeps only listed answers, and only questions that have one."""
 
     help = "VQA v2: questions, annotations and COCO's images; makes answers.json, too"
     makes = "FOLDER"
@@ -64,11 +62,17 @@ class VQA:
                     raise UserError(
                         f"no answer in {sources[-1]} is that of {arguments.min_count} questions; lower --min-count"
                     )
-            asked = _entries(questions, "questions")
+            entries = _entries(questions, "questions")
             samples = partial(
-                _samples, asked, questions.name, images / f"COCO_{name}_", annotations, listed and set(listed), objects
+                _samples,
+                entries,
+                questions.name,
+                images / f"COCO_{name}_",
+                annotations,
+                listed and set(listed),
+                objects,
             )
-            yield Conversion(arguments.out / f"vqa_{split}.tsv", "vqa", tuple(sources), samples, total=len(asked))
+            yield Conversion(arguments.out / f"vqa_{split}.tsv", QUESTIONS, tuple(sources), samples, total=len(entries))
             if listed:
                 write_answers(listed, arguments.out / "answers.json")
 
@@ -93,7 +97,7 @@ def _read_annotations(path: Path) -> dict[int, _Annotation]:
             for entry in _entries(path, "annotations")
         }
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} has not the layout of VQA's annotations ({error!r})") from error
+        raise UserError(f"{path} does not have the layout of VQA's annotations ({error!r})") from error
 
 
 def _read_objects(path: Path | None) -> Mapping[str, list[str]]:
@@ -102,7 +106,7 @@ def _read_objects(path: Path | None) -> Mapping[str, list[str]]:
     objects = of_kind(dict, read_json(path), path, "objects by image")
     for image, names in objects.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"the objects of image {image} in {path} are no list of names")
+            raise UserError(f"the objects of image {image} in {path} are not a list of names")
     return objects
 
 
@@ -119,7 +123,7 @@ def _samples(
             question_id, image_id, text = question["question_id"], question["image_id"], question["question"]
             image = images.with_name(f"{images.name}{image_id:012d}.jpg")
         except (KeyError, TypeError, ValueError) as error:
-            yield LeftOut(f"question {number} of {name}", f"it has not the layout of VQA's questions ({error!r})")
+            yield LeftOut(f"question {number} of {name}", f"it does not have the layout of VQA's questions ({error!r})")
             continue
         place = f"question {question_id} of {name}"
         values = {

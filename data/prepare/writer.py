@@ -1,4 +1,9 @@
-"""Conversions carried out: in several processes, in order, and so that an interrupted one can go on: `convert`."""
+"""Resumable conversions in several processes: `convert`, whose progress is in a `Journal`.
+
+Next to `x.tsv` are `x.tsv.part` until it is complete, `x.rejected.jsonl` and `x.tsv.journal`. The journal holds the
+settings and sources of the file, and the lengths of the other two files when it was last written; whatever follows in
+them is cut off before they grow again.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,11 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
@@ -21,24 +26,24 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from data.prepare.journal import Journal, Progress, rejected_of
-from data.prepare.lines import make_line
-from data.prepare.pictures import Bounds
+from data.layout import Layout
+from data.prepare.lines import Bounds, make_line
 from data.prepare.records import Conversion, LeftOut, Sample
+from ofa.atomic_write import atomic_write
 from ofa.errors import UserError
 
-CHUNK = 16  # samples that a process is given at a time
-SECONDS = 5.0  # between two entries of the journal, before each of which the disk is waited for
+CHUNK = 16  # samples per task of a process
+SECONDS = 5.0  # between two syncs of files and journal
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a conversion is carried out.
+    """Options of a conversion.
 
     Attributes:
-        bounds: of the pictures.
-        workers: processes; 1 is this one alone.
-        stop: end at the first sample that cannot be used, where it is not expected.
+        bounds: of the images.
+        workers: processes; 1 is only this one.
+        stop: end at the first unusable sample that is not expected.
     """
 
     bounds: Bounds = Bounds()
@@ -47,12 +52,12 @@ class Options:
 
 
 def convert(conversion: Conversion, settings: dict[str, str], options: Options) -> Progress:
-    """Makes the file, or the rest of it; one that is complete is left as it is.
+    """Makes the file, or the rest of it; a complete one is not changed.
 
     Args:
-        conversion: what is to be made.
-        settings: all that the content depends on beside the sources; a file made with others is not gone on with.
-        options: how.
+        conversion: the file to make.
+        settings: all that the content depends on in addition to the sources; a file made with others is not resumed.
+        options: how to make it.
 
     Raises:
         UserError: there is another file of this name, it cannot be written, no sample makes a row, or one does not and
@@ -66,8 +71,8 @@ def convert(conversion: Conversion, settings: dict[str, str], options: Options) 
         _write(conversion, journal, options)
     except OSError as error:
         raise UserError(
-            f"{conversion.file} cannot be written ({error.strerror}); when that is mended, the same command goes on "
-            f"behind sample {journal.progress.samples}"
+            f"{conversion.file} cannot be written ({error.strerror}); once that is fixed, the same command resumes "
+            f"after sample {journal.progress.samples}"
         ) from error
     return journal.progress
 
@@ -80,7 +85,7 @@ def _version(source: Path) -> str:
 def _write(conversion: Conversion, journal: Journal, options: Options) -> None:
     progress = replace(journal.progress)
     make = partial(_make_lines, layout=conversion.layout, tsv=conversion.file, bounds=options.bounds)
-    # What is skipped are samples, not chunks, whose size the next version may change.
+    # Samples are skipped, not chunks, whose size the next version may change.
     chunks = _in_chunks(islice(_read(conversion), progress.samples, None))
     rows, rejected = journal.open()
     with (
@@ -100,21 +105,21 @@ def _write(conversion: Conversion, journal: Journal, options: Options) -> None:
         journal.save((rows, rejected), progress)
     if not progress.rows:
         journal.forget()
-        raise UserError(f"{conversion.file} would have no row; {told(conversion.file, progress)}")
+        raise UserError(f"{conversion.file} would have no row; {describe_left_out(conversion.file, progress)}")
     journal.finish()
 
 
 def _bar(conversion: Conversion, done: int) -> tqdm:
-    """Only a terminal has one."""
+    """A progress bar, on a terminal only."""
     return tqdm(total=conversion.total, initial=done, desc=conversion.file.name, unit="rows", leave=False, disable=None)
 
 
 def _read(conversion: Conversion) -> Iterator[Sample]:
     try:
         yield from conversion.samples()
-    except OSError as error:  # not to be taken for one of writing
+    except OSError as error:  # of reading, not of writing
         names = ", ".join(map(str, conversion.sources))
-        raise UserError(f"{names} cannot be read ({error.strerror}); the same command goes on") from error
+        raise UserError(f"{names} cannot be read ({error.strerror}); the same command resumes") from error
 
 
 def _append(line: bytes | LeftOut, progress: Progress, rows: BinaryIO, rejected: BinaryIO, stop: bool) -> None:
@@ -132,8 +137,8 @@ def _append(line: bytes | LeftOut, progress: Progress, rows: BinaryIO, rejected:
     progress.rejected_size += rejected.write(f"{entry}\n".encode())
 
 
-def told(tsv: Path, progress: Progress) -> str:
-    """What was left out of a file, and why the first was."""
+def describe_left_out(tsv: Path, progress: Progress) -> str:
+    """How many samples were left out of a file, and why the first was."""
     if not progress.left_out:
         return "the source has no sample for it"
     expected = f" ({progress.expected} of them as expected)" if progress.expected else ""
@@ -149,18 +154,18 @@ def _in_chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
         yield chunk
 
 
-def _make_lines(samples: list[Sample], layout: str, tsv: Path, bounds: Bounds) -> list[bytes | LeftOut]:
+def _make_lines(samples: list[Sample], layout: Layout, tsv: Path, bounds: Bounds) -> list[bytes | LeftOut]:
     return [make_line(sample, layout, tsv, bounds) for sample in samples]
 
 
 def _in_order(
     make: Callable[[list[Sample]], list[bytes | LeftOut]], chunks: Iterator[list[Sample]], workers: int
 ) -> Iterator[list[bytes | LeftOut]]:
-    """What `make` makes of each chunk, in their order; a few are made ahead, not all."""
+    """The lines of each chunk, in their order; only a few chunks are made ahead."""
     if workers == 1:
         yield from map(make, chunks)
         return
-    context = get_context("forkserver")  # processes start fast, and none inherits the threads of a library
+    context = get_context("forkserver")  # starts fast, and inherits no threads of a library
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, context, _follow_main_process) as pool:
         try:
@@ -171,18 +176,119 @@ def _in_order(
                 yield lines
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process ended, probably for want of memory; the same command with fewer --workers goes on"
+                "a worker process ended, probably out of memory; the same command with fewer --workers resumes"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _follow_main_process() -> None:
-    """A worker ends with the main process, however that ends; Ctrl-C is that one's affair."""
+    """A worker ends with the main process, which also handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_when_alone, daemon=True).start()
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
 
 
-def _end_when_alone() -> None:
+def _exit_after_parent() -> None:
     parent_process().join()
     os._exit(1)
+
+
+@dataclass
+class Progress:
+    """Samples read, rows made of them, samples left out (including expected ones) and the first of these.
+
+    `size` and `rejected_size` are the lengths in bytes of the files of rows and of samples left out.
+    """
+
+    samples: int = 0
+    rows: int = 0
+    left_out: int = 0
+    expected: int = 0
+    first: str = ""
+    size: int = 0
+    rejected_size: int = 0
+
+
+class Journal:
+    """The files of one conversion and their progress.
+
+    Args:
+        tsv: the file to make.
+        settings: all that its content depends on, except the sources.
+        sources: its source files and their versions.
+
+    Raises:
+        UserError: the file or a part of it exists and was not made with these settings of these sources.
+    """
+
+    def __init__(self, tsv: Path, settings: Mapping[str, str], sources: Mapping[str, str]) -> None:
+        self.tsv = tsv
+        self.settings, self.sources = dict(settings), dict(sources)
+        self.part = tsv.with_name(f"{tsv.name}.part")
+        self.rejected = rejected_of(tsv)
+        self.path = tsv.with_name(f"{tsv.name}.journal")
+        self.progress = self._read()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the file is complete."""
+        return self.tsv.exists() and not self.part.exists()
+
+    def open(self) -> tuple[BinaryIO, BinaryIO]:
+        """The unfinished file and that of samples left out, cut to the lengths in the journal."""
+        self.tsv.parent.mkdir(parents=True, exist_ok=True)
+        self.save((), self.progress)  # first, so that every part has a journal
+        files = self.part.open("ab"), self.rejected.open("ab")
+        for file, size in zip(files, (self.progress.size, self.progress.rejected_size), strict=True):
+            file.truncate(size)
+        return files
+
+    def save(self, files: Iterable[BinaryIO], progress: Progress) -> None:
+        """Written atomically, after all that it counts is on disk."""
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+        content = {"settings": self.settings, "sources": self.sources, "progress": asdict(progress)}
+        atomic_write(self.path, lambda part: part.write_text(json.dumps(content, indent=1) + "\n"))
+        self.progress = replace(progress)
+
+    def finish(self) -> None:
+        """Renames the complete file."""
+        os.replace(self.part, self.tsv)
+        if not self.progress.rejected_size:
+            self.rejected.unlink()
+
+    def forget(self) -> None:
+        """Removes a conversion without rows, so that the next may have other settings."""
+        for path in (self.part, self.path):
+            path.unlink()
+
+    def _read(self) -> Progress:
+        if self.tsv.is_dir():
+            raise UserError(f"--out {self.tsv} is a folder; give the name of a TSV file")
+        made = self.part if self.part.exists() else self.tsv
+        if not made.exists():
+            return Progress()
+        if not self.path.exists():
+            raise UserError(f"{made} exists already, from elsewhere; delete it or choose another --out")
+        try:
+            content = json.loads(self.path.read_text())
+            settings, sources, progress = content["settings"], content["sources"], Progress(**content["progress"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path} is not a journal ({error}); delete {made} to start again") from error
+        remedy = f"choose another --out, or delete {made.name} to start again"
+        for name in {**settings, **self.settings}:
+            old, new = settings.get(name), self.settings.get(name)
+            if old != new:
+                raise UserError(f"{made} was started with {name} {old}, not {new}; give the same again, {remedy}")
+        for path in {**sources, **self.sources}:
+            if sources.get(path) != self.sources.get(path):
+                raise UserError(f"{path} is not, or no longer, what {made} was started with; {remedy}")
+        if made.stat().st_size < progress.size:
+            raise UserError(f"{made} is shorter than in {self.path.name}; {remedy}")
+        return progress
+
+
+def rejected_of(tsv: Path) -> Path:
+    """The file of samples that made no row, one JSON object per line: `where` and `reason`."""
+    return tsv.with_suffix(".rejected.jsonl")

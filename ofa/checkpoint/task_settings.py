@@ -15,27 +15,18 @@ from typing import Any
 
 from ofa.answers import order_answers, read_answers
 from ofa.checkpoint.files import read_json
-from ofa.config import check_choice, did_you_mean
+from ofa.config import did_you_mean
 from ofa.errors import UserError
 from ofa.generation.options import GenerationOptions
 from ofa.plain_pickle import load_plain_pickle
-from ofa.processors import (
-    PROCESSORS,
-    CaptionProcessor,
-    EntailmentProcessor,
-    GroundingProcessor,
-    ImageProcessor,
-    QuestionProcessor,
-    captioning,
-    grounding,
-)
+from ofa.processors import PROCESSORS
 
 log = logging.getLogger(__name__)
 
 TASK = "task.json"
 MODELSCOPE = "configuration.json"
-# Available pipelines, and names that a model may have although their pipelines do not exist yet.
-PIPELINE_NAMES = (*PROCESSORS, "text-to-image", "image-classification", "summarization", "text-classification", "ocr")
+# Names that a model may have although their pipelines do not exist yet.
+PLANNED = ("text-to-image", "image-classification", "summarization", "text-classification", "ocr")
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # pixel statistics
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
@@ -43,12 +34,16 @@ HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 NEGATED_PREFIX_COUNTS = "max_len_behind_prefix"
 
 
+class UnknownPipeline(UserError):
+    """A pipeline name without a registered processor."""
+
+
 @dataclass(frozen=True)
 class TaskSettings:
     """The task of a model.
 
     Attributes:
-        pipeline: one of PIPELINE_NAMES.
+        pipeline: name of its processor in PROCESSORS, or one of PLANNED.
         settings: of the inputs, such as image_size, max_words or prompt_type; JSON values.
         generation: fields of GenerationOptions that differ from the task's defaults.
         answers: the closed set of answers in the order of their labels; None: open-ended.
@@ -63,7 +58,11 @@ class TaskSettings:
     answers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_choice(self.pipeline, "pipeline", PIPELINE_NAMES)
+        if self.pipeline not in (*PROCESSORS, *PLANNED):
+            raise UnknownPipeline(
+                f"no processor with the pipeline {self.pipeline!r} is registered"
+                f"{did_you_mean(str(self.pipeline), PROCESSORS)}; import the module that defines it"
+            )
         for key, value in (("settings", self.settings), ("generation", self.generation)):
             if not isinstance(value, dict):
                 raise UserError(f"{key}={value!r} does not map names to values")
@@ -75,7 +74,7 @@ class TaskSettings:
     @property
     def lacks_answers(self) -> bool:
         """Whether the model was trained on a closed set of answers that is not stored."""
-        return self._keeps_answers and self.answers is None and bool(self.settings.get("constrained", True))
+        return self._has_answer_list and self.answers is None and bool(self.settings.get("constrained", True))
 
     def with_answers(self, file: str | Path) -> TaskSettings:
         """The same with the closed set of answers in a file (see `ofa.answers.read_answers`).
@@ -83,14 +82,14 @@ class TaskSettings:
         Raises:
             UserError: the file cannot be read, or the task has no list of answers.
         """
-        if not self._keeps_answers:
+        if not self._has_answer_list:
             raise UserError(f"answers={file}: {self.pipeline} has no list of answers; leave it out")
         settings = {**self.settings, "constrained": True}
         return dataclasses.replace(self, settings=settings, answers=tuple(read_answers(file)))
 
     @property
-    def _keeps_answers(self) -> bool:
-        return self.pipeline in PROCESSORS and PROCESSORS[self.pipeline].keeps_answers
+    def _has_answer_list(self) -> bool:
+        return self.pipeline in PROCESSORS and PROCESSORS[self.pipeline].has_answer_list
 
     def to_json(self) -> str:
         """The content of task.json."""
@@ -114,6 +113,8 @@ class TaskSettings:
         """
         try:
             settings = cls(**_upgrade(values))
+        except UnknownPipeline as error:
+            raise UnknownPipeline(f"{source}: {error}") from error
         except (TypeError, UserError) as error:
             raise UserError(f"{source} does not describe a task ({error}); export the model again") from error
         answers = settings.answers
@@ -135,34 +136,14 @@ def _upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "generation": generation}
 
 
-# Files of the original trainer: for each of its tasks, the processor, and its option names -> ours.
-FAIRSEQ_TASKS: dict[str, tuple[type[ImageProcessor], dict[str, str]]] = {
-    "caption": (CaptionProcessor, {}),
-    "refcoco": (GroundingProcessor, {"max_src_length": "max_words", "max_image_size": "max_image_size"}),
-    "snli_ve": (
-        EntailmentProcessor,
-        {"max_src_length": "max_words", "prompt_type": "prompt_type", "add_caption": "use_caption"},
-    ),
-    "vqa_gen": (
-        QuestionProcessor,
-        {
-            "max_src_length": "max_words",
-            "prompt_type": "prompt_type",
-            "add_object": "use_objects",
-            "max_object_length": "max_objects",
-        },
-    ),
-}
-
-
 def from_fairseq(name: str | None, options: Mapping[str, Any]) -> TaskSettings | None:
     """The task from the options of the original trainer; None if there is no pipeline for it, or no name."""
-    if name not in FAIRSEQ_TASKS:
+    processor = next((p for p in PROCESSORS.values() if p.original_name == name), None) if name else None
+    if processor is None:
         return None
-    processor, own = FAIRSEQ_TASKS[name]
-    names = {"patch_image_size": "image_size", **own}
+    names = {"patch_image_size": "image_size", **processor.original_settings}
     settings = {ours: options[theirs] for theirs, ours in names.items() if options.get(theirs) is not None}
-    if processor.keeps_answers and options.get("unconstrained_training"):
+    if processor.has_answer_list and options.get("unconstrained_training"):
         settings |= {"constrained": False, "inference": "beam_search"}
     if options.get("imagenet_default_mean_and_std"):
         settings |= IMAGENET
@@ -190,7 +171,6 @@ READ_KEYS = {
     "answer2label",
 }  # fmt: skip
 IGNORED_KEYS = {"type", "seed"}
-PROMPTS = {CaptionProcessor.pipeline: captioning.PROMPT, GroundingProcessor.pipeline: grounding.PROMPT}
 
 
 def from_modelscope(folder: Path) -> TaskSettings | None:
@@ -205,7 +185,7 @@ def from_modelscope(folder: Path) -> TaskSettings | None:
     if not isinstance(name, str) or not isinstance(model, dict):
         raise UserError(f"{file} names no task and model; copy it again from the model")
     pipeline = MODELSCOPE_PIPELINES.get(name, name)
-    if pipeline not in PIPELINE_NAMES:
+    if pipeline not in (*PROCESSORS, *PLANNED):
         log.info("%s: there is no pipeline for %s; only the weights can be used", file, name)
         return None
     settings = {ours: model[theirs] for theirs, ours in MODELSCOPE_SETTINGS.items() if theirs in model}
@@ -228,7 +208,7 @@ def from_modelscope(folder: Path) -> TaskSettings | None:
     if model.get("language", "en") != "en":
         log.warning("%s has language %r; prompts are English here", file, model["language"])
     prompt = str(model.get("prompt", "")).replace("{}", "{text}").strip()
-    if prompt and prompt != PROMPTS.get(pipeline):
+    if prompt and (pipeline not in PROCESSORS or prompt != PROCESSORS[pipeline].prompt):
         log.warning("%s has prompt=%r, which is not used: %s has a fixed prompt", file, prompt, pipeline)
     unread = [f"{key}={model[key]!r}" for key in model if key not in READ_KEYS | IGNORED_KEYS]
     unread += [f"beam_search.{key}={value!r}" for key, value in beam.items() if key not in BEAM_OPTIONS]

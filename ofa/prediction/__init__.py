@@ -14,11 +14,12 @@ from tqdm import tqdm
 from ofa.checkpoint import read_task, weight_files
 from ofa.config import check_choice
 from ofa.errors import UserError
-from ofa.pipeline import PIPELINES, Pipeline, pipeline
+from ofa.pipeline import Pipeline, pipeline
 from ofa.prediction.batches import check_texts, predict_each
 from ofa.prediction.drawing import save_image
 from ofa.prediction.inputs import read_inputs
 from ofa.prediction.journal import Journal
+from ofa.processors import PROCESSORS
 from ofa.processors.settings import to_task_settings
 
 PRECISIONS = {"32-true": torch.float32, "bf16-true": torch.bfloat16}  # names as in Lightning, kept in the settings
@@ -64,7 +65,7 @@ def predict(
                 "visual-grounding)"
             )
         task = settings.pipeline
-    check_choice(task, "task", PIPELINES)
+    check_choice(task, "task", PROCESSORS)
     folder = Path(output)
     inputs = read_inputs(Path(source), task, texts or {}, leave_out=folder)
     pipe = pipeline(

@@ -10,7 +10,6 @@ from PIL import Image
 from ofa.inputs import InputError, read_image
 from ofa.pipeline import Pipeline
 from ofa.prediction.inputs import PredictionInput
-from ofa.processors import PromptError
 
 
 def predict_each(
@@ -38,11 +37,8 @@ def check_texts(pipe: Pipeline, inputs: Sequence[PredictionInput]) -> None:
     """
     first = inputs[0].texts
     if all(item.texts == first for item in inputs):
-        texts = [first.get(name) for name in pipe.processor.texts]
-        try:
-            pipe.ask(*texts)
-        except PromptError as error:
-            raise InputError(str(error)) from error
+        texts = [first.get(name) for name in pipe.processor.text_inputs]
+        pipe.build_prompt(*texts)
 
 
 def _read(item: PredictionInput) -> Image.Image | InputError:

@@ -37,7 +37,7 @@ def read_inputs(source: Path, pipeline: str, texts: Mapping[str, str], leave_out
     Raises:
         UserError: the source is missing, unreadable or holds no image; texts are missing, given twice or unused.
     """
-    wanted = PROCESSORS[pipeline].texts
+    wanted = PROCESSORS[pipeline].text_inputs
     for name in texts:
         if name not in wanted:
             read = " and ".join(["the image", *wanted])

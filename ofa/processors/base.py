@@ -1,16 +1,16 @@
-"""What every processor has: `Processor`, and the picture and prompt of those about an image, `ImageProcessor`.
+"""The base of all processors: `Processor`, and `ImageProcessor` for inputs with an image.
 
-A processor is the model's side of a task: how a question is put to the model (prompt, decoder's prompt, picture), how
-its answer is searched, and how the tokens of an answer are read. It knows neither files nor truths: tasks add rows and
-scores to it, pipelines what a user gives them.
+A processor is the model's side of a task: it builds the prompt, generates, and turns tokens into an answer. It knows
+neither files nor ground truth. A task has a processor and adds rows and scores; a pipeline has one and adds user input.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor
@@ -22,15 +22,16 @@ from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BOS, EOS, PAD
 
-CANDIDATES = 5  # of all that are scored, that come back
+CANDIDATES = 5  # best-scored answers that are returned
+PROCESSORS: dict[str, type[ImageProcessor]] = {}  # by pipeline name; a class enters when it is defined
 
 
 class PromptError(UserError):
-    """A question that cannot be put to the model."""
+    """Inputs that do not make a prompt."""
 
 
 class SettingError(UserError):
-    """A setting that no processor can have.
+    """A setting with an impossible value.
 
     Args:
         message: with @ in front of the name of each setting, which stands for where a user finds it.
@@ -41,53 +42,111 @@ class SettingError(UserError):
         self._message = message
 
     def within(self, place: str) -> UserError:
-        """The same about settings with `place` in front, such as "task."."""
+        """The same error about settings with `place` in front, such as "task."."""
         return UserError(self._message.replace("@", place))
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads beside an image."""
+    """What the model reads in addition to an image."""
 
     source: list[int]  # <s> prompt </s>
-    texts: tuple[str, ...] = ()  # that the prompt was made of, cleaned
-    prefix: Sequence[int] = ()  # what the decoder reads behind <s> and in front of the answer
+    texts: tuple[str, ...] = ()  # the cleaned texts in the prompt
+    prefix: Sequence[int] = ()  # what the decoder reads between <s> and the answer
     notes: tuple[str, ...] = ()  # kinds of harmless repairs, such as "prompt cut to 1024 tokens"
 
 
 class Processor(ABC):
-    """How a question is put to a model, and its answer found."""
+    """Prompt, generation and postprocessing of one task."""
 
-    pipeline: ClassVar[str]
-    """The name under which `ofa.pipeline` offers it."""
+    pipeline: ClassVar[str | None] = None
+    """The name under which `ofa.pipeline` offers it and task.json names it; None: exported models have no task.json."""
+
+    prompt: ClassVar[str] = ""
+    """The prompt, with {text} in the place of a given text."""
+
+    text_inputs: ClassVar[Mapping[str, bool]] = {}
+    """The texts a pipeline takes in addition to the image, by name, and whether each is required."""
+
+    original_name: ClassVar[str | None] = None
+    """What the original trainer calls the task in its checkpoints."""
+
+    original_settings: ClassVar[Mapping[str, str]] = {}
+    """The original trainer's options that are settings here, by their names there."""
 
     fixed_generation: ClassVar[tuple[str, ...]] = ()
-    """Options of `generation` that cannot be changed without making answers that are none."""
+    """Options of `generation` that cannot be changed without producing invalid answers."""
 
-    tree: PrefixTree | None = None
-    """The answers, where there is a closed set of them: training and generation allow no other."""
+    has_answer_list: ClassVar[bool] = False
+    """Whether each model has its own list of possible answers."""
 
-    scores_candidates: bool = False
-    """Whether an answer is found by scoring each one of `tree`, instead of by beam search."""
+    tree: ClassVar[PrefixTree | None] = None
+    """The possible answers, where they are a closed set: training and generation allow no others."""
+
+    scores_candidates: ClassVar[bool] = False
+    """Whether every answer of `tree` is scored, instead of a beam search."""
+
+    def __init_subclass__(cls) -> None:
+        """Registers the class by its own pipeline name.
+
+        Raises:
+            TypeError: another class has this name.
+        """
+        super().__init_subclass__()
+        if (name := vars(cls).get("pipeline")) is not None:
+            other = PROCESSORS.setdefault(name, cls)
+            if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise TypeError(f"{cls.__module__}.{cls.__qualname__}: {other} has the pipeline name {name!r}, too")
+            PROCESSORS[name] = cls
 
     @property
     @abstractmethod
     def generation(self) -> GenerationOptions:
         """How the published evaluation generates an answer."""
 
-    def search(
+    @abstractmethod
+    def build_prompt(self, *inputs: Any) -> Prompt:
+        """The prompt for the texts of one sample.
+
+        Raises:
+            PromptError: the texts make none.
+        """
+
+    @abstractmethod
+    def postprocess(self, hypothesis: Hypothesis, *context: Any) -> Any:
+        """The answer that a hypothesis writes."""
+
+    def build_user_prompt(self, *texts: str | None) -> Prompt:
+        """The prompt for the texts a user gives a pipeline, in the order of `text_inputs`; None where there is none.
+
+        Raises:
+            PromptError: the texts make none for this model.
+        """
+        return self.build_prompt(*texts)
+
+    def respond(self, hypotheses: Sequence[Hypothesis], width: int, height: int) -> dict[str, Any]:
+        """What a pipeline returns.
+
+        Args:
+            hypotheses: best first.
+            width, height: pixels of the image.
+        """
+        best = hypotheses[0]
+        return {"text": str(self.postprocess(best)), "score": math.exp(best.score)}
+
+    def generate(
         self,
         model: OFAModel,
         inputs: Mapping[str, Tensor | None],
         prefix_tokens: Tensor | None,
         options: GenerationOptions,
     ) -> list[list[Hypothesis]]:
-        """The best answers of the model to each of B questions, best first, without the decoder's prompt.
+        """The best answers to each of B inputs, best first, without the decoder's prefix.
 
         Args:
             model: in evaluation mode.
-            inputs: of the encoder, as for `generate`.
-            prefix_tokens: [B, P], what the decoder reads behind `<s>`, right-padded with 1; None: nothing.
+            inputs: of the encoder, as for `ofa.generate`.
+            prefix_tokens: [B, P], what the decoder reads after `<s>`, right-padded with 1; None: nothing.
             options: of the beam search, where there is one.
         """
         if self.scores_candidates:
@@ -96,10 +155,10 @@ class Processor(ABC):
             return generate(model, inputs, options)
         lengths = (prefix_tokens != PAD).sum(dim=1).tolist()
         found = generate(model, inputs, options, prefix_tokens)
-        return [[_without_prompt(h, n) for h in hypotheses] for hypotheses, n in zip(found, lengths, strict=True)]
+        return [[_without_prefix(h, n) for h in hypotheses] for hypotheses, n in zip(found, lengths, strict=True)]
 
 
-def _without_prompt(hypothesis: Hypothesis, length: int) -> Hypothesis:
+def _without_prefix(hypothesis: Hypothesis, length: int) -> Hypothesis:
     """What follows the first `length` tokens; its score is the sum of its own log-probabilities."""
     token_scores = hypothesis.token_scores[length:]
     return Hypothesis(hypothesis.tokens[length:], sum(token_scores), token_scores)
@@ -107,23 +166,17 @@ def _without_prompt(hypothesis: Hypothesis, length: int) -> Hypothesis:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageProcessor(Processor):
-    """Of questions about an image, which is resized to a square, its aspect not kept.
+    """A processor of an image, which is resized to a square; its aspect is not kept.
 
     Args:
-        tokenizer: turns prompts and answers into ids.
-        image_size: side of the resized picture in pixels.
-        max_source_tokens: ids of a source; the default is what the position table has room for.
-        mean, std: of each colour channel, for normalisation.
+        tokenizer: converts prompts and answers to ids.
+        image_size: side of the resized image in pixels.
+        max_source_tokens: ids of a source; the default is the size of the position table.
+        mean, std: of each color channel, for normalization.
 
     Raises:
-        SettingError: a size no model can read.
+        SettingError: an impossible size.
     """
-
-    texts: ClassVar[Mapping[str, bool]] = {}
-    """What a question has beside the image, by the names that pipelines give it, and whether it has to be given."""
-
-    keeps_answers: ClassVar[bool] = False
-    """Whether the answers are of a list that belongs to each model."""
 
     tokenizer: Tokenizer
     image_size: int = 480
@@ -140,7 +193,7 @@ class ImageProcessor(Processor):
             raise SettingError(f"@std={list(self.std)} has a value that is not above 0")
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """The picture [3, image_size, image_size] as the model reads it."""
+        """The model's input [3, image_size, image_size]."""
         return ImageTransform(self.image_size, self.mean, self.std)(image)
 
     def encode_prompt(self, prompt: str) -> tuple[list[int], tuple[str, ...]]:

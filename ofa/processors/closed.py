@@ -1,4 +1,4 @@
-"""Questions whose answer is one of a known set: the prefix tree over the set, and the decoder's prompt."""
+"""Answers out of a known set: the prefix tree over the set, and the decoder's prefix."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from ofa.generation import GenerationOptions, Hypothesis, PrefixTree
 from ofa.processors.base import ImageProcessor, Prompt, SettingError
@@ -18,21 +17,22 @@ INFERENCES = ("all_candidates", "beam_search")
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedAnswerProcessor(ImageProcessor):
-    """Questions whose answers are known beforehand.
+    """A processor with a closed set of answers.
 
     Args:
-        max_words: words of a given text that are read, the "source length" of the published recipes.
-        max_source_tokens: ids of a source; less than the position table has room for, as an answer may follow it.
-        prompt_type: what the decoder reads in front of the answer: nothing ("none"), the source ("src"), or the source
+        max_words: words of each given text that are read, the "source length" of the published recipes.
+        max_source_tokens: ids of a source; less than the size of the position table, as an answer may follow it.
+        prompt_type: what the decoder reads before the answer: nothing ("none"), the source ("src"), or the source
             without its `</s>` ("prev_output").
         inference: score every answer of the set ("all_candidates"), or search among them ("beam_search").
 
     Raises:
-        SettingError: an unknown choice, or a search behind a prompt that ends in `</s>`.
+        SettingError: an unknown choice, or a beam search after a prefix that ends in `</s>`.
     """
 
-    # They would count the decoder's prompt, too.
+    # These would count the decoder's prefix, too.
     fixed_generation = ("min_len", "no_repeat_ngram_size", "length_penalty", "normalize_scores")
+    original_settings = {"max_src_length": "max_words", "prompt_type": "prompt_type"}
 
     max_words: int = 80
     max_source_tokens: int = 992
@@ -49,7 +49,7 @@ class ClosedAnswerProcessor(ImageProcessor):
             raise SettingError(f"@inference={self.inference} is not one of {', '.join(INFERENCES)}")
         if (self.prompt_type, self.inference) == ("src", "beam_search"):
             raise SettingError(
-                "@prompt_type=src ends the decoder's prompt in </s>, where a beam search ends, too; "
+                "@prompt_type=src ends the decoder's prefix in </s>, where a beam search ends, too; "
                 "set @inference=all_candidates"
             )
 
@@ -68,7 +68,7 @@ class ClosedAnswerProcessor(ImageProcessor):
 
     @property
     def generation(self) -> GenerationOptions:
-        """Beam search among the answers, by the sum of log-probabilities, which long answers must not win by length."""
+        """Beam search among the answers by the sum of log-probabilities, so that long answers have no advantage."""
         return GenerationOptions(
             beam_size=5,
             max_len=self.tree.longest,
@@ -77,25 +77,13 @@ class ClosedAnswerProcessor(ImageProcessor):
             prefix_tree=self.tree,
         )
 
-    @abstractmethod
-    def ask(self, *texts: Any) -> Prompt:
-        """The question that texts make.
-
-        Raises:
-            QuestionError: one that it needs is empty.
-        """
-
-    def question(self, prompt: str, texts: tuple[str, ...], notes: tuple[str, ...]) -> Prompt:
-        """A prompt made of cleaned texts, with what the decoder reads in front of the answer."""
+    def with_prefix(self, prompt: str, texts: tuple[str, ...], notes: tuple[str, ...]) -> Prompt:
+        """A prompt made of cleaned texts, with what the decoder reads before the answer."""
         source, prompt_notes = self.encode_prompt(prompt)
-        return Prompt(source, texts, self._decoder_prompt(source), (*notes, *prompt_notes))
+        prefix = {"none": [], "src": source[1:], "prev_output": source[1:-1]}[self.prompt_type]
+        return Prompt(source, texts, prefix, (*notes, *prompt_notes))
 
-    def _decoder_prompt(self, source: list[int]) -> list[int]:
-        if self.prompt_type == "none":
-            return []
-        return source[1:] if self.prompt_type == "src" else source[1:-1]
-
-    def answer_tokens(self, answer: str) -> list[int]:
+    def encode_answer(self, answer: str) -> list[int]:
         """The ids of an answer, with `</s>`.
 
         Raises:
@@ -106,8 +94,7 @@ class ClosedAnswerProcessor(ImageProcessor):
             raise ValueError(f"the answer {answer!r} is not in the list of {len(self.answers)} answers")
         return [*tokens, EOS]
 
-    def answer(self, hypothesis: Hypothesis) -> str:
-        """The answer that a hypothesis writes."""
+    def postprocess(self, hypothesis: Hypothesis) -> str:
         tokens = hypothesis.tokens
         return self.tokenizer.decode(tokens) if self.tree is None else self._answer_of[tuple(tokens[:-1])]
 

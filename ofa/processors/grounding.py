@@ -1,20 +1,21 @@
-"""Visual grounding: which region does a text describe?"""
+"""Visual grounding: the region that a text describes."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from ofa.boxes import Box, bins_to_boxes, boxes_to_bins
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, Hypothesis
-from ofa.images import resize_ratios
-from ofa.processors.base import ImageProcessor, Prompt, SettingError
-from ofa.text import clean_caption, cut_words
+from ofa.images import Box, bins_to_boxes, boxes_to_bins, resize_ratios
+from ofa.processors.base import ImageProcessor, Prompt, PromptError, SettingError
+from ofa.tokenizer import clean_caption, cut_words
 from ofa.vocabulary import BIN_OFFSET, BINS, N_BINS
 
-PROMPT = 'which region does the text " {text} " describe?'
 BOX_TOKENS = 4
 
 
@@ -23,8 +24,8 @@ class GroundingProcessor(ImageProcessor):
     """Boxes, written as four bins.
 
     Args:
-        max_image_size: pixels that bin 999 stands for. The published weights were trained with 512 for both; another
-            image size moves both, or part of the bins could never be used.
+        max_image_size: pixels that bin 999 stands for. The published weights were trained with 512 for both sizes;
+            they have to be equal, or part of the bins could never be used.
         max_words: words of an expression that are read, the "source length" of the published recipes.
 
     Raises:
@@ -32,7 +33,10 @@ class GroundingProcessor(ImageProcessor):
     """
 
     pipeline = "visual-grounding"
-    texts = {"text": True}
+    prompt = 'which region does the text " {text} " describe?'
+    text_inputs = {"text": True}
+    original_name = "refcoco"
+    original_settings = {"max_src_length": "max_words", "max_image_size": "max_image_size"}
     fixed_generation = ("max_len", "min_len")  # a box is four bins
 
     image_size: int = 512
@@ -52,17 +56,23 @@ class GroundingProcessor(ImageProcessor):
         """Beam search for exactly four of the bins."""
         return GenerationOptions(beam_size=5, max_len=BOX_TOKENS, min_len=BOX_TOKENS, constraint_range=BINS)
 
-    def ask(self, text: str) -> Prompt:
-        """The question for the region of an expression."""
+    def build_prompt(self, text: str) -> Prompt:
+        """The prompt for the region of an expression."""
         text, cut = cut_words(clean_caption, text, self.max_words)
-        source, notes = self.encode_prompt(PROMPT.format(text=text))
+        source, notes = self.encode_prompt(self.prompt.format(text=text))
         return Prompt(source, (text,), notes=(*cut, *notes))
 
-    def box(self, hypothesis: Hypothesis, width: int, height: int) -> Box:
+    def build_user_prompt(self, text: str) -> Prompt:
+        prompt = self.build_prompt(text)
+        if not prompt.texts[0]:
+            raise PromptError("the text is empty: name the object to find")
+        return prompt
+
+    def postprocess(self, hypothesis: Hypothesis, width: int, height: int) -> Box:
         """The box that the hypothesis' first four tokens write, in pixels of an image of `width` x `height`.
 
         Raises:
-            UserError: they are not four bins, because the generation options were changed so.
+            UserError: they are not four bins, because of changed generation options.
         """
         bins = [token - BIN_OFFSET for token in hypothesis.tokens[:BOX_TOKENS]]
         if len(bins) < BOX_TOKENS or not all(0 <= number < N_BINS for number in bins):
@@ -73,7 +83,12 @@ class GroundingProcessor(ImageProcessor):
         ratios = resize_ratios(self.image_size, width, height)
         return tuple(bins_to_boxes(torch.tensor(bins), ratios, self.max_image_size).tolist())
 
-    def box_tokens(self, box: Box, width: int, height: int) -> list[int]:
+    def respond(self, hypotheses: Sequence[Hypothesis], width: int, height: int) -> dict[str, Any]:
+        """{"boxes": [[x0, y0, x1, y1]] in pixels of the image, "scores": [score]}."""
+        best = hypotheses[0]
+        return {"boxes": [list(self.postprocess(best, width, height))], "scores": [math.exp(best.score)]}
+
+    def encode_box(self, box: Box, width: int, height: int) -> list[int]:
         """The four ids that write a box in pixels of an image of `width` x `height`."""
         bins = boxes_to_bins(torch.tensor(box), resize_ratios(self.image_size, width, height), self.max_image_size)
         return (bins + BIN_OFFSET).tolist()

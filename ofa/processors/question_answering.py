@@ -1,19 +1,21 @@
-"""Visual question answering, out of a list of answers or freely."""
+"""Visual question answering, with or without a list of answers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ofa.answers import read_answers
-from ofa.generation import GenerationOptions, PrefixTree
+from ofa.generation import GenerationOptions, Hypothesis, PrefixTree
 from ofa.processors.base import Prompt, PromptError, SettingError
 from ofa.processors.closed import ClosedAnswerProcessor
-from ofa.text import clean_question, cut_words
+from ofa.tokenizer import clean_question, cut_words
 
-_MAX_OPEN_ANSWER = 10  # tokens of an answer that is in no list
+_MAX_OPEN_ANSWER = 10  # tokens of an answer without a list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +23,9 @@ class QuestionProcessor(ClosedAnswerProcessor):
     """Questions about an image.
 
     Args:
-        constrained: give answers of the list alone; false leaves them open.
-        answer_list: all answers that may be given, or the JSON file of them.
-        use_objects: name the objects found in the image behind the question.
+        constrained: allow only answers of the list; false: any answer.
+        answer_list: all possible answers, or the JSON file of them.
+        use_objects: name the objects found in the image after the question.
         max_objects: how many of them.
 
     Raises:
@@ -32,8 +34,14 @@ class QuestionProcessor(ClosedAnswerProcessor):
     """
 
     pipeline = "visual-question-answering"
-    texts = {"text": True, "objects": False}
-    keeps_answers = True
+    text_inputs = {"text": True, "objects": False}
+    has_answer_list = True
+    original_name = "vqa_gen"
+    original_settings = {
+        **ClosedAnswerProcessor.original_settings,
+        "add_object": "use_objects",
+        "max_object_length": "max_objects",
+    }
 
     constrained: bool = True
     answer_list: str | Path | Sequence[str] | None = None
@@ -66,14 +74,27 @@ class QuestionProcessor(ClosedAnswerProcessor):
             )
         return super().generation
 
-    def ask(self, text: str, objects: Sequence[str] = ()) -> Prompt:
-        """The question, with the names of objects in the image behind it where they are used.
+    def build_prompt(self, text: str, objects: Sequence[str] = ()) -> Prompt:
+        """The question, followed by the names of objects in the image where they are used.
 
         Raises:
-            QuestionError: the question is empty.
+            PromptError: the question is empty.
         """
         text, cut = cut_words(clean_question, text, self.max_words)
         if not text.rstrip("?"):
             raise PromptError("the question is empty")
         names = objects[: self.max_objects] if self.use_objects else ()
-        return self.question(f"{text} object: {' '.join(names)}" if names else text, (text,), cut)
+        return self.with_prefix(f"{text} object: {' '.join(names)}" if names else text, (text,), cut)
+
+    def build_user_prompt(self, text: str, objects: str | None) -> Prompt:
+        """Objects are names separated by commas, where a detector has found any."""
+        if objects and not self.use_objects:
+            raise PromptError("this model reads no names of objects: leave objects out")
+        names = [name.strip() for name in (objects or "").split(",")]
+        return self.build_prompt(text, [name for name in names if name])
+
+    def respond(self, hypotheses: Sequence[Hypothesis], width: int, height: int) -> dict[str, Any]:
+        """{"text": the answer, "score", "answers": the best five and their scores}."""
+        answers = {self.postprocess(h): math.exp(h.score) for h in reversed(hypotheses)}  # of equals the best
+        best = self.postprocess(hypotheses[0])
+        return {"text": best, "score": answers[best], "answers": dict(reversed(answers.items()))}

@@ -1,4 +1,4 @@
-"""How good captions are: `CaptionScores` while training, `CaptionReport` for the final test.
+"""Caption metrics: `CaptionScores` during training, `CaptionReport` for the final test.
 
 The second adds the numbers of the coco-caption evaluation (https://github.com/tylin/coco-caption, here the package
 pycocoevalcap), of which the tokenizer, METEOR and SPICE are Java programs.
@@ -49,7 +49,7 @@ class CaptionScores(Metric):
     """CIDEr-D, the mean over images, of captions as they are.
 
     Rows of one image are united: its first caption is compared with all of their references. The state is the rows
-    themselves, as bytes, in the order of processes; evaluation shares rows out in that order, too, so the result over
+    themselves, as bytes, in the order of processes; evaluation shards rows in that order, too, so the result over
     several processes is exactly the one of a single process.
 
     Args:
@@ -64,7 +64,7 @@ class CaptionScores(Metric):
         super().__init__()
         self.frequencies = frequencies
         self.add_state("rows", [], dist_reduce_fx="cat")
-        self.set_dtype(torch.uint8)  # of what is gathered from a process without rows; must be that of the others
+        self.set_dtype(torch.uint8)  # for a process without rows; must be that of the others
 
     def update(self, image_id: str, caption: str, references: list[str]) -> None:
         """Counts one sample.

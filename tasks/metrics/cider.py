@@ -1,4 +1,4 @@
-"""How much captions have in common with people's: `CiderD`, by the `DocumentFrequencies` of n-grams in references.
+"""CIDEr-D: `CiderD` compares captions with references by the `DocumentFrequencies` of their n-grams.
 
 CIDEr-D is defined in "CIDEr: Consensus-based Image Description Evaluation", https://arxiv.org/abs/1411.5726, section 8.
 
@@ -28,7 +28,7 @@ END = "<eos>"
 def with_end(text: str) -> str:
     """A sentence as self-critical training compares it: without a full stop at its end, where `<eos>` is added.
 
-    So a caption that stops in the middle of a sentence is not rewarded as if it had ended well.
+    So a caption that is cut off is not rewarded like a complete one.
 
     >>> with_end("a dog runs.")
     'a dog runs <eos>'
@@ -38,10 +38,10 @@ def with_end(text: str) -> str:
 
 @dataclass(frozen=True)
 class DocumentFrequencies:
-    """How many images each n-gram is said of, as the weight that follows from it.
+    """The number of images whose references contain each n-gram, as a weight.
 
     Attributes:
-        images: how many images there are, N.
+        images: the number N of images.
         words: the number of each word.
         keys: for each n, the sorted keys of the known n-grams.
         weights: for each n, log(N / images whose references contain the n-gram), in the order of the keys.
@@ -202,10 +202,10 @@ def _flatten(references: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray
 
 
 def _windows(sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Every word of the sentences with the three words behind it.
+    """Every word of the sentences with the three words after it.
 
     Returns:
-        [4, T], the words' numbers, -1 behind a sentence's end; [T], which sentence it is, where T is the number of
+        [4, T], the words' numbers, -1 after a sentence's end; [T], which sentence it is, where T is the number of
         words in all; and the number of each word.
     """
     split = [sentence.split() for sentence in sentences]

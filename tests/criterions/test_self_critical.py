@@ -49,7 +49,7 @@ def test_loss_reward_and_gradient_norms_equal_the_recorded_ones(published_tokeni
         truths=[References(str(i), tuple(captions)) for i, captions in enumerate(recorded["gt_res"])],
         notes=[],
     )
-    task = SelfCriticalCaption(tokenizer=published_tokenizer, image_size=64)
+    task = SelfCriticalCaption.build(tokenizer=published_tokenizer, image_size=64)
     reward = CiderReward(task, CiderD(frequencies))
     options = GenerationOptions(beam_size=4, max_len=7, min_len=2)
     module = SelfCriticalModule(model, task, options, SelfCritical(), None, Freezing(), reward=reward)

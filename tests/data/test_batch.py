@@ -34,30 +34,20 @@ def test_samples_without_an_image_get_zeros_and_a_false_mask():
     image = torch.ones(3, 2, 4)
     batch = collate([sample(), sample("b", image=image)])
     assert batch.patch_masks.tolist() == [False, True]
-    assert batch.patch_images.shape == (2, 3, 2, 4)
-    assert batch.patch_images[0].sum() == 0 and torch.equal(batch.patch_images[1], image)
+    assert torch.equal(batch.patch_images, torch.stack([torch.zeros(3, 2, 4), image]))
+    without = collate([sample(), sample("b")])
+    assert without.patch_images is None and without.patch_masks.tolist() == [False, False]
 
 
-def test_a_batch_without_images_has_none():
-    batch = collate([sample(), sample("b")])
-    assert batch.patch_images is None and batch.patch_masks.tolist() == [False, False]
-
-
-def test_rows_without_an_answer_have_no_decoder_input():
+def test_samples_without_an_answer_have_no_decoder_input_and_no_samples_make_an_empty_batch():
     batch = collate([sample(target=())])
     assert batch.target.shape == batch.decoder_input_ids.shape == (1, 0)
-
-
-def test_notes_of_all_samples_travel_with_the_batch():
-    assert collate([sample(notes=["cut"]), sample(), sample(notes=["cut", "clipped"])]).notes == [
-        "cut",
-        "cut",
-        "clipped",
-    ]
+    assert len(collate([])) == 0
 
 
 def test_moving_a_batch_moves_its_tensors_and_keeps_the_rest():
-    batch = collate([sample(image=torch.ones(3, 2, 2), notes=["cut"])])
+    batch = collate([sample(image=torch.ones(3, 2, 2), notes=["cut"]), sample(notes=["cut", "clipped"])])
+    assert batch.notes == ["cut", "cut", "clipped"]
     moved = batch.to("meta")
     tensors = [moved.input_ids, moved.patch_images, moved.patch_masks, moved.decoder_input_ids, moved.target]
     assert all(tensor.device.type == "meta" for tensor in tensors)
@@ -65,11 +55,7 @@ def test_moving_a_batch_moves_its_tensors_and_keeps_the_rest():
     assert batch.input_ids.device.type == "cpu"
 
 
-def test_no_samples_make_a_batch_of_length_zero():
-    assert len(collate([])) == 0
-
-
-def test_a_decoder_prompt_stands_before_the_answer_and_has_no_target():
+def test_a_decoder_prompt_precedes_the_answer_and_has_no_target():
     prompted = Sample("a", [0, 5, 2], [7, 2], None, truth=None, prefix=[5, 6], weight=0.5)
     batch = collate([prompted, sample("b", target=(8, 9, 2))])
     assert batch.decoder_input_ids.tolist() == [[0, 5, 6, 7], [0, 8, 9, 1]]
@@ -79,7 +65,7 @@ def test_a_decoder_prompt_stands_before_the_answer_and_has_no_target():
     assert collate([sample()]).prefix_tokens is None
 
 
-def test_other_answers_stand_behind_the_same_prompts():
+def test_other_answers_follow_the_same_prompts():
     prompted = Sample("a", [0, 5, 2], [7, 2], None, truth=None, prefix=[5, 6])
     samples = [prompted, sample("b", target=(8, 9, 2))]
     batch = collate(samples)

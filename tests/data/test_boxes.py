@@ -1,11 +1,9 @@
-from pathlib import Path
-
 import pytest
 
-from data.boxes import CLIPPED, clip_box, parse_box
-from data.tsv import Row, RowError
+from data.cells import CLIPPED, clip_box, parse_box
+from data.source import Row, RowError
 
-WHERE = Row(values={}, path=Path("refcoco_train.tsv"), line=17)
+WHERE = Row({}, "refcoco_train.tsv", 17)
 
 
 def test_a_box_is_read_from_its_column():

@@ -6,7 +6,8 @@ from data.batch import Sample
 from data.dataset import MAX_SKIPPED, TaskDataset
 from data.module import EvalLoader, OFADataModule
 from data.sampling import ExactShardSampler
-from data.tsv import RowError, TSVFile
+from data.source import RowError
+from data.tsv import TSVFile, TSVSource
 from ofa.errors import UserError
 
 COLUMNS = {"id": 0, "number": 1}
@@ -36,8 +37,8 @@ def dataset(path, **options):
 
 
 def module(path, **options):
-    files = {"train": path, "val": path}
-    return OFADataModule(files, COLUMNS, encode, n_columns=2, **{"batch_size": 4, "eval_batch_size": 4, **options})
+    source = TSVSource({"train": path, "val": path}, COLUMNS, 2)
+    return OFADataModule(source, COLUMNS, encode, **{"batch_size": 4, "eval_batch_size": 4, **options})
 
 
 def ids(batches):
@@ -49,20 +50,14 @@ def notes(batches):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_a_broken_row_stops_by_default(write, train):
-    with pytest.raises(RowError, match="line 2 of .*rows.tsv: 'x' is not a number; "):
-        dataset(write(3, broken=(2,)), train=train)[1]
-
-
-@pytest.mark.parametrize("train", [True, False])
-def test_a_file_that_was_cut_is_no_broken_row_to_skip(write, train):
+def test_a_truncated_file_is_not_a_broken_row_to_skip(write, train):
     path = write(8)
     rows = dataset(path, train=train, on_error="skip")
     rows[7]
     os.truncate(path, 10)
     error = rows.collate(rows.__getitems__([0, 7]))
     assert not isinstance(error, RowError)
-    with pytest.raises(UserError, match="was changed while it was read: it had 39 bytes and has 10; put back"):
+    with pytest.raises(UserError, match="was changed while it was read: it had 39 bytes and has 10; restore it"):
         raise error
 
 
@@ -89,18 +84,14 @@ def test_in_evaluation_skipped_rows_are_left_out_and_counted(write, workers):
     assert all(len(batch) for batch in batches)
 
 
-def test_notes_of_an_empty_first_batch_are_kept(write):
-    batches = list(module(write(6, broken=(1, 2, 3, 4)), on_error="skip").val_dataloader())
-    assert ids(batches) == ["r5", "r6"] and len(notes(batches)) == 4
+@pytest.mark.parametrize(("rows", "left"), [(6, ["r5", "r6"]), (4, [])], ids=["first batch", "all"])
+def test_notes_of_batches_that_are_broken_altogether_are_kept(write, rows, left):
+    (batch,) = module(write(rows, broken=(1, 2, 3, 4)), on_error="skip").val_dataloader()
+    assert batch.ids == left
+    assert [note.split(" of ")[0] for note in batch.notes] == [f"skipped line {n}" for n in range(1, 5)]
 
 
-def test_rows_that_are_all_broken_give_one_empty_batch_with_all_notes(write):
-    (batch,) = module(write(5, broken=range(1, 6)), on_error="skip").val_dataloader()
-    assert len(batch) == 0
-    assert [note.split(" of ")[0] for note in batch.notes] == [f"skipped line {n}" for n in range(1, 6)]
-
-
-def test_a_process_without_a_share_is_given_one_empty_batch(write):
+def test_a_process_without_rows_gets_one_empty_batch(write):
     rows = dataset(write(1), train=False)
     loader = EvalLoader(rows, sampler=ExactShardSampler(1, 4, rank=0, world=2), collate_fn=rows.collate)
     assert [len(batch) for batch in loader] == [0] and len(loader) == 1
@@ -108,7 +99,7 @@ def test_a_process_without_a_share_is_given_one_empty_batch(write):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_an_error_in_a_worker_arrives_as_it_was(write, split, workers):
+def test_a_broken_row_stops_by_default_also_in_a_worker(write, split, workers):
     path = write(8, broken=(7,))
     data = module(path, num_workers=workers)
     with pytest.raises(RowError, match=f"^line 7 of {path}: 'x' is not a number; correct or remove [^\n]*skip$"):
@@ -133,9 +124,9 @@ def test_workers_that_outlive_an_epoch_see_the_next_one(write):
             loader.sampler.set_epoch(epoch)
             yield {name: truth for batch in loader for name, truth in zip(batch.ids, batch.truths, strict=True)}
 
-    alone, with_workers = list(truths_by_epoch(0)), list(truths_by_epoch(2))
-    assert alone == with_workers
-    assert len({epoch["r1"] for epoch in alone}) == 3
+    epochs = list(truths_by_epoch(0))
+    assert epochs == list(truths_by_epoch(2))
+    assert len({epoch["r1"] for epoch in epochs}) == 3
 
 
 def test_a_limit_uses_the_first_rows_only(write):
@@ -143,23 +134,22 @@ def test_a_limit_uses_the_first_rows_only(write):
 
 
 def test_a_missing_file_is_noticed_before_anything_is_read(write, tmp_path):
+    source = TSVSource({"train": write(3), "testA": tmp_path / "testA.tsv"}, COLUMNS)
     with pytest.raises(UserError, match="testA.tsv does not exist; set data.root"):
-        OFADataModule(
-            {"train": write(3), "testA": tmp_path / "testA.tsv"}, COLUMNS, encode, batch_size=1, eval_batch_size=1
-        )
+        source.prepare(["train", "testA"])
 
 
 def test_every_split_but_train_is_tested(write):
     files = {name: write(n, name=name) for n, name in enumerate(("train", "val", "testA", "testB"), start=1)}
-    data = OFADataModule(files, COLUMNS, encode, batch_size=2, eval_batch_size=2)
+    data = OFADataModule(TSVSource(files, COLUMNS), COLUMNS, encode, batch_size=2, eval_batch_size=2)
     assert data.test_splits == ["val", "testA", "testB"]
     assert [len(ids(loader)) for loader in data.test_dataloader()] == [2, 3, 4]
     assert ids(data.dataloader("train")) == ["r1"]
-    with pytest.raises(UserError, match="split 'testC' is not one of train, val, testA, testB"):
+    with pytest.raises(UserError, match="no split 'testC', only train, val, testA, testB; give its file in data.files"):
         data.dataloader("testC")
 
 
-def test_epochs_go_round_the_views_of_each_row_in_an_order_of_their_own(write):
+def test_epochs_cycle_through_the_views_of_each_row_in_an_order_of_their_own(write):
     loader = module(write(8), train_views=2).train_dataloader()
     epochs = []
     for epoch in range(4):
@@ -174,12 +164,9 @@ def test_epochs_go_round_the_views_of_each_row_in_an_order_of_their_own(write):
 
 
 def test_views_are_the_same_for_every_seed_and_the_order_is_not(write):
-    first, second = (module(write(8), train_views=2, seed=seed).train_dataloader() for seed in (1, 2))
-    drawn = [
-        [(key, truth) for batch in loader for key, truth in zip(batch.keys, batch.truths, strict=True)]
-        for loader in (first, second)
-    ]
-    assert drawn[0] != drawn[1] and sorted(drawn[0]) == sorted(drawn[1])
+    loaders = (module(write(8), train_views=2, seed=seed).train_dataloader() for seed in (1, 2))
+    first, second = ([pair for b in batches for pair in zip(b.keys, b.truths, strict=True)] for batches in loaders)
+    assert first != second and sorted(first) == sorted(second)
 
 
 def test_a_key_is_that_of_the_row_really_read(write):
@@ -189,7 +176,7 @@ def test_a_key_is_that_of_the_row_really_read(write):
     assert rows[1].truth == rows[3].truth
 
 
-def test_chosen_rows_are_shown_as_training_shows_them(write):
+def test_chosen_rows_are_augmented_as_in_training(write):
     data = module(write(6), train_views=2)
     (batch,) = data.view_dataloader(1, [5, 2])
     rows = data.train_dataset()

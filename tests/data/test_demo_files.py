@@ -9,31 +9,33 @@ import re
 from collections import Counter
 
 import pytest
+from helpers.demo import demo_files
 from PIL import Image
 
-from data.demo.files import read_scenes, write_demo
-from data.demo.hypotheses import LABELS
-from data.demo.questions import KINDS
-from data.demo.rows import TASKS
+from data.demo.files import read_scenes
+from data.demo.language import KINDS, LABELS
 from data.demo.scenes import SceneConfig
+from data.layout import task_names
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
 
 CONFIG = SceneConfig(image_size=32)
 ROWS = {"train": 90, "evaluation": 30}
 COLUMNS = {  # of the published files; image_id and image mean the same everywhere
+    "refcoco": ("uniq_id", "image_id", "text", "box", "image"),
+    "refcocog": ("uniq_id", "image_id", "text", "box", "image"),
     "caption": ("uniq_id", "image_id", "caption", "objects", "image"),
     "caption_scst": ("uniq_id", "image_id", "caption", "objects", "image"),
     "snli_ve": ("uniq_id", "image_id", "image", "hypothesis", "caption", "label"),
     "vqa": ("uniq_id", "image_id", "question", "answers", "objects", "image"),
 }
-every_new_task = pytest.mark.parametrize("task", COLUMNS)
+every_task = pytest.mark.parametrize("task", COLUMNS)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     root = tmp_path_factory.mktemp("demo")
-    return {task: write_demo(task, root, CONFIG, ROWS, seed=1) for task in COLUMNS}
+    return {task: demo_files(task, root, CONFIG, ROWS) for task in COLUMNS}
 
 
 def rows(file, task):
@@ -41,24 +43,25 @@ def rows(file, task):
     return [dict(zip(COLUMNS[task], line.split("\t"), strict=True)) for line in lines]
 
 
-@every_new_task
+@every_task
 def test_files_have_the_published_columns_and_a_record_for_each_row(files, task):
-    assert list(files[task]) == ["train", "val", "test"]
+    assert list(files[task]) == ["train", *(["val", "testA", "testB"] if task == "refcoco" else ["val", "test"])]
     for split, file in files[task].items():
         records = read_scenes(file)
         written = rows(file, task)
         assert len(written) == len(records) == ROWS["train" if split == "train" else "evaluation"]
         for row, record in zip(written, records, strict=True):
             assert row["uniq_id"] == record.uniq_id
-            assert 2 <= len(record.boxes) <= 3
+            assert 2 <= len(record.boxes) <= CONFIG.max_objects
+            assert "box" not in row or [float(side) for side in row["box"].split(",")] in record.boxes
             assert Image.open(io.BytesIO(base64.b64decode(row["image"]))).size == (record.width, record.height)
 
 
-@every_new_task
+@every_task
 def test_no_two_splits_show_scenes_of_the_same_content(tmp_path, task, monkeypatch):
     monkeypatch.setattr("data.demo.files._record_line", lambda row: row.scene.key)
     few = SceneConfig(image_size=16, grid=2, max_objects=2, n_colours=3, n_shapes=2)  # 144 contents
-    files = write_demo(task, tmp_path, few, {"train": 300, "evaluation": 60}, seed=1)
+    files = demo_files(task, tmp_path, few, {"train": 300, "evaluation": 60})
     contents = [set(file.with_suffix(".scenes.jsonl").read_text().splitlines()) for file in files.values()]
     assert len(set.union(*contents)) > 100
     for first, second in itertools.combinations(contents, 2):
@@ -90,7 +93,7 @@ def test_a_third_of_the_hypotheses_has_each_label_in_no_order(files):
 def test_settings_without_a_contradiction_are_refused(tmp_path):
     few = SceneConfig(image_size=16, grid=2, max_objects=2, n_colours=2, n_shapes=1)
     with pytest.raises(UserError, match=r"allow no contradiction; raise data\.scenes\.n_colours"):
-        write_demo("snli_ve", tmp_path, few, ROWS, seed=1)
+        demo_files("snli_ve", tmp_path, few, ROWS)
     assert not list(tmp_path.iterdir())
 
 
@@ -109,7 +112,7 @@ def test_questions_are_numbered_and_their_answers_listed(files):
 
 
 def test_questions_are_of_all_kinds_and_a_look_exists_as_often_as_not(tmp_path):
-    file = write_demo("vqa", tmp_path, CONFIG, {"train": 1200, "evaluation": 3}, seed=1)["train"]
+    file = demo_files("vqa", tmp_path, CONFIG, {"train": 1200, "evaluation": 3})["train"]
     kinds = [record.kind for record in read_scenes(file)]
     assert Counter(kinds).keys() == set(KINDS) and min(Counter(kinds).values()) > 1200 / 6 * 0.7
     answers = Counter(r["answers"] for r, kind in zip(rows(file, "vqa"), kinds, strict=True) if kind == "exists")
@@ -120,8 +123,8 @@ def test_each_word_of_all_tasks_is_one_token(tmp_path):
     tokenizer = Tokenizer.demo()
     config = SceneConfig(image_size=32, difficulty="medium", max_objects=10, n_colours=10, n_shapes=8)
     texts = set()
-    for task in TASKS:
-        for file in write_demo(task, tmp_path, config, {"train": 300, "evaluation": 10}, seed=1).values():
+    for task in task_names():
+        for file in demo_files(task, tmp_path, config, {"train": 300, "evaluation": 10}).values():
             for line in file.read_text().splitlines():
                 texts.update(column for column in line.split("\t")[2:] if len(column) < 500)
     words = set(re.findall(r"[a-z]+|(?<![.\d])\d+(?![.\d])", " ".join(texts)))
@@ -137,9 +140,9 @@ def test_each_word_of_all_tasks_is_one_token(tmp_path):
     ],
 )
 def test_a_seed_writes_the_referring_expressions_it_always_wrote(tmp_path, task, digest):
-    """Recorded; all but the pictures, whose bytes depend on the versions of Pillow and zlib."""
+    """Recorded; all but the images, whose bytes depend on the versions of Pillow and zlib."""
     written = hashlib.sha256()
-    for file in write_demo(task, tmp_path, CONFIG, {"train": 12, "evaluation": 5}, seed=1).values():
+    for file in demo_files(task, tmp_path, CONFIG, {"train": 12, "evaluation": 5}).values():
         for line in file.read_text().splitlines():
             written.update(("\t".join(line.split("\t")[:4]) + "\n").encode())
         written.update(file.with_suffix(".scenes.jsonl").read_bytes())

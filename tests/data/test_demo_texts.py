@@ -1,15 +1,22 @@
-"""Truth of the demo's captions, hypotheses and questions, worked out from their words alone."""
+"""Truth of the demo's captions, hypotheses and questions, worked out from their words only."""
 
 from collections import Counter
 from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from helpers.demo import demo_files
 
-from data.demo.captions import captions
-from data.demo.files import write_demo
-from data.demo.hypotheses import PROPERTIES, Subject, hypothesis, pick_subject
-from data.demo.questions import KINDS, possible_answers, questions
+from data.demo.language import (
+    KINDS,
+    PROPERTIES,
+    Subject,
+    captions,
+    hypothesis,
+    pick_subject,
+    possible_answers,
+    questions,
+)
 from data.demo.scenes import COLOURS, SHAPES, SceneConfig, make_scene
 from ofa.errors import UserError
 
@@ -85,7 +92,7 @@ def test_a_hypothesis_has_its_label_by_the_objects_of_the_scene(config, label):
         assert shown in looks(scene) and shown[0] != colour
         if claim.hypothesis.startswith(SOMETHING):
             assert claim.hypothesis == SOMETHING + colour
-            assert subject.alone and in_sight == (label == "entailment")
+            assert subject.colour_only and in_sight == (label == "entailment")
             continue
         [named] = looks_named(claim.hypothesis)
         assert named[0] == colour
@@ -97,20 +104,20 @@ def test_a_hypothesis_has_its_label_by_the_objects_of_the_scene(config, label):
 
 def rows_of(label, tmp_path):
     """(hypothesis, caption) of the rows of this label that name a colour and a shape to look for."""
-    files = write_demo("snli_ve", tmp_path, CONFIGS[0], {"train": 9000, "evaluation": 1}, seed=1)
+    files = demo_files("snli_ve", tmp_path, CONFIGS[0], {"train": 9000, "evaluation": 1})
     rows = [line.rstrip("\n").split("\t")[3:] for line in files["train"].open()]
     return [row[:2] for row in rows if row[2] == label]
 
 
-def test_the_texts_alone_do_not_tell_entailment_from_contradiction(tmp_path, monkeypatch):
+def test_the_texts_without_the_image_do_not_separate_entailment_from_contradiction(tmp_path, monkeypatch):
     monkeypatch.setattr("data.demo.rows._picture", lambda scene: "not drawn")
-    shares = {"colour alone": [], "colour": [], "shape": [], "same shape as in the caption": []}
+    shares = {"colour only": [], "colour": [], "shape": [], "same shape as in the caption": []}
     for label in ("entailment", "contradiction"):
         rows = rows_of(label, tmp_path)
         simple = [hypothesis.removeprefix(SOMETHING) for hypothesis, _ in rows if hypothesis.startswith(SOMETHING)]
         texts = [(looks_named(h)[0], looks_named(c)[0]) for h, c in rows if not h.startswith(SOMETHING)]
         values = {
-            "colour alone": simple,
+            "colour only": simple,
             "colour": [named[0] for named, _ in texts],
             "shape": [named[1] for named, _ in texts],
             "same shape as in the caption": [named[1] == shown[1] for named, shown in texts],
@@ -130,7 +137,7 @@ def test_colours_are_named_with_falling_frequency():
 
 
 def test_scenes_that_allow_no_hypothesis_are_noticed():
-    red = Subject("red", alone=True, in_sight=False)
+    red = Subject("red", colour_only=True, in_sight=False)
     lonely = SceneConfig(min_objects=1, max_objects=1)
     with pytest.raises(UserError, match=r"data\.scenes\.min_objects=2"):
         hypothesis(scenes(lonely, 1)[0], "neutral", red, lonely, np.random.default_rng(0))
@@ -139,7 +146,7 @@ def test_scenes_that_allow_no_hypothesis_are_noticed():
 
 
 def answer_by_looking(scene, question):
-    """The answer to a question, worked out from its words alone; fails where there is not exactly one."""
+    """The answer to a question, worked out from its words only; fails where there is not exactly one."""
     words = question.rstrip("?").split()
     if question.startswith("what color"):
         [answer] = [o.colour for o in scene.objects if o.shape == words[-1]]
@@ -159,7 +166,7 @@ def answer_by_looking(scene, question):
 
 
 @every_difficulty
-def test_the_best_answer_is_what_looking_at_the_scene_says(config):
+def test_the_best_answer_is_what_looking_at_the_scene_finds(config):
     kinds = Counter()
     for scene in scenes(config):
         for question in questions(scene, config):
@@ -179,6 +186,6 @@ def test_a_count_of_shapes_has_a_neighbouring_number_as_second_answer():
                 assert confidence == 0.3 and abs(int(best) - int(second)) == 1
 
 
-def test_nothing_is_asked_of_the_place_of_a_single_object():
+def test_no_question_is_about_the_place_of_a_single_object():
     config = SceneConfig(min_objects=1, max_objects=1)
     assert all(q.kind != "place" for scene in scenes(config, 5) for q in questions(scene, config))

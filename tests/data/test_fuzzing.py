@@ -16,7 +16,8 @@ from PIL import Image
 
 from data.batch import Sample
 from data.dataset import TaskDataset
-from data.tsv import RowError, TSVFile
+from data.source import RowError
+from data.tsv import TSVFile
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
 from tasks.refcoco import RefCOCO
@@ -51,7 +52,7 @@ def bomb(length):
 
 
 def tiff(width, height, strip=b"\0" * 64):
-    """One uncompressed strip of 8-bit grey that says to be all of the picture."""
+    """One uncompressed strip of 8-bit grey that claims to be the whole image."""
     tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1),
             (278, 4, height), (279, 4, width * height % 2**32)]  # fmt: skip
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
@@ -146,7 +147,7 @@ KINDS = (
 
 @pytest.fixture(scope="module")
 def task():
-    return RefCOCO(tokenizer=Tokenizer.demo(), image_size=32, max_image_size=32)
+    return RefCOCO.build(tokenizer=Tokenizer.demo(), image_size=32, max_image_size=32)
 
 
 def answers(path, task):
@@ -176,7 +177,7 @@ def check(kind, path, task, n, seed):
     return found
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged pictures
+@pytest.mark.filterwarnings("ignore")  # of Pillow, about damaged images
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_row_is_a_sample_or_an_error_of_its_line(kind, task, tmp_path):
     found = check(kind, tmp_path / "rows.tsv", task, n=30, seed=1)

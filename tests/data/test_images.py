@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data.images import decode_image
-from data.tsv import Row, RowError
+from data.cells import decode_image
+from data.source import Row, RowError
 from ofa.images import MAX_PIXELS, ImageTransform, resize_ratios
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "fairseq_data.json").read_text())
-WHERE = Row({}, Path("train.tsv"), 17)
+WHERE = Row({}, "train.tsv", 17)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_what_is_not_base64_is_refused_with_file_and_line(text, message):
 
 
 def test_what_is_no_picture_is_refused():
-    with pytest.raises(RowError, match="line 17 of train.tsv: .* no picture of a known kind"):
+    with pytest.raises(RowError, match="line 17 of train.tsv: .* not an image of a known format"):
         decoded(b"once upon a time")
 
 

@@ -6,6 +6,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from data.batch import Sample
 from data.module import OFADataModule
 from data.sampling import ExactShardSampler, ShuffleSampler
+from data.tsv import TSVSource
 from ofa.errors import UserError
 
 
@@ -41,7 +42,9 @@ class Recorder(pl.LightningModule):
 
 def fit(files, folder, checkpoint=None, workers=0, **options):
     """The batches of training, by their ids; a checkpoint after every step is left in `folder`."""
-    data = OFADataModule(files, {"id": 0}, encode, batch_size=5, eval_batch_size=8, num_workers=workers, seed=3)
+    data = OFADataModule(
+        TSVSource(files, {"id": 0}), ["id"], encode, batch_size=5, eval_batch_size=8, num_workers=workers, seed=3
+    )
     every_step = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -61,26 +64,26 @@ def fit(files, folder, checkpoint=None, workers=0, **options):
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("n", [1, 3, 10, 23])
 def test_evaluation_gives_every_row_to_exactly_one_process(n, world):
-    shares = [list(ExactShardSampler(n, 4, rank, world)) for rank in range(world)]
-    assert sum(shares, []) == list(range(n))
+    shards = [list(ExactShardSampler(n, 4, rank, world)) for rank in range(world)]
+    assert sum(shards, []) == list(range(n))
     sizes = [len(ExactShardSampler(n, 4, rank, world)) for rank in range(world)]
-    assert sizes == list(map(len, shares)) and max(sizes) - min(sizes) <= 4
-    assert all(share[0] % 4 == 0 for share in shares if share)  # batches have the rows they have in one process
+    assert sizes == list(map(len, shards)) and max(sizes) - min(sizes) <= 4
+    assert all(shard[0] % 4 == 0 for shard in shards if shard)  # batches have the rows they have in one process
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("n", [1, 3, 10, 23])
 def test_training_gives_every_row_and_equally_many_to_each_process(n, world):
-    shares = [list(ShuffleSampler(n, 0, rank, world)) for rank in range(world)]
-    assert {row for share in shares for row in share} == set(range(n))
-    assert {len(share) for share in shares} == {len(ShuffleSampler(n, 0, 0, world))}
-    assert sum(map(len, shares)) - n < world
+    shards = [list(ShuffleSampler(n, 0, rank, world)) for rank in range(world)]
+    assert {row for shard in shards for row in shard} == set(range(n))
+    assert {len(shard) for shard in shards} == {len(ShuffleSampler(n, 0, 0, world))}
+    assert sum(map(len, shards)) - n < world
 
 
 def test_processes_share_the_order_that_one_process_would_follow():
-    alone = list(ShuffleSampler(20, seed=7))
+    whole = list(ShuffleSampler(20, seed=7))
     first, second = (list(ShuffleSampler(20, seed=7, rank=rank, world=2)) for rank in range(2))
-    assert [row for pair in zip(first, second, strict=True) for row in pair] == alone
+    assert [row for pair in zip(first, second, strict=True) for row in pair] == whole
 
 
 def test_the_order_depends_on_seed_and_epoch():
@@ -108,7 +111,7 @@ def test_the_order_does_not_depend_on_the_number_of_workers(files, tmp_path):
     assert sorted(first_epoch) == sorted(second_epoch) and first_epoch != second_epoch
 
 
-@pytest.mark.filterwarnings("ignore:(The dirpath|Checkpoint directory)")  # the resumed run keeps its checkpoints apart
+@pytest.mark.filterwarnings("ignore:(The dirpath|Checkpoint directory)")  # the resumed run has its own checkpoints
 @pytest.mark.parametrize(("step", "workers"), [(1, 0), (3, 2), (5, 0), (8, 2)])
 @pytest.mark.parametrize("length", [{"max_epochs": 3}, {"max_steps": 15, "max_epochs": -1}], ids=["epochs", "steps"])
 def test_a_resumed_run_sees_the_batches_it_would_have_seen(files, tmp_path, step, workers, length):

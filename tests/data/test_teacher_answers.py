@@ -3,8 +3,8 @@ import json
 import pytest
 from helpers.datasets import make_row
 
+from data.source import RowError
 from data.teacher_answers import AnsweredRows, TeacherAnswers, read_teacher_answers
-from data.tsv import RowError
 from ofa.errors import UserError
 
 
@@ -37,11 +37,11 @@ def test_the_answers_to_the_training_split_are_read_in_the_columns_format(write)
     assert answers.column == "label" and answers.by_id == {"a": "YES", "b": "NO"}
 
 
-def test_of_several_answers_to_one_id_the_first_is_learnt_and_that_is_said(write, caplog):
+def test_the_first_of_several_answers_to_one_id_is_used_with_a_warning(write, caplog):
     assert read(write(prediction("a"), prediction("a"))).by_id == {"a": "YES"}
     assert "other answers" not in caplog.text
     assert read(write(prediction("a"), prediction("a", answer="no"))).by_id == {"a": "YES"}
-    assert "holds other answers to 1 ids, too; of each the first is learnt" in caplog.text
+    assert "has several answers to each of 1 ids; the first one is used" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,10 @@ def test_of_several_answers_to_one_id_the_first_is_learnt_and_that_is_said(write
     [
         ('{"split": "train", "uniq', "it is not JSON"),
         ("", "it is not JSON"),
-        ("[1]", "it is not a prediction, which names its split"),
-        ({"uniq_id": "7", "answer": "yes"}, "it is not a prediction, which names its split"),
-        (prediction(uniq_id=7), "it has no uniq_id that is text"),
-        ({"split": "train", "uniq_id": "7", "caption": "yes"}, "it has no answer, the answer of this task"),
+        ("[1]", "it is not a prediction with a split"),
+        ({"uniq_id": "7", "answer": "yes"}, "it is not a prediction with a split"),
+        (prediction(uniq_id=7), "its uniq_id is missing or not text"),
+        ({"split": "train", "uniq_id": "7", "caption": "yes"}, "it has no field answer, the answer of this task"),
         (prediction(answer=5), "the answer 5 is not text"),
     ],
 )
@@ -65,16 +65,16 @@ def test_a_malformed_line_is_named_with_the_remedy(write, line, message):
         read(path)
 
 
-def test_malformed_lines_are_left_out_and_counted_where_broken_rows_are_skipped(write, caplog):
+def test_malformed_lines_are_skipped_and_counted_where_broken_rows_are_skipped(write, caplog):
     path = write(prediction("a"), prediction("b", answer=5), "", prediction("c", answer="no"))
     answers = read_teacher_answers(path, "answer", "label", upper, skip_broken=True)
     assert answers.by_id == {"a": "YES", "c": "NO"}
-    assert f"2 of its lines hold no answer and are left out with their rows; the first: line 2 of {path}" in caplog.text
-    with pytest.raises(UserError, match="holds no answers to split train"):
+    assert f"2 of its lines are malformed and skipped with their rows; the first: line 2 of {path}" in caplog.text
+    with pytest.raises(UserError, match="has no answers to split train"):
         read_teacher_answers(write(""), "answer", "label", upper, skip_broken=True)
 
 
-def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path):
+def test_bytes_that_are_not_text_are_named_by_their_line(tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_bytes(json.dumps(prediction("a")).encode() + b'\n{"split": "\xff"}\n')
     with pytest.raises(RowError, match="line 2 of .*: it is not JSON"):
@@ -86,7 +86,7 @@ def test_a_missing_file_a_folder_and_a_file_of_other_splits_are_refused(write, t
         read(tmp_path / "none.jsonl")
     with pytest.raises(UserError, match="cannot be read"):
         read(tmp_path)
-    with pytest.raises(UserError, match="holds no answers to split train; write them by .*split=train"):
+    with pytest.raises(UserError, match="has no answers to split train; write them with .*split=train"):
         read(write(prediction(split="val")))
 
 
@@ -98,5 +98,5 @@ def test_a_rows_own_answer_is_replaced_and_its_errors_name_both_files(tmp_path):
     assert str(rows[0].error("the label is odd")).startswith(
         f"line 3 of train.tsv: the label is odd, where label is the teacher's, from {answers.path}; correct or remove"
     )
-    with pytest.raises(RowError, match="^line 3 of train.tsv: .*predictions.jsonl holds no answer to '8' of split "):
+    with pytest.raises(RowError, match="^line 3 of train.tsv: .*predictions.jsonl has no answer to '8' of split "):
         rows[1]

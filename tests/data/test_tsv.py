@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from data import tsv
-from data.tsv import RowError, TSVFile
+from data.source import RowError, RowFormat
+from data.tsv import TSVFile, TSVSource
 from ofa.errors import UserError
 
 COLUMNS = {"id": 0, "text": 2}
@@ -36,7 +37,7 @@ def test_rows_have_the_named_columns_and_know_their_line(three_rows):
     file = TSVFile(three_rows, COLUMNS, n_columns=3)
     assert len(file) == 3
     assert file[2].values == {"id": "c", "text": "ä three"}
-    assert (file[2].path, file[2].line) == (three_rows, 3)
+    assert (file[2].source, file[2].number) == (three_rows, 3)
     assert file[-1] == file[2]
     with pytest.raises(IndexError):
         file[3]
@@ -44,12 +45,8 @@ def test_rows_have_the_named_columns_and_know_their_line(three_rows):
 
 @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n", b"\n\n\n", b"\r\n\r\n"])
 def test_the_end_of_the_file_does_not_matter(tmp_path, ending):
-    path = write(tmp_path / "rows.tsv", b"a\t0\tone\r\nb\t1\ttwo\nc\t2\tthree" + ending)
-    assert read_all(path) == ["one", "two", "three"]
-
-
-def test_an_empty_last_column_is_kept(tmp_path):
-    assert read_all(write(tmp_path / "rows.tsv", b"a\t0\tone\nb\t1\t\n")) == ["one", ""]
+    path = write(tmp_path / "rows.tsv", b"a\t0\tone\r\nb\t1\t\nc\t2\tthree" + ending)
+    assert read_all(path) == ["one", "", "three"]
 
 
 def test_rows_longer_than_the_chunks_they_are_searched_in(tmp_path, monkeypatch):
@@ -61,20 +58,17 @@ def test_rows_longer_than_the_chunks_they_are_searched_in(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "does not exist"), (b"", "is empty"), (b"\n\r\n\n", "blank lines only")],
-    ids=["missing", "empty", "blank"],
+    [(None, "does not exist"), (b"", "is empty"), (b"\n\r\n\n", "blank lines only"), ("folder", "is not a file")],
+    ids=["missing", "empty", "blank", "folder"],
 )
 def test_a_file_without_rows_is_refused_by_name(tmp_path, content, message):
     path = tmp_path / "train.tsv"
-    if content is not None:
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=f"{path}.*{message}"):
         TSVFile(path, COLUMNS)
-
-
-def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is not a file"):
-        TSVFile(tmp_path, COLUMNS)
 
 
 def test_a_wrong_column_count_names_file_and_line(tmp_path):
@@ -92,7 +86,7 @@ def test_columns_outside_the_format_are_refused_at_once(three_rows):
 
 def test_a_blank_line_in_the_middle_is_a_broken_row(tmp_path):
     file = TSVFile(write(tmp_path / "train.tsv", b"a\t0\tone\n\nb\t1\ttwo\n"), COLUMNS)
-    assert file[2].line == 3
+    assert file[2].number == 3
     with pytest.raises(RowError, match="line 2 of .*blank"):
         file[1]
 
@@ -108,7 +102,7 @@ def test_text_that_is_not_utf8_breaks_its_row_only_where_it_is_read(tmp_path):
 def test_a_row_error_survives_pickling():
     error = RowError(Path("train.tsv"), 17, "the row is odd")
     copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), copy.path, copy.line) == (str(error), error.path, 17)
+    assert (str(copy), copy.source, copy.number) == (str(error), error.source, 17)
     assert "\n" not in str(error)
 
 
@@ -154,7 +148,7 @@ def test_a_read_only_folder_gets_its_index_in_the_cache(three_rows, tmp_path, mo
     assert "read-only" in caplog.text and "cache" in caplog.text
 
 
-def test_no_temporary_file_stays_behind_when_building_fails(three_rows, monkeypatch):
+def test_no_temporary_file_remains_when_building_fails(three_rows, monkeypatch):
     def fail(descriptor):
         raise OSError(28, "no space left on device")
 
@@ -178,3 +172,30 @@ def test_a_file_travels_to_a_fresh_process_without_its_maps(three_rows):
     assert len(pickle.dumps(file)) < 1000
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(operator.getitem, (file, 1)) == row
+
+
+FORMAT = RowFormat("shapes", COLUMNS, 3, ("val", "test"), {"val": "shapes_dev.tsv"})
+
+
+def test_a_folder_has_the_published_files_and_a_choice_of_files_replaces_it(three_rows, tmp_path):
+    source = TSVSource.from_config(FORMAT, str(tmp_path), None, None)
+    names = [Path(source.name(split)).name for split in source.splits]
+    assert names == ["shapes_train.tsv", "shapes_dev.tsv", "shapes_test.tsv"]
+    chosen = TSVSource.from_config(FORMAT, None, {"train": str(three_rows)}, {"text": 0})
+    assert list(chosen.splits) == ["train"] and texts(chosen.rows("train", ["text"])) == ["a", "b", "c"]
+    with pytest.raises(UserError, match="data.columns has no number for id, which the task reads"):
+        chosen.rows("train", ["id", "text"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((None, None, None), "data=tsv needs data.root=FOLDER"),
+        (("nowhere", None, None), "data.root=nowhere is not a folder"),
+        ((None, {"trian": "a.tsv"}, None), "data.files: trian is not one of train, val, test; did you mean 'train'"),
+        ((None, {"train": "a.tsv"}, {"txt": 0}), "data.columns: txt is not one of id, text; did you mean 'text'"),
+    ],
+)
+def test_settings_of_tsv_files_that_do_not_fit_are_one_sentence(settings, message):
+    with pytest.raises(UserError, match=message):
+        TSVSource.from_config(FORMAT, *settings)

@@ -8,7 +8,10 @@ import pytest
 
 from data.batch import Sample
 from data.module import OFADataModule
-from data.tsv import RowError
+from data.source import RowError
+from data.tsv import TSVSource
+
+COLUMNS = {"id": 0, "what": 1}
 
 
 def encode(row, rng, train):
@@ -22,7 +25,7 @@ def encode(row, rng, train):
 def module(path, what, line, **settings):
     path.write_text("".join(f"r{n}\t{what if n == line else 'read'}\n" for n in range(1, 13)))
     options = {"batch_size": 2, "eval_batch_size": 2, "num_workers": 2, "worker_timeout": 1, **settings}
-    return OFADataModule({"train": path, "val": path, "test": path}, {"id": 0, "what": 1}, encode, **options)
+    return OFADataModule(TSVSource(dict.fromkeys(("train", "val", "test"), path), COLUMNS), COLUMNS, encode, **options)
 
 
 @pytest.mark.parametrize("loader", [OFADataModule.train_dataloader, OFADataModule.val_dataloader])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.tsv import Row
+from data.source import Row
 
 
 def encoded_image(format="PNG", size=(60, 40), colour="orange", alphabet=base64.b64encode):
@@ -24,7 +24,7 @@ def encoded_image(format="PNG", size=(60, 40), colour="orange", alphabet=base64.
 
 def make_row(**values):
     """A row of a file `train.tsv` with an id, an image and the given columns."""
-    return Row(values={"uniq_id": "7", "image": encoded_image(), **values}, path=Path("train.tsv"), line=3)
+    return Row(values={"uniq_id": "7", "image": encoded_image(), **values}, source="train.tsv", number=3)
 
 
 def write_jpeg(path: Path, size=(60, 40), seed=0) -> Path:

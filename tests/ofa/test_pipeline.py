@@ -1,4 +1,3 @@
-import inspect
 import json
 import logging
 
@@ -15,7 +14,6 @@ from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.inputs import InputError
 from ofa.padding import pad
-from ofa.pipeline import PIPELINES
 from ofa.processors import PROCESSORS, GroundingProcessor
 from ofa.processors.settings import from_task_settings, to_task_settings
 from ofa.tokenizer import Tokenizer
@@ -64,7 +62,7 @@ def agree(first, second):
     return first == (second if isinstance(first, str) else pytest.approx(second, abs=1e-4))
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", PROCESSORS)
 def test_a_batch_is_answered_as_one_by_one(name, models, photos):
     pipe = pipeline(name, models / name, device="cpu", batch_size=2)
     answers = pipe(photos, **TEXTS[name])
@@ -73,7 +71,7 @@ def test_a_batch_is_answered_as_one_by_one(name, models, photos):
         assert agree(answer, pipe(photo, **TEXTS[name]))
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", PROCESSORS)
 def test_a_pipeline_computes_in_bfloat16(name, models, photos):
     pipe = pipeline(name, models / name, device="cpu", dtype=torch.bfloat16)
     assert next(pipe.model.parameters()).dtype == torch.bfloat16
@@ -82,17 +80,20 @@ def test_a_pipeline_computes_in_bfloat16(name, models, photos):
 
 def test_a_caption_is_what_beam_search_finds(models, photos):
     pipe = pipeline("image-captioning", models / "image-captioning")
-    inputs = {"input_ids": pad([pipe.processor.ask().source]), "patch_images": pipe.processor.pixels(photos[0])[None]}
+    inputs = {
+        "input_ids": pad([pipe.processor.build_prompt().source]),
+        "patch_images": pipe.processor.pixels(photos[0])[None],
+    }
     best = generate(pipe.model, inputs, pipe.options)[0][0]
     answer = pipe(photos[0])
-    assert answer["text"] == pipe.processor.caption(best) and answer["score"] == pytest.approx(np.exp(best.score))
+    assert answer["text"] == pipe.processor.postprocess(best) and answer["score"] == pytest.approx(np.exp(best.score))
 
 
 def test_a_box_is_in_pixels_of_the_image_as_it_was_given(models, photos, monkeypatch):
     pipe = pipeline("visual-grounding", models / "visual-grounding")
     bins = [111, 222, 888, 999]
     found = Hypothesis([BIN_OFFSET + b for b in bins] + [2], -0.5, [-0.1] * 5)
-    monkeypatch.setattr(GroundingProcessor, "search", lambda *_: [[found]] * 3)
+    monkeypatch.setattr(GroundingProcessor, "generate", lambda *_: [[found]] * 3)
     for photo, answer in zip(photos, pipe(photos, "the red circle"), strict=True):
         w, h = photo.size
         expected = [w * 111 / 999, h * 222 / 999, w * 888 / 999, h]
@@ -106,23 +107,29 @@ def test_entailment_gives_the_probability_of_each_label(models, photos):
     assert answer["score"] == answer["labels"][answer["label"]] == max(answer["labels"].values())
 
 
-def test_questions_are_answered_out_of_the_list_or_openly(models, photos):
+def test_questions_are_answered_out_of_the_list_or_unlisted(models, photos):
     name = "visual-question-answering"
     answer = pipeline(name, models / name)(photos[0], "what color is the circle?")
     assert answer["answers"].keys() == set(ANSWERS) and sum(answer["answers"].values()) == pytest.approx(1, abs=1e-4)
     assert answer["text"] in ANSWERS and answer["score"] == max(answer["answers"].values())
-    openly = pipeline("visual-question-answering", models / "image-captioning")  # a model that says nothing of VQA
-    assert openly.processor.tree is None and openly.processor.image_size == 480
-    assert isinstance(openly(photos[0], "what color is the circle?")["text"], str)
+    unlisted = pipeline("visual-question-answering", models / "image-captioning")  # made for another task
+    assert unlisted.processor.tree is None and unlisted.processor.image_size == 480
+    assert isinstance(unlisted(photos[0], "what color is the circle?")["text"], str)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_a_pipeline_takes_the_texts_that_its_processor_names(name):
-    taken = list(inspect.signature(PIPELINES[name].__call__).parameters.values())[2:]
-    assert {text.name: text.default is text.empty for text in taken} == PROCESSORS[name].texts
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_pipeline_takes_the_texts_that_its_processor_names(name, models, photos):
+    pipe = pipeline(name, models / name)
+    assert agree(pipe(photos[0], *TEXTS[name].values()), pipe(image=photos[0], **TEXTS[name]))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'question'"):
+        pipe(photos[0], **TEXTS[name], question="what?")
+    required = {text for text, is_required in PROCESSORS[name].text_inputs.items() if is_required}
+    for text in required:
+        with pytest.raises(TypeError, match=f"missing a required argument: '{text}'"):
+            pipe(photos[0], **{other: TEXTS[name][other] for other in TEXTS[name] if other != text})
 
 
-def test_one_picture_may_be_asked_many_texts_and_unequal_lists_are_refused(models, photos):
+def test_one_image_may_have_many_texts_and_unequal_lists_are_refused(models, photos):
     pipe = pipeline("visual-grounding", models / "visual-grounding")
     texts = ["the red circle", "the blue square"]
     assert all(map(agree, pipe(photos[0], texts), [pipe(photos[0], text) for text in texts]))
@@ -141,7 +148,7 @@ def test_of_several_items_the_one_at_fault_is_named(models, photos):
         pipe(photos[:1], [" "])
 
 
-def test_a_model_made_for_another_task_is_asked_with_the_published_settings(models, caplog):
+def test_a_model_made_for_another_task_gets_the_published_settings(models, caplog):
     with caplog.at_level(logging.WARNING):
         pipe = pipeline("visual-grounding", models / "image-captioning")
     assert "was made for image-captioning" in caplog.text and pipe.processor.image_size == 512
@@ -152,10 +159,10 @@ def test_a_model_made_for_another_task_is_asked_with_the_published_settings(mode
     [
         ({"text": "a circle"}, "give caption="),
         ({"text": "  ", "caption": "a circle"}, "the hypothesis is empty"),
-        ({"text": 3, "caption": "a circle"}, "not as a int"),
+        ({"text": 3, "caption": "a circle"}, "text has to be a string, not a int"),
     ],
 )
-def test_questions_that_cannot_be_asked_are_refused(models, photos, texts, message):
+def test_texts_without_a_prompt_are_refused(models, photos, texts, message):
     with pytest.raises(InputError, match=message):
         pipeline("visual-entailment", models / "visual-entailment")(photos[0], **texts)
 
@@ -177,7 +184,7 @@ def test_a_caption_is_refused_by_a_model_that_reads_none(models, photos, tmp_pat
         ("visual-groundin", "did you mean 'visual-grounding'"),
     ],
 )
-def test_a_pipeline_that_is_not_there_is_refused_in_a_sentence(models, name, message):
+def test_a_pipeline_that_is_not_there_is_refused(models, name, message):
     with pytest.raises(UserError, match=message):
         pipeline(name, models / "visual-grounding")
 
@@ -205,7 +212,7 @@ def test_a_list_of_answers_can_be_given_and_is_missed_where_there_is_none(models
     file = write_nested(network, tmp_path / "vqa.pt", cfg=cfg)
     Tokenizer.demo().save(tmp_path)
     assert pipeline(name, file).processor.tree is None
-    assert "vqa.pt has no list of answers with it and is asked openly; answers=FILE gives one" in caplog.text
+    assert "vqa.pt has no list of answers with it, so any answer is possible; answers=FILE gives one" in caplog.text
     caplog.clear()
     (tmp_path / "answers.json").write_text(json.dumps({"blue": 1, "red": 0}))
     pipe = pipeline(name, file, answers=tmp_path / "answers.json")
@@ -230,15 +237,15 @@ def test_a_vocabulary_that_the_model_was_not_trained_with_is_refused(models, tmp
 
 def test_a_batch_that_does_not_fit_the_memory_is_halved(models, photos, monkeypatch):
     pipe = pipeline("visual-grounding", models / "visual-grounding")
-    search, sizes = GroundingProcessor.search, []
+    generate, sizes = GroundingProcessor.generate, []
 
     def limited(self, model, inputs, *rest):
         sizes.append(len(inputs["input_ids"]))
         if sizes[-1] > 1:
             raise torch.OutOfMemoryError("full")
-        return search(self, model, inputs, *rest)
+        return generate(self, model, inputs, *rest)
 
-    monkeypatch.setattr(GroundingProcessor, "search", limited)
+    monkeypatch.setattr(GroundingProcessor, "generate", limited)
     assert len(pipe(photos, "the red circle")) == 3
     assert sizes == [3, 1, 1, 1]
 
@@ -266,16 +273,16 @@ def test_lists_of_a_configuration_are_kept_as_well():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": {"image_size": "48"}}, "image_size='48' is no int"),
-        ({"settings": {"image_size": None}}, "image_size=None is no int"),
-        ({"settings": {"image_size": True}}, "image_size=True is no int"),
+        ({"settings": {"image_size": "48"}}, "image_size='48' is not of type int"),
+        ({"settings": {"image_size": None}}, "image_size=None is not of type int"),
+        ({"settings": {"image_size": True}}, "image_size=True is not of type int"),
         ({"settings": {"image_size": 8}}, "image_size=8 is less than one patch"),
-        ({"settings": {"mean": 0.5}}, "mean=0.5 is no tuple"),
-        ({"settings": {"mean": [0.5, 0.5]}}, "mean=.0.5, 0.5. is no tuple"),
+        ({"settings": {"mean": 0.5}}, "mean=0.5 is not of type tuple"),
+        ({"settings": {"mean": [0.5, 0.5]}}, "mean=.0.5, 0.5. is not of type tuple"),
         ({"settings": {"std": [0.5, 0, 0.5]}}, "std=.* has a value that is not above 0"),
-        ({"settings": {"inference": ["beam_search"]}}, "inference=.* is no str"),
-        ({"generation": {"beam_size": "five"}}, "beam_size='five' is no int"),
-        ({"generation": {"temperature": "hot"}}, "temperature='hot' is no float"),
+        ({"settings": {"inference": ["beam_search"]}}, "inference=.* is not of type str"),
+        ({"generation": {"beam_size": "five"}}, "beam_size='five' is not of type int"),
+        ({"generation": {"temperature": "hot"}}, "temperature='hot' is not of type float"),
         ({"generation": {"constraint_range": [5]}}, "constraint_range="),
     ],
 )
@@ -292,7 +299,7 @@ def test_changed_options_of_generation_are_kept():
     assert from_task_settings(task, processor.tokenizer, "task.json")[1].beam_size == 2
 
 
-def test_a_file_of_the_original_trainer_is_asked_as_its_options_say(models, photos, tmp_path):
+def test_a_file_of_the_original_trainer_is_prompted_by_its_options(models, photos, tmp_path):
     model = load_model(models / "visual-grounding")
     task = {"patch_image_size": 64, "max_image_size": 64, "max_src_length": 3, "imagenet_default_mean_and_std": True}
     cfg = {"model": options(model.config), "task": {"_name": "refcoco", **task}}
@@ -302,7 +309,7 @@ def test_a_file_of_the_original_trainer_is_asked_as_its_options_say(models, phot
     asked = pipe.processor
     assert (asked.image_size, asked.max_image_size, asked.max_words) == (64, 64, 3)
     assert asked.mean == (0.485, 0.456, 0.406)
-    assert asked.ask("the very red circle").texts == ("the very red",)
+    assert asked.build_prompt("the very red circle").texts == ("the very red",)
     assert len(pipe(photos[0], "the red circle")["boxes"][0]) == 4
     with pytest.raises(UserError, match="there is no vocabulary with .*checkpoint_best.pt; set tokenizer="):
         pipeline("visual-grounding", file)

@@ -1,7 +1,7 @@
 import pytest
 from helpers.golden import load_json
 
-from ofa.text import clean_caption, clean_question
+from ofa.tokenizer import clean_caption, clean_question
 
 RECORDED = load_json("fairseq_text.json")
 RECORDED_WORDS = 6

@@ -54,7 +54,6 @@ def test_sharding_on_a_cpu_is_refused_if_torch_does_not_support_it(monkeypatch):
         ({"ema__decay": 0.9}, "ema.decay=0.9 and trainer=fsdp do not go together"),
         ({"model__compile": True}, "model.compile=True and trainer=fsdp do not go together"),
         ({"distill__on_policy": {"weight": 0.5}}, "distill.on_policy.weight=0.5 and trainer=fsdp do not go together"),
-        ({"task__name": "caption_scst", "init": "RUN"}, "task=caption_scst generates in each step"),
         ({"trainer__precision": "16-mixed"}, "trainer.precision=16-mixed does not work with trainer=fsdp"),
     ],
 )

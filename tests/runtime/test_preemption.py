@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from data.workers import leave_signals_to_parent
+from data.worker_watchdog import ignore_scheduler_signals
 from ofa.errors import UserError
 from runtime import preemption
 from runtime.preemption import Preempted, StopOnSignal, interruptible, signals_of
@@ -94,7 +94,7 @@ def test_an_evaluation_stops_after_the_batch():
 
 
 def test_a_data_worker_ignores_all_signals_except_those_of_its_parent():
-    loader = DataLoader(range(40), num_workers=1, worker_init_fn=leave_signals_to_parent)
+    loader = DataLoader(range(40), num_workers=1, worker_init_fn=ignore_scheduler_signals)
     with interruptible(signals_of(["SIGTERM", "SIGUSR2"])):
         batches = iter(loader)
         next(batches)

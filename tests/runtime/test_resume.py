@@ -21,6 +21,7 @@ from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample
 from data.module import OFADataModule
 from data.teacher_answers import TeacherAnswers
+from data.tsv import TSVSource
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
@@ -117,7 +118,7 @@ def write_rows(path, rows=10):
 
 def make_module(teacher, cache):
     """The trained module; with a teacher, a student of its cached logits."""
-    parts = OFAModel(MICRO), SimpleNamespace(tree=None), GenerationOptions()
+    parts = OFAModel(MICRO), SimpleNamespace(processor=SimpleNamespace(tree=None)), GenerationOptions()
     optim, freezing = Optim(lr=1e-3, warmup_steps=2), Freezing()
     if teacher is None:
         return Scored(*parts, LabelSmoothedCrossEntropy(0.1), optim, freezing)
@@ -132,14 +133,14 @@ def fit(
 ):  # fmt: skip
     pl.seed_everything(seed, verbose=False)
     data = OFADataModule(
-        {"train": file, "val": file}, {"id": 0}, encode, batch_size=2, eval_batch_size=5, num_workers=workers,
-        train_views=None if cache is None else 1,
+        TSVSource({"train": file, "val": file}, {"id": 0}), ["id"], encode, batch_size=2, eval_batch_size=5,
+        num_workers=workers, train_views=None if cache is None else 1,
     )  # fmt: skip
     module = make_module(teacher, cache)
     config = OmegaConf.create({
         "pictures": 0, "ema": {"decay": 0.9}, "save_every": save_every, "log_every": 30.0, "signals": ["SIGUSR1"],
     })  # fmt: skip
-    callbacks = training_callbacks(config, SimpleNamespace(best="score"), folder, files or {})
+    callbacks = training_callbacks(config, SimpleNamespace(monitor="score"), folder, files or {})
     trainer = make_trainer(
         folder, [*callbacks, *more], interrupt, max_epochs=3, logger=StepCSVLogger(folder, "", ""),
         gradient_clip_val=1.0, plugins=[CheckpointFiles()], **options,
@@ -417,8 +418,8 @@ def test_a_run_resumes_only_with_files_of_the_same_content(tmp_path):
 def test_a_run_resumes_only_with_all_files_it_is_trained_on(tmp_path):
     paths = {name: write_rows(tmp_path / name) for name in ("train", "val", "answers", "teacher")}
     data = OFADataModule(
-        {"train": paths["train"], "val": paths["val"]}, {"id": 0}, encode, batch_size=2, eval_batch_size=5,
-        teacher_answers=TeacherAnswers(paths["answers"], "id", {}),
+        TSVSource({"train": paths["train"], "val": paths["val"]}, {"id": 0}), ["id"], encode,
+        batch_size=2, eval_batch_size=5, teacher_answers=TeacherAnswers(paths["answers"], "id", {}),
     )  # fmt: skip
     files = training_files(data, SimpleNamespace(weight_files=[paths["teacher"]]))
     assert sorted(path.name for group in files.values() for path in group) == ["answers", "teacher", "train"]

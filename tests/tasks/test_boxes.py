@@ -2,8 +2,8 @@ import pytest
 import torch
 from helpers.golden import load_json
 
-from ofa.boxes import bins_to_boxes, box_iou, boxes_to_bins
-from tasks.metrics.boxes import BoxAccuracy
+from ofa.images import bins_to_boxes, box_iou, boxes_to_bins
+from tasks.metrics.accuracy import BoxAccuracy
 
 RECORDED = load_json("fairseq_data.json")
 

@@ -4,7 +4,7 @@ from helpers.datasets import make_row
 from helpers.golden import load_json
 
 from data.batch import collate
-from data.tsv import RowError
+from data.source import RowError
 from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import EOS
@@ -23,7 +23,7 @@ def caption_row(caption="a red circle", image_id="42"):
 
 @pytest.fixture(scope="module")
 def task():
-    return Caption(tokenizer=Tokenizer.demo(), image_size=32)
+    return Caption.build(tokenizer=Tokenizer.demo(), image_size=32)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def task():
 )
 def test_recorded_examples_and_batches_are_made_as_published(published_tokenizer, case, kind, texts, train):
     recorded = RECORDED[case]
-    task = kind(tokenizer=published_tokenizer, image_size=32, max_target_words=4)
+    task = kind.build(tokenizer=published_tokenizer, image_size=32, max_target_words=4)
     samples = [task.encode(caption_row(text), RNG, train) for text in texts]
     for sample, example in zip(samples, recorded["examples"], strict=True):
         assert sample.source == example["source"]
@@ -47,9 +47,9 @@ def test_recorded_examples_and_batches_are_made_as_published(published_tokenizer
     assert batch.target.tolist() == recorded["batch"]["target"]
 
 
-def test_a_caption_is_learnt_without_punctuation_and_a_long_one_is_cut_and_noted(task):
+def test_training_captions_have_no_punctuation_and_a_long_one_is_cut_and_noted(task):
     sample = task.encode(caption_row("a red, circle. " + "and " * 30), RNG, True)
-    assert task.tokenizer.decode(sample.target) == "a red circle" + " and" * 17
+    assert task.processor.tokenizer.decode(sample.target) == "a red circle" + " and" * 17
     assert sample.notes == ("caption cut to 20 words",)
 
 
@@ -66,20 +66,20 @@ def test_an_empty_caption_is_an_error_in_training_and_unscored_in_evaluation(tas
 
 
 def test_a_row_without_references_cannot_reward(task):
-    stage_2 = SelfCriticalCaption(tokenizer=task.tokenizer, image_size=32)
-    with pytest.raises(RowError, match="no reference caption to be rewarded by"):
+    stage_2 = SelfCriticalCaption.build(tokenizer=task.processor.tokenizer, image_size=32)
+    with pytest.raises(RowError, match="no reference caption for the reward"):
         stage_2.encode(caption_row("&& &&"), RNG, True)
 
 
 def test_an_answer_is_text_without_punctuation_and_its_result_names_the_image(task):
-    tokens = [*task.tokenizer.encode("a red circle, and a blue square."), EOS]
+    tokens = [*task.processor.tokenizer.encode("a red circle, and a blue square."), EOS]
     prediction = task.decode(Hypothesis(tokens, -0.5, [0.0] * len(tokens)), References("42", ()))
     assert prediction == Captioned("a red circle and a blue square", -0.5)
-    assert task.result("7", prediction, References("42", ())) == {"image_id": 42, "caption": prediction.caption}
-    assert task.result("7", prediction, References("x", ()))["image_id"] == "x"
+    assert task.server_record("7", prediction, References("42", ())) == {"image_id": 42, "caption": prediction.caption}
+    assert task.server_record("7", prediction, References("x", ()))["image_id"] == "x"
 
 
-def test_a_perfect_caption_scores_best_and_pictures_have_one_size(task):
+def test_a_perfect_caption_scores_best_and_images_have_one_size(task):
     truths = [
         task.encode(caption_row(f"a {colour} circle&&the {colour} circle", colour), RNG, False).truth
         for colour in ("red", "blue", "green")

@@ -67,8 +67,8 @@ def test_rows_of_one_image_are_united_with_the_first_caption():
     assert fill(CaptionScores(), apart).compute() == fill(CaptionScores(), SAMPLES).compute()
 
 
-def gathered(metrics):
-    """What the last metric computes after torchmetrics gathered the states of all, one in each process."""
+def over_processes(metrics):
+    """What the last metric computes after torchmetrics collected the states of all, one in each process."""
 
     def gather(own, group):
         states = [torch.cat(metric.rows) if metric.rows else own[:0] for metric in metrics]
@@ -85,7 +85,7 @@ def test_several_processes_give_exactly_the_result_of_one(shares):
     samples = [(f"{image}-{number // 4}", *rest) for number, (image, *rest) in enumerate(SAMPLES * 25)]
     ends = list(accumulate(shares))
     metrics = [fill(CaptionScores(), samples[end - n : end]) for n, end in zip(shares, ends, strict=True)]
-    assert gathered(metrics) == fill(CaptionScores(), samples).compute()
+    assert over_processes(metrics) == fill(CaptionScores(), samples).compute()
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
@@ -93,7 +93,7 @@ def test_an_image_whose_rows_lie_in_two_processes_is_one_image():
     rows = [("i1", "A man", ["a man"]), ("i2", "a dog", ["dog"]), ("i2", "dog", ["a dog", "cat"]), ("i3", "x", ["y"])]
     for cut in range(5):
         parts = [fill(CaptionScores(), rows[:cut]), fill(CaptionScores(), rows[cut:])]
-        assert gathered(parts) == fill(CaptionScores(), rows).compute()
+        assert over_processes(parts) == fill(CaptionScores(), rows).compute()
 
 
 def test_an_empty_caption_scores_nothing_and_line_breaks_are_spaces():
@@ -194,7 +194,7 @@ def with_broken_java(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("breakage", [without_java, with_broken_java])
-def test_without_java_one_warning_says_what_is_computed_instead(monkeypatch, tmp_path, caplog, capfd, breakage):
+def test_without_java_one_warning_names_what_is_computed_instead(monkeypatch, tmp_path, caplog, capfd, breakage):
     reason = breakage(monkeypatch, tmp_path)
     with caplog.at_level(logging.WARNING):
         scores = fill(CaptionReport(), SAMPLES).compute()

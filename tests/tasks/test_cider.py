@@ -101,7 +101,7 @@ def test_scores_follow_the_definition(tmp_path, seed):
     np.testing.assert_allclose(CiderD(from_file).scores(captions, references), expected, rtol=0, atol=1e-9)
 
 
-def test_a_score_does_not_depend_on_the_captions_beside_it():
+def test_a_score_does_not_depend_on_the_captions_next_to_it():
     captions, references = recorded_captions()
     metric = CiderD(DocumentFrequencies.from_references(references))
     together = metric.scores(captions, references)

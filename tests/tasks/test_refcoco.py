@@ -1,6 +1,5 @@
 import base64
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +7,8 @@ import torch
 from helpers.golden import load_json
 from PIL import Image
 
-from data.boxes import CLIPPED
-from data.tsv import Row, RowError
+from data.cells import CLIPPED
+from data.source import Row, RowError
 from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer
@@ -25,7 +24,7 @@ def make_row(text="The red circle", box="10,5,30,35", width=90, height=60):
     file = io.BytesIO()
     Image.new("RGB", (width, height), "orange").save(file, "PNG")
     image = base64.b64encode(file.getvalue()).decode()
-    return Row(values={"uniq_id": "r7", "text": text, "box": box, "image": image}, path=Path("train.tsv"), line=3)
+    return Row(values={"uniq_id": "r7", "text": text, "box": box, "image": image}, source="train.tsv", number=3)
 
 
 def hypothesis(*bins, score=-0.25):
@@ -34,7 +33,7 @@ def hypothesis(*bins, score=-0.25):
 
 @pytest.fixture(scope="module")
 def task():
-    return RefCOCO(tokenizer=Tokenizer.demo(), image_size=64, max_image_size=64)
+    return RefCOCO.build(tokenizer=Tokenizer.demo(), image_size=64, max_image_size=64)
 
 
 @pytest.mark.parametrize("index", range(3))
@@ -44,7 +43,7 @@ def test_recorded_examples_are_encoded_as_published(published_tokenizer, index):
     height, width = image["size_hw"]
     expression = published_tokenizer.decode(recorded["source"]).split('"')[1]
     row = make_row(expression.strip(), ",".join(map(str, image["box"])), width, height)
-    sample = RefCOCO(tokenizer=published_tokenizer, image_size=64, max_image_size=64).encode(row, RNG, True)
+    sample = RefCOCO.build(tokenizer=published_tokenizer, image_size=64, max_image_size=64).encode(row, RNG, True)
     assert sample.source == recorded["source"]
     assert sample.target == recorded["target"]
     assert sample.truth.box == pytest.approx(recorded["region_coord"], abs=1e-4)
@@ -56,8 +55,8 @@ def test_recorded_examples_are_encoded_as_published(published_tokenizer, index):
 def test_a_row_becomes_prompt_bins_image_and_truth(task):
     sample = task.encode(make_row(), RNG, True)
     assert sample.id == "r7"
-    assert task.tokenizer.decode(sample.source) == PROMPT.format("the red circle")
-    assert task.tokenizer.decode(sample.target) == "<bin_111><bin_83><bin_333><bin_583>"
+    assert task.processor.tokenizer.decode(sample.source) == PROMPT.format("the red circle")
+    assert task.processor.tokenizer.decode(sample.target) == "<bin_111><bin_83><bin_333><bin_583>"
     assert sample.source[0] == BOS and sample.source[-1] == sample.target[-1] == EOS
     assert sample.image.shape == (3, 64, 64)
     assert sample.truth == Region((10.0, 5.0, 30.0, 35.0), 90, 60, "the red circle")
@@ -76,10 +75,10 @@ def test_the_right_box_scores_one_and_a_wrong_one_zero(task):
     metric = task.metric()
     task.score(metric, BoxPrediction((0.0, 0.0, 10.0, 10.0), 0.0), truth)
     task.score(metric, BoxPrediction((20.0, 20.0, 30.0, 30.0), 0.0), truth)
-    assert metric.compute()[task.best] == 0.5
+    assert metric.compute()[task.monitor] == 0.5
 
 
-def test_tokens_that_are_no_box_are_refused_with_the_options_to_use(task):
+def test_tokens_that_are_not_a_box_are_refused_with_the_options_to_use(task):
     truth = task.encode(make_row(), RNG, True).truth
     for tokens in ([EOS], [BIN_OFFSET] * 3 + [EOS], [BIN_OFFSET] * 3 + [5, EOS]):
         with pytest.raises(UserError, match="max_len and min_len 4"):
@@ -87,7 +86,7 @@ def test_tokens_that_are_no_box_are_refused_with_the_options_to_use(task):
 
 
 def test_generation_writes_exactly_four_bins(task):
-    options = task.generation
+    options = task.processor.generation
     assert (options.beam_size, options.min_len, options.max_len, options.constraint_range) == (5, 4, 4, BINS)
 
 
@@ -105,12 +104,12 @@ def test_a_row_with_an_unusable_box_is_an_error(task, box):
 
 def test_an_expression_of_too_many_words_is_cut_and_noted(task):
     sample = task.encode(make_row(text="very " * 100 + "red"), RNG, True)
-    assert task.tokenizer.decode(sample.source) == PROMPT.format(" ".join(["very"] * 80))
+    assert task.processor.tokenizer.decode(sample.source) == PROMPT.format(" ".join(["very"] * 80))
     assert sample.notes == ("text cut to 80 words",)
 
 
 def test_a_prompt_of_too_many_tokens_is_cut_and_noted():
-    task = RefCOCO(tokenizer=Tokenizer.demo(), image_size=64, max_image_size=64, max_source_tokens=12)
+    task = RefCOCO.build(tokenizer=Tokenizer.demo(), image_size=64, max_image_size=64, max_source_tokens=12)
     sample = task.encode(make_row(), RNG, True)
     assert len(sample.source) == 12
     assert sample.source[0] == BOS and sample.source[-1] == EOS
@@ -119,7 +118,7 @@ def test_a_prompt_of_too_many_tokens_is_cut_and_noted():
 
 def test_image_size_and_max_image_size_must_agree():
     with pytest.raises(UserError, match="^image_size is 64 but max_image_size is 512"):
-        RefCOCO(tokenizer=Tokenizer.demo(), image_size=64)
+        RefCOCO.build(tokenizer=Tokenizer.demo(), image_size=64)
 
 
 def test_a_drawn_answer_shows_the_true_box_in_green_and_the_predicted_one_in_red(task):
@@ -131,6 +130,6 @@ def test_a_drawn_answer_shows_the_true_box_in_green_and_the_predicted_one_in_red
     assert empty.size == picture.size
 
 
-def test_refcocog_differs_in_its_splits_alone():
+def test_refcocog_differs_only_in_its_splits():
     assert RefCOCO.splits == ("val", "testA", "testB")
     assert RefCOCOg.splits == ("val", "test")

@@ -4,7 +4,7 @@ from helpers.datasets import make_row
 from helpers.golden import load_json
 
 from data.batch import collate
-from data.tsv import RowError
+from data.source import RowError
 from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer
@@ -27,7 +27,7 @@ def entailment_row(hypothesis="there is a red circle", caption="a picture", labe
 
 @pytest.fixture(scope="module")
 def task():
-    return SNLIVE(tokenizer=Tokenizer.demo(), image_size=32)
+    return SNLIVE.build(tokenizer=Tokenizer.demo(), image_size=32)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def task():
 )
 def test_recorded_examples_and_batches_are_made_as_published(published_tokenizer, case, options):
     recorded = RECORDED[case]
-    task = SNLIVE(tokenizer=published_tokenizer, image_size=32, **options)
+    task = SNLIVE.build(tokenizer=published_tokenizer, image_size=32, **options)
     samples = [task.encode(entailment_row(*row), RNG, True) for row in ROWS]
     batch = collate(samples)
     assert batch.input_ids.tolist() == recorded["batch_net_input"]["src_tokens"]
@@ -49,7 +49,7 @@ def test_recorded_examples_and_batches_are_made_as_published(published_tokenizer
     assert prompts == recorded["batch"]["decoder_prompts"]
     for sample, example in zip(samples, recorded["examples"], strict=True):
         allowed = [example["constraint_allowed"][-2], example["constraint_allowed"][-1]]
-        assert [task.tree.next_tokens([]), task.tree.next_tokens(sample.target[:-1])] == allowed
+        assert [task.processor.tree.next_tokens([]), task.processor.tree.next_tokens(sample.target[:-1])] == allowed
 
 
 def test_bad_rows_are_named(task):
@@ -90,7 +90,7 @@ def test_accuracy_per_class_and_the_confusion_matrix_are_counted(task):
 
 
 def test_a_hypothesis_becomes_its_answer_and_is_drawn(task):
-    tokens = [*task.tokenizer.encode("maybe"), EOS]
+    tokens = [*task.processor.tokenizer.encode("maybe"), EOS]
     sample = task.encode(entailment_row(), RNG, True)
     prediction = task.decode(Hypothesis(tokens, -0.5, [-0.5, 0.0]), sample.truth)
     assert prediction == Answer("maybe", -0.5)
@@ -107,4 +107,4 @@ def test_a_hypothesis_becomes_its_answer_and_is_drawn(task):
 )
 def test_choices_that_cannot_work_are_refused(options, message):
     with pytest.raises(UserError, match=message):
-        SNLIVE(tokenizer=Tokenizer.demo(), **options)
+        SNLIVE.build(tokenizer=Tokenizer.demo(), **options)

@@ -1,4 +1,4 @@
-"""What a teacher answered, written into a row of training and learnt from there."""
+"""What a teacher answered, written into a row of training and trained from there."""
 
 import dataclasses
 import json
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from helpers.datasets import encoded_image, make_row
 
-from data.boxes import CLIPPED
+from data.cells import CLIPPED
+from data.source import RowError
 from data.teacher_answers import AnsweredRows, TeacherAnswers
-from data.tsv import RowError
 from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import BIN_OFFSET, EOS
@@ -27,10 +27,10 @@ SMALL = {"tokenizer": Tokenizer.demo(), "image_size": 32}
 def vqa(tmp_path_factory):
     path = tmp_path_factory.mktemp("answers") / "answers.json"
     path.write_text('["red", "dark blue"]')
-    return VQA(**SMALL, answer_list=path)
+    return VQA.build(**SMALL, answer_list=path)
 
 
-def learnt(task, row, answer):
+def trained(task, row, answer):
     """The sample of a row whose answer is replaced."""
     answers = TeacherAnswers(Path("p.jsonl"), task.answer_column, {row.values["uniq_id"]: task.format_answer(answer)})
     return task.encode(AnsweredRows([row], answers)[0], RNG, True)
@@ -43,44 +43,44 @@ def written(task, prediction):
 
 @pytest.mark.parametrize("bins", [(0, 0, 999, 999), (111, 83, 333, 583), (7, 998, 8, 999), (500, 3, 501, 4)])
 @pytest.mark.parametrize("size", [(60, 40), (640, 427), (333, 500)])
-def test_every_bin_of_a_predicted_box_is_learnt_as_the_teacher_wrote_it(bins, size):
-    task = RefCOCO(**SMALL, max_image_size=32)
+def test_every_bin_of_a_predicted_box_is_the_target_as_the_teacher_wrote_it(bins, size):
+    task = RefCOCO.build(**SMALL, max_image_size=32)
     row = make_row(text="the red circle", box="1,1,5,5", image=encoded_image(size=size))
     tokens = [*(BIN_OFFSET + number for number in bins), EOS]
     prediction = task.decode(Hypothesis(tokens, -0.5, [0.0] * 5), task.encode(row, RNG, False).truth)
-    sample = learnt(task, row, written(task, prediction))
+    sample = trained(task, row, written(task, prediction))
     assert sample.target == tokens and set(sample.notes) <= {CLIPPED}
 
 
 def test_a_box_outside_its_image_is_a_broken_row_that_names_the_predictions():
-    task = RefCOCO(**SMALL, max_image_size=32)
+    task = RefCOCO.build(**SMALL, max_image_size=32)
     row = make_row(text="the red circle", box="1,1,5,5", image=encoded_image(size=(60, 40)))
     with pytest.raises(
         RowError, match="line 3 of train.tsv: .* outside its image .*, where box is the teacher's, from"
     ):
-        learnt(task, row, [70.0, 1.0, 75.0, 5.0])
+        trained(task, row, [70.0, 1.0, 75.0, 5.0])
 
 
 @pytest.mark.parametrize("own", ["a blue square", ""])
 def test_a_caption_is_the_teachers_and_a_row_needs_none_of_its_own(own):
-    task = Caption(**SMALL)
-    sample = learnt(task, make_row(caption=own, image_id="42"), "a red circle")
-    assert sample.target == [*task.tokenizer.encode("a red circle"), EOS]
+    task = Caption.build(**SMALL)
+    sample = trained(task, make_row(caption=own, image_id="42"), "a red circle")
+    assert sample.target == [*task.processor.tokenizer.encode("a red circle"), EOS]
 
 
 @pytest.mark.parametrize("answer", ["yes", "maybe", "no"])
-def test_entailment_is_learnt_as_the_label_of_the_answer(answer):
-    task = SNLIVE(**SMALL)
-    sample = learnt(task, make_row(hypothesis="a circle", caption="shapes", label="entailment"), answer)
+def test_entailment_is_trained_on_as_the_label_of_the_answer(answer):
+    task = SNLIVE.build(**SMALL)
+    sample = trained(task, make_row(hypothesis="a circle", caption="shapes", label="entailment"), answer)
     assert sample.truth.answer == answer and sample.target == task.encode_answer(answer, None)
 
 
-def test_an_answer_to_a_question_is_learnt_with_full_confidence(vqa):
+def test_an_answer_to_a_question_is_trained_on_with_full_confidence(vqa):
     row = make_row(question="what color", answers="0.3|!+red", objects="")
-    sample = learnt(vqa, row, "dark blue")
+    sample = trained(vqa, row, "dark blue")
     assert sample.target == vqa.encode_answer("dark blue", row) and sample.weight == 1.0
     with pytest.raises(RowError, match="the answer 'pink' is not in the list of 2 answers, where answers is the teach"):
-        learnt(vqa, row, "pink")
+        trained(vqa, row, "pink")
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,6 @@ def test_an_answer_to_a_question_is_learnt_with_full_confidence(vqa):
     ],
 )
 def test_what_is_no_answer_of_the_task_is_refused(kind, answer, message, vqa):
-    task = vqa if kind is VQA else kind(**SMALL, **({"max_image_size": 32} if kind is RefCOCO else {}))
+    task = vqa if kind is VQA else kind.build(**SMALL, **({"max_image_size": 32} if kind is RefCOCO else {}))
     with pytest.raises(ValueError, match=message):
         task.format_answer(answer)

@@ -6,13 +6,13 @@ from helpers.datasets import make_row
 from helpers.golden import load_json
 
 from data.batch import collate
-from data.tsv import RowError
+from data.source import RowError
 from ofa.errors import UserError
 from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer
 from ofa.vocabulary import EOS
 from tasks.closed import Answer
-from tasks.vqa import VQA, Asked
+from tasks.vqa import VQA, AnnotatedQuestion
 
 RECORDED = load_json("fairseq_data.json")
 RNG = np.random.default_rng(0)
@@ -36,7 +36,7 @@ def answer_list(tmp_path):
 
 @pytest.fixture
 def task(answer_list):
-    return VQA(tokenizer=Tokenizer.demo(), image_size=32, answer_list=answer_list)
+    return VQA.build(tokenizer=Tokenizer.demo(), image_size=32, answer_list=answer_list)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def task(answer_list):
 )
 def test_recorded_examples_and_batches_are_made_as_published(published_tokenizer, answer_list, case, use_objects):
     recorded = RECORDED[case]
-    task = VQA(
+    task = VQA.build(
         tokenizer=published_tokenizer,
         image_size=32,
         answer_list=answer_list,
@@ -64,19 +64,19 @@ def test_recorded_examples_and_batches_are_made_as_published(published_tokenizer
         assert [0, *sample.prefix] == example["decoder_prompt"]
         assert sample.truth.confidences == example["ref_dict"]
         answer = [tokens for tokens in example["constraint_allowed"] if tokens]
-        assert [task.tree.next_tokens(sample.target[:i]) for i in range(len(answer))] == answer
+        assert [task.processor.tree.next_tokens(sample.target[:i]) for i in range(len(answer))] == answer
 
 
-def test_objects_stand_behind_the_question_at_most_so_many(answer_list):
-    task = VQA(tokenizer=Tokenizer.demo(), image_size=32, answer_list=answer_list, max_objects=2)
+def test_objects_follow_the_question_up_to_a_maximum(answer_list):
+    task = VQA.build(tokenizer=Tokenizer.demo(), image_size=32, answer_list=answer_list, max_objects=2)
     sample = task.encode(question_row(objects="circle&&square&&star"), RNG, True)
-    assert task.tokenizer.decode(sample.source) == "what color is the circle? object: circle square"
+    assert task.processor.tokenizer.decode(sample.source) == "what color is the circle? object: circle square"
 
 
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ("", "line 3 of train.tsv: the question has no answer to learn from"),
+        ("", "line 3 of train.tsv: the question has no answer to train on"),
         ("1.0|!+blue", "the answer 'blue' is not in the list of 4 answers"),
         ("sure|!+red", r"the answer 'sure\|!\+red' is not of the form 0.6\|!\+yes"),
         ("2.0|!+red", "a confidence from 0 to 1"),
@@ -107,27 +107,27 @@ def test_evaluation_takes_answers_outside_the_list_and_questions_without(task):
 
 def test_the_score_is_the_confidence_of_the_predicted_answer(task):
     metric = task.metric()
-    truth = Asked("what color?", {"red": 0.9, "dark red": 0.3})
+    truth = AnnotatedQuestion("what color?", {"red": 0.9, "dark red": 0.3})
     for answer in ("red", "dark red", "blue"):
         task.score(metric, Answer(answer, -0.1), truth)
     assert metric.compute()["vqa_score"].item() == pytest.approx(0.4)
 
 
 def test_answers_come_from_the_list_and_results_name_the_question(task):
-    tokens = [*task.tokenizer.encode("two dogs"), EOS]
-    truth = Asked("how many?", {})
+    tokens = [*task.processor.tokenizer.encode("two dogs"), EOS]
+    truth = AnnotatedQuestion("how many?", {})
     prediction = task.decode(Hypothesis(tokens, -0.5, [0.0] * len(tokens)), truth)
     assert prediction == Answer("two dogs", -0.5)
-    assert task.result("17", prediction, truth) == {"question_id": 17, "answer": "two dogs"}
+    assert task.server_record("17", prediction, truth) == {"question_id": 17, "answer": "two dogs"}
     assert task.draw(task.encode(question_row(), RNG, True).image, prediction, truth).width == 256
 
 
 def test_open_answers_need_no_list_and_cannot_score_candidates():
-    task = VQA(tokenizer=Tokenizer.demo(), image_size=32, constrained=False, inference="beam_search")
-    assert task.tree is None and task.generation.prefix_tree is None
+    task = VQA.build(tokenizer=Tokenizer.demo(), image_size=32, constrained=False, inference="beam_search")
+    assert task.processor.tree is None and task.processor.generation.prefix_tree is None
     sample = task.encode(question_row(answers="1.0|!+purple"), RNG, True)
-    assert task.tokenizer.decode(sample.target) == "purple"
+    assert task.processor.tokenizer.decode(sample.target) == "purple"
     with pytest.raises(UserError, match="set inference=beam_search"):
-        VQA(tokenizer=Tokenizer.demo(), constrained=False)
+        VQA.build(tokenizer=Tokenizer.demo(), constrained=False)
     with pytest.raises(UserError, match="^answer_list=FILE has to be given"):
-        VQA(tokenizer=Tokenizer.demo())
+        VQA.build(tokenizer=Tokenizer.demo())

@@ -26,6 +26,7 @@ from wandb.errors import CommError
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from data.batch import Sample
 from data.module import OFADataModule
+from data.tsv import TSVSource
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
@@ -80,8 +81,11 @@ def fit(folder, *loggers, checkpoint=None, interrupt=None):
     if not file.exists():
         file.write_text("".join(f"{i}\n" for i in range(12)))
     pl.seed_everything(1, verbose=False)
-    data = OFADataModule({"train": file, "val": file}, {"id": 0}, encode, batch_size=2, eval_batch_size=4)
-    task = SimpleNamespace(tree=None, best="acc@0.5", draw=lambda *answer: Image.new("RGB", (32, 40), "red"))
+    data = OFADataModule(
+        TSVSource({"train": file, "val": file}, {"id": 0}), ["id"], encode, batch_size=2, eval_batch_size=4
+    )
+    red = Image.new("RGB", (32, 40), "red")
+    task = SimpleNamespace(processor=SimpleNamespace(tree=None), monitor="acc@0.5", draw=lambda *answer: red)
     module = Answering(
         OFAModel(MICRO), task, GenerationOptions(), LabelSmoothedCrossEntropy(0.1), Optim(lr=1e-3), Freezing()
     )

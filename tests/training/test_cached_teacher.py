@@ -24,7 +24,7 @@ from training.freezing import Freezing
 from training.optim import Optim
 
 VOCABULARY = STUDENT.vocab_size
-TASK = SimpleNamespace(tree=None)
+TASK = SimpleNamespace(processor=SimpleNamespace(tree=None))
 RANGE = {"constraint_range": [7, 16]}
 ANSWERS = [[7], [8, 9], [8, 10]]
 # Half precision rounds a log-probability by a share of 2 ** -11: probabilities err by 0.5 % where they are 4e-5.

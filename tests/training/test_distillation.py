@@ -45,7 +45,8 @@ def no_trainer(monkeypatch):
 
 def make_module(teacher, criterion=None, **settings):
     plan, model = make_plan(teacher, criterion, **settings), make_model(STUDENT, 3)
-    parts = (model, SimpleNamespace(tree=None), GenerationOptions(), plan.criterion, Optim(lr=1e-3), Freezing())
+    task = SimpleNamespace(processor=SimpleNamespace(tree=None))
+    parts = (model, task, GenerationOptions(), plan.criterion, Optim(lr=1e-3), Freezing())
     module = DistillationModule(*parts, teacher=plan.load_teacher(), allowed=plan.allowed)
     plan.initialize(model)
     module.total_steps = 10

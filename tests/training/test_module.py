@@ -40,7 +40,7 @@ def make_model(**options):
 
 
 def make_module(criterion, tree=None, **options):
-    task = SimpleNamespace(tree=tree, scores_candidates=False)
+    task = SimpleNamespace(processor=SimpleNamespace(tree=tree))
     module = TrainingModule(make_model(**options), task, GenerationOptions(), criterion, None, Freezing())
     module.trainer = SimpleNamespace(global_step=0)
     return module
@@ -78,20 +78,21 @@ def test_rdrop_sees_each_sample_twice_with_dropout_of_its_own():
 
 
 def test_self_critical_training_refuses_a_beam_of_one():
-    task, options = SimpleNamespace(tree=None), GenerationOptions(beam_size=1)
+    task, options = SimpleNamespace(processor=SimpleNamespace(tree=None)), GenerationOptions(beam_size=1)
     with pytest.raises(UserError, match="generation.beam_size=1: self-critical training compares the hypotheses"):
         SelfCriticalModule(make_model(), task, options, SelfCritical(), None, Freezing(), reward=None)
 
 
 class Answering(Processor):
-    generation = GenerationOptions()
+    generation, build_prompt, postprocess = GenerationOptions(), None, None
 
     def __init__(self, tree, scores_candidates):
         self.tree, self.scores_candidates = tree, scores_candidates
 
 
 def evaluation(tree, scores_candidates, **options):
-    return EvaluationModule(make_model().eval(), Answering(tree, scores_candidates), GenerationOptions(**options))
+    task = SimpleNamespace(processor=Answering(tree, scores_candidates))
+    return EvaluationModule(make_model().eval(), task, GenerationOptions(**options))
 
 
 def test_a_beam_search_after_prompts_finds_the_best_candidate_and_the_same_score():
@@ -127,8 +128,8 @@ class Count(Metric):
         return {"count": self.n}
 
 
-class Counted(Answering):
-    best, metric = "count", Count
+class Counted:
+    monitor, metric = "count", Count
 
     def score(self, metric, prediction, truth):
         metric.update()
@@ -138,7 +139,7 @@ def validate_unreadable(tmp_path):
     """A validation by a process whose shard contains only broken rows."""
     batch = collate([])
     batch.notes = ["skipped line 5 of val.tsv: no image", "skipped line 6 of val.tsv: no image"]
-    module = EvaluationModule(make_model(), Counted(None, False), GenerationOptions())
+    module = EvaluationModule(make_model(), Counted(), GenerationOptions())
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_model_summary=False, enable_progress_bar=False,
         default_root_dir=tmp_path,

@@ -14,6 +14,7 @@ from torch import nn
 from criterions.label_smoothing import LabelSmoothedCrossEntropy, Loss
 from data.batch import Sample
 from data.module import OFADataModule
+from data.tsv import TSVSource
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
@@ -74,9 +75,12 @@ def fit(tmp_path, disturb, bad, on_nonfinite, rows=4, callbacks=(), **settings):
     """One epoch with one sample per batch, in the order of the file; the weights after each batch."""
     (tmp_path / "rows.tsv").write_text("".join(f"r{i}\n" for i in range(rows)))
     pl.seed_everything(1, verbose=False)
-    data = OFADataModule({"train": tmp_path / "rows.tsv"}, {"id": 0}, encode, batch_size=1, eval_batch_size=1)
+    data = OFADataModule(
+        TSVSource({"train": tmp_path / "rows.tsv"}, {"id": 0}), ["id"], encode, batch_size=1, eval_batch_size=1
+    )
+    task = SimpleNamespace(processor=SimpleNamespace(tree=None))
     module = Disturbed(
-        OFAModel(MICRO), SimpleNamespace(tree=None), GenerationOptions(), LabelSmoothedCrossEntropy(0.1),
+        OFAModel(MICRO), task, GenerationOptions(), LabelSmoothedCrossEntropy(0.1),
         Optim(lr=1e-3), Freezing(), on_nonfinite=on_nonfinite,
     )  # fmt: skip
     module.bad, module.disturb = bad, disturb

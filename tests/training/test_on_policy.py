@@ -50,7 +50,8 @@ def make_module(
     )
     generation = GenerationOptions(max_len=4, prefix_counts_toward_max_len=False)
     teacher = Teacher([make_model(i) for i in teachers], mean_of=None if kd is None else "probabilities")
-    parts = (make_model(3, **options), SimpleNamespace(tree=tree), generation, criterion, Optim(lr=1e-2), Freezing())
+    task = SimpleNamespace(processor=SimpleNamespace(tree=tree))
+    parts = (make_model(3, **options), task, generation, criterion, Optim(lr=1e-2), Freezing())
     allowed = AllowedIds(CONFIG.vocab_size, constraint_range, tree)
     module = DistillationModule(*parts, teacher=teacher, on_policy=on_policy, seed=seed, allowed=allowed)
     module.total_steps = 10

@@ -11,11 +11,11 @@ from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
 from runtime.overrides import CONFIGS, check_overrides
 from training.build import build_objective, build_task
-from training.data_files import build_data
+from training.data_files import build_data, build_source
 
 SMALL_DEMO = ["model=micro", "task=snli_ve", "data.rows.train=24", "data.rows.evaluation=6", "task.image_size=32",
               "data.scenes.grid=2", "data.batch_size=4"]  # fmt: skip
-TASK = SimpleNamespace(tree=None, reward_columns=())
+TASK = SimpleNamespace(processor=SimpleNamespace(tree=None), reward_columns=())
 SHORT = ["trainer.max_steps=2", "validate_every=2"]
 
 
@@ -35,7 +35,7 @@ def test_a_student_trains_on_the_predictions_of_its_teacher(tmp_path, monkeypatc
 
     distill = ["distill=sequence", "distill.predictions=answers/predictions.jsonl"]
     process = run("train.py", *SMALL_DEMO, *SHORT, *distill, "hydra.run.dir=student", folder=tmp_path)
-    assert "the teacher answered 24 rows of training in answers/predictions.jsonl" in process.stdout
+    assert "teacher answers to 24 training rows in answers/predictions.jsonl" in process.stdout
     metrics = json.loads((tmp_path / "student/metrics.json").read_text())
     assert metrics.keys() == {"val", "test"} and 0 <= metrics["val"]["accuracy"] <= 1
     assert "train/kd" not in (tmp_path / "student/metrics.csv").read_text().splitlines()[0]
@@ -43,8 +43,9 @@ def test_a_student_trains_on_the_predictions_of_its_teacher(tmp_path, monkeypatc
     monkeypatch.setenv("OFA_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     config = config_of(*SMALL_DEMO, *distill)
-    task = build_task(config, Tokenizer.demo())
-    batches = build_data(config, task, ["train", "val"]).train_dataloader()
+    source = build_source(config)
+    task = build_task(config, source, Tokenizer.demo())
+    batches = build_data(config, source, task, ["train", "val"]).train_dataloader()
     said = {name: truth.answer for batch in batches for name, truth in zip(batch.ids, batch.truths, strict=True)}
     assert said == {answer["uniq_id"]: answer["answer"] for answer in answers}
 
@@ -79,4 +80,6 @@ def test_a_distillation_without_predictions_is_refused():
 def test_predictions_are_refused_for_a_criterion_on_rewards():
     config = config_of("task=caption_scst", "distill=sequence", "distill.predictions=p")
     with pytest.raises(UserError, match="task=caption_scst is trained on rewards, not on a teacher"):
-        build_objective(config, Tokenizer.demo(), SimpleNamespace(tree=None, reward_columns=("caption",)))
+        build_objective(
+            config, Tokenizer.demo(), SimpleNamespace(processor=TASK.processor, reward_columns=("caption",))
+        )

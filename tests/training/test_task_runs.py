@@ -14,14 +14,15 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from data.module import OFADataModule
-from data.tsv import RowError
+from data.source import RowError
+from data.tsv import TSVSource
 from ofa.errors import UserError
 from ofa.processors.entailment import ANSWERS
 from ofa.tokenizer import Tokenizer
-from runtime.checks import check
 from runtime.overrides import CONFIGS
 from tasks.caption import SelfCriticalCaption
-from training.build import build_objective, build_task, generation_options
+from training.build import build_objective, build_task, check_task, generation_options
+from training.data_files import build_source
 
 SMALL = ["model=micro", "data.num_workers=0", "task.image_size=32", "data.eval_batch_size=3"]
 SHORT = ["trainer.max_epochs=1", "trainer.accumulate_grad_batches=1", "validate_every=2", "data.batch_size=2"]
@@ -104,11 +105,18 @@ def test_both_stages_of_captioning_train_and_report(published, data_root, tmp_pa
     assert predictions_of(tmp_path / "evaluation", "test") == predictions_of(tmp_path / "scst", "test")
 
 
-def test_self_critical_training_needs_a_model_to_start_from(published):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "task=caption_scst starts from a trained model: set init=RUN, a run of task=caption"),
+        (["init=RUN", "trainer=fsdp"], "task=caption_scst generates in each step, which trainer=fsdp does not support"),
+    ],
+)
+def test_self_critical_training_needs_a_model_to_start_from_and_all_of_it(published, words, message):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", ["task=caption_scst", *published])
-    with pytest.raises(UserError, match="task=caption_scst starts from a captioning model: set init=RUN"):
-        check(config)
+        config = compose("train", ["task=caption_scst", *published, *words])
+    with pytest.raises(UserError, match=message):
+        check_task(config)
 
 
 def test_a_validation_split_without_truths_is_refused(published, data_root, tmp_path):
@@ -178,7 +186,7 @@ def test_what_cannot_work_is_refused_before_the_data_is_read(published, words, m
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", ["task=vqa", *published, *words])
     with pytest.raises(UserError) as error:
-        task = build_task(config, Tokenizer.demo())
+        task = build_task(config, build_source(config), Tokenizer.demo())
         generation_options(config, task)
         build_objective(config, Tokenizer.demo(), task)
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -194,11 +202,11 @@ def test_the_demo_of_each_task_ends_with_scores_and_trivial_baselines(task, tmp_
 def test_the_caption_demo_names_the_second_stage_and_that_one_runs(tmp_path, monkeypatch):
     without_java(tmp_path, monkeypatch)
     process = run("train.py", "task=caption", *SMALL_DEMO, "hydra.run.dir=run", folder=tmp_path)
-    assert "caption of another picture" in process.stdout
+    assert "caption of another image" in process.stdout
     (command,) = (line for line in process.stdout.splitlines() if "task=caption_scst" in line)
     words = shlex.split(command)[2:]
     process = run("train.py", *words, "trainer.max_steps=2", "validate_every=2", folder=tmp_path)
-    assert "cider_d" in process.stdout and "caption of another picture" in process.stdout
+    assert "cider_d" in process.stdout and "caption of another image" in process.stdout
 
 
 @pytest.mark.parametrize("task", ["caption", "caption_scst", "snli_ve", "vqa"])
@@ -206,7 +214,9 @@ def test_one_batch_can_be_overfitted_in_every_task(task):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", [f"task={task}", "data=tsv", "debug=overfit"])
     rewards = ("caption",) if task == "caption_scst" else ()
-    build_objective(config, Tokenizer.demo(), SimpleNamespace(tree=None, reward_columns=rewards))
+    build_objective(
+        config, Tokenizer.demo(), SimpleNamespace(processor=SimpleNamespace(tree=None), reward_columns=rewards)
+    )
     assert config.ema.decay is None and not config.freezing.embeddings
 
 
@@ -215,9 +225,11 @@ def test_a_row_without_references_is_named_by_the_count_of_n_grams_or_left_out(d
     cells = lines[3].split("\t")
     lines[3] = "\t".join([*cells[:2], " && ", *cells[3:]])
     write(tmp_path / "train.tsv", [line.split("\t") for line in lines])
-    task = SelfCriticalCaption(tokenizer=Tokenizer.demo(), image_size=32)
+    task = SelfCriticalCaption.build(tokenizer=Tokenizer.demo(), image_size=32)
     sizes = {"batch_size": 2, "eval_batch_size": 2}
-    data = OFADataModule({"train": tmp_path / "train.tsv"}, task.columns, task.encode, n_columns=5, **sizes)
+    data = OFADataModule(
+        TSVSource({"train": tmp_path / "train.tsv"}, task.columns, 5), task.columns, task.encode, **sizes
+    )
     rows = data.rows("train", task.reward_columns)
     with pytest.raises(RowError, match=r"line 4 of .*train.tsv: there is no reference caption"):
         task.build_reward(rows, skip_broken=False)

@@ -10,6 +10,7 @@ from helpers.distillation import STUDENT, make_model, make_plan, save
 from data.batch import Sample
 from data.module import OFADataModule
 from data.teacher_answers import TeacherAnswers
+from data.tsv import TSVSource
 from ofa.errors import UserError
 from ofa.generation import PrefixTree
 from ofa.tokenizer import Tokenizer
@@ -187,7 +188,7 @@ def parts(world):
     plan = make_plan(world.teacher, tree=world.tree, **world.settings)
     answers = None if world.predictions is None else TeacherAnswers(world.predictions, "id", {})
     data = OFADataModule(
-        {"train": world.file}, {"id": 0}, encode, batch_size=1, eval_batch_size=1, seed=world.seed,
+        TSVSource({"train": world.file}, {"id": 0}), ["id"], encode, batch_size=1, eval_batch_size=1, seed=world.seed,
         teacher_answers=answers,
     )  # fmt: skip
     return plan.fingerprint(data, world.task, world.tokenizer)

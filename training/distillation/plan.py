@@ -20,7 +20,7 @@ from ofa.config import OFAConfig, check_choice, check_number
 from ofa.errors import UserError
 from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
-from runtime.digest import digest
+from runtime.digest import digest, digests
 from runtime.overrides import CONFIGS
 from training.distillation.student import start_from_teacher, teacher_layers
 from training.distillation.teacher import PRECISIONS, Teacher
@@ -107,9 +107,9 @@ class DistillationPlan:
             "mean of several teachers (distill.kd)": self.mean_of if len(self.files) > 1 else None,
             "precision of the teacher (distill.teacher_precision)": self.precision,
             "image size of the teacher (distill.teacher_image_size)": self.image_size,
-            "training file (data)": [len(data.rows("train")), digest(data.files["train"])],
+            "training file (data)": [len(data.rows("train")), *digests(data.source.depends_on("train"))],
             "teacher's answers to learn (distill.predictions)": predictions and digest(predictions.path),
-            "choice of columns (data.columns)": dict(data.columns),
+            "choice of columns (data.columns)": {name: data.source.columns.get(name) for name in data.columns},
             "task or settings of it (task)": task,
             "set of allowed ids (criterion.constraint_range, or the answers)": self.allowed.digest,
             "number of ids kept (distill.cache_top_k)": self.cache.top_k,

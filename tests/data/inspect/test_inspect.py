@@ -1,4 +1,4 @@
-"""What a file holds is told as training reads it."""
+"""What a file holds is reported as training reads it."""
 
 import base64
 import io
@@ -10,8 +10,14 @@ from helpers.datasets import write_karpathy, write_photos, write_snli_ve, write_
 from PIL import Image
 
 from data.inspect.__main__ import main
-from data.inspect.survey import TURNED, guess_task, survey
+from data.inspect.survey import ROTATED, guess_task
+from data.inspect.survey import survey as survey_layout
+from data.layout import layout_of
 from data.prepare.__main__ import main as prepare
+
+
+def survey(path, task, *rest):
+    return survey_layout(path, task, layout_of(task), *rest)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +99,7 @@ def test_labels_answers_captions_and_empty_columns_are_counted(files):
     assert notes.total() == 6 and any(note.startswith("answers empty: training refuses") for note in notes)
 
 
-def test_broken_rows_are_named_by_their_lines_and_the_exit_status_says_so(lines, tmp_path, capsys):
+def test_broken_rows_are_named_by_their_lines_and_by_the_exit_status(lines, tmp_path, capsys):
     lines[1] = "x\ty"
     lines[3] = "\t".join([*lines[3].split("\t")[:4], "AAAA"])
     lines[4] = lines[4].replace("4.0,2.0,24.0,30.0", "4.0,2.0,24.0,50.0")
@@ -101,11 +107,11 @@ def test_broken_rows_are_named_by_their_lines_and_the_exit_status_says_so(lines,
     assert main([str(write(tmp_path, lines))]) == 1
     shown = capsys.readouterr().out
     assert "broken rows: 2" in shown
-    assert "the row has 2 columns, this format has 5" in shown and "no picture of a known kind" in shown
-    assert "box clipped to the image" in shown and "uniq_id that another row has, too" in shown
+    assert "the row has 2 columns, this format has 5" in shown and "not an image of a known format" in shown
+    assert "box clipped to the image" in shown and "uniq_id that occurs twice" in shown
 
 
-def test_a_good_file_ends_well_with_a_grid_of_pictures(files, tmp_path, capsys):
+def test_a_good_file_ends_well_with_a_grid_of_images(files, tmp_path, capsys):
     assert main([str(files / "own.tsv"), "--grid", str(tmp_path / "grid.png")]) == 0
     assert "no broken rows" in capsys.readouterr().out
     grid = np.asarray(Image.open(tmp_path / "grid.png")).astype(int)
@@ -115,9 +121,9 @@ def test_a_good_file_ends_well_with_a_grid_of_pictures(files, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("grid", "complaint"), [("nodir/grid.png", "nodir is not a folder"), ("grid.txt", "call it grid.png")]
+    ("grid", "complaint"), [("nodir/grid.png", "nodir is not a folder"), ("grid.txt", "name it grid.png")]
 )
-def test_a_grid_that_cannot_be_written_is_said_before_rows_are_read(files, tmp_path, capsys, grid, complaint):
+def test_a_grid_that_cannot_be_written_is_refused_before_rows_are_read(files, tmp_path, capsys, grid, complaint):
     assert main([str(files / "own.tsv"), "--grid", str(tmp_path / grid)]) == 2
     shown = capsys.readouterr()
     assert complaint in shown.err and shown.err.count("\n") == 1 and not shown.out
@@ -125,9 +131,9 @@ def test_a_grid_that_cannot_be_written_is_said_before_rows_are_read(files, tmp_p
 
 def test_a_limit_takes_the_first_rows_and_a_seed_any(files, capsys):
     assert main([str(files / "own.tsv"), "--limit", "2"]) == 0
-    assert "2 rows were looked at" in capsys.readouterr().out
+    assert "2 rows were read" in capsys.readouterr().out
     seen = []
-    survey(files / "own.tsv", "refcoco", [4, 2], lambda example: seen.append(example.row.line))
+    survey(files / "own.tsv", "refcoco", [4, 2], lambda example: seen.append(example.row.number))
     assert seen == [5, 3]
     assert main([str(files / "own.tsv"), "--limit", "3", "--seed", "1"]) == 0
 
@@ -138,19 +144,19 @@ def test_photos_that_are_to_be_shown_turned_are_noted(lines, tmp_path):
     Image.new("RGB", (60, 40)).save(file, "JPEG", exif=exif)
     cells = lines[0].split("\t")
     path = write(tmp_path, ["\t".join([*cells[:4], base64.b64encode(file.getvalue()).decode()]), lines[1]])
-    assert survey(path, "refcoco", range(2)).notes == {TURNED: 1}
+    assert survey(path, "refcoco", range(2)).notes == {ROTATED: 1}
 
 
 @pytest.mark.parametrize(
     ("content", "words", "complaint"),
     [
         (None, (), "does not exist"),
-        ("a\tb\n", (), "is one of refcoco, caption, snli_ve, vqa; --task says"),
-        ("17,1,x,15\tb\tc\td\te\n", (), "is one of refcoco, caption"),
+        ("a\tb\n", (), "fits one of caption, refcoco, snli_ve, vqa; give --task"),
+        ("17,1,x,15\tb\tc\td\te\n", (), "fits one of caption, refcoco"),
         ("a\tb\n", ("--task", "vqa", "--grid", "grid.png"), "grid.png would be empty"),
     ],
 )
-def test_what_cannot_be_inspected_is_one_sentence(tmp_path, capsys, content, words, complaint):
+def test_what_cannot_be_inspected_is_a_clear_error(tmp_path, capsys, content, words, complaint):
     path = tmp_path / "own.tsv"
     if content:
         path.write_text(content)

@@ -47,7 +47,7 @@ def test_parquet_gives_images_byte_for_byte_and_labels_by_name(tmp_path):
     assert left_out["where"].startswith("example 3 of ") and "the label ''" in left_out["reason"]
 
 
-def test_json_lines_name_images_beside_them_and_lists_are_joined(tmp_path):
+def test_json_lines_name_images_next_to_them_and_lists_are_joined(tmp_path):
     write_jpeg(tmp_path / "photos/a.jpg")
     lines = [
         {"file": "photos/a.jpg", "captions": ["a cup", "one&&cup"]},
@@ -93,7 +93,7 @@ def test_images_in_an_archive_are_fetched_from_it(tmp_path):
 
 @pytest.fixture
 def server():
-    """An address at which any picture can be had, and the paths that were asked for."""
+    """An address that serves any image, and the requested paths."""
     asked, photo = [], io.BytesIO()
     Image.new("RGB", (60, 40)).save(photo, "PNG")
 
@@ -138,7 +138,7 @@ def test_images_of_columns_that_are_not_read_are_not_fetched(tmp_path, server):
 
 
 def write_undecoded(path, rows):
-    """A Parquet file of images as they are given, which readers are told to decode; `datasets` would fetch them now."""
+    """A Parquet file of images as they are given, which `datasets` would decode and fetch now."""
     schema = datasets.Features({name: datasets.Image() for name in rows[0]}).arrow_schema
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
 
@@ -147,7 +147,7 @@ def test_an_image_in_an_archive_that_is_too_large_is_left_out(tmp_path, monkeypa
     write_jpeg(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").write_bytes(bytes(10_000))
     zip_photos(tmp_path, "a.jpg", "b.jpg")
-    monkeypatch.setattr("data.prepare.hub.MAX_DOWNLOAD", (tmp_path / "a.jpg").stat().st_size)
+    monkeypatch.setattr("data.datasets_source.MAX_DOWNLOAD", (tmp_path / "a.jpg").stat().st_size)
     names = [f"zip://{name}::{tmp_path}/photos.zip" for name in ("a.jpg", "b.jpg")]
     write_undecoded(tmp_path / "own.parquet", [{"image": {"bytes": None, "path": name}} for name in names])
     assert len(convert(tmp_path, tmp_path / "own.parquet", "caption")) == 1
@@ -174,19 +174,19 @@ def test_answers_of_several_people_are_counted(tmp_path):
     [
         ("own.txt", (), "is not one of the files that are read: .parquet"),
         ("own.jsonl", ("--split", "val"), "--split val cannot be read: Bad split"),
-        ("own.jsonl", (), "has no field 'image', which caption needs, only picture"),
-        ("tables", (), "tables holds neither Parquet files nor pictures; name one of its files instead"),
+        ("own.jsonl", (), "has no field 'image', which caption needs, only photo"),
+        ("tables", (), "tables has neither Parquet files nor images; name one of its files instead"),
         ("broken.parquet", (), "cannot be read"),
         ("broken.jsonl", (), "cannot be read"),
     ],
 )
-def test_a_source_that_cannot_be_read_is_one_sentence(tmp_path, capsys, source, words, complaint):
+def test_a_source_that_cannot_be_read_is_a_clear_error(tmp_path, capsys, source, words, complaint):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/own.jsonl").write_text('{"image": "a.jpg"}\n')
     (tmp_path / "own.txt").write_text("x")
     (tmp_path / "broken.parquet").write_text("x")
     (tmp_path / "broken.jsonl").write_text('{"image": "a.jpg"')
-    (tmp_path / "own.jsonl").write_text('{"picture": "a.jpg"}\n')
+    (tmp_path / "own.jsonl").write_text('{"photo": "a.jpg"}\n')
     assert convert(tmp_path, tmp_path / source, "caption", *words) == 2
     error = capsys.readouterr().err
     assert complaint in error and error.startswith("error: ") and "Traceback" not in error

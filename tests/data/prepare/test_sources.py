@@ -9,7 +9,7 @@ from helpers.datasets import write_karpathy, write_refer, write_snli_ve, write_v
 from helpers.fakes import Payload
 
 from data.prepare.__main__ import main
-from data.prepare.vqa_answers import answers_cell, normalise_answer
+from data.prepare.answers import answers_cell, normalise_answer
 
 
 def convert(name, words, out, *more):
@@ -78,7 +78,7 @@ def test_snli_ve_keeps_the_pairs_with_a_label_even_where_errors_stop(tmp_path, c
     assert left_out == {"where": "line 2 of snli_ve_dev.jsonl", "reason": "people did not agree on a label"}
 
 
-def test_vqa_learns_listed_answers_is_scored_by_all_and_tested_by_none(tmp_path):
+def test_vqa_trains_on_listed_answers_is_scored_by_all_and_tested_by_none(tmp_path):
     convert("vqa", write_vqa(tmp_path), tmp_path)
     assert json.loads((tmp_path / "answers.json").read_text()) == {"yes": 0}
     image = encoded(tmp_path / "coco/train2014/COCO_train2014_000000000005.jpg")
@@ -94,7 +94,7 @@ def test_vqa_learns_listed_answers_is_scored_by_all_and_tested_by_none(tmp_path)
     assert [row[3] for row in rows_of(tmp_path / "vqa_test.tsv")] == ["", "", ""]
 
 
-def test_objects_of_a_file_stand_behind_their_question(tmp_path):
+def test_objects_of_a_file_follow_their_question(tmp_path):
     (tmp_path / "objects.json").write_text('{"5": ["dog", "red ball"]}')
     convert("vqa", write_vqa(tmp_path), tmp_path, "--objects", str(tmp_path / "objects.json"), "--splits", "val")
     assert {row[4] for row in rows_of(tmp_path / "vqa_val.tsv")} == {"dog&&red ball"}
@@ -121,7 +121,7 @@ def test_answers_are_written_alike(raw, normalised):
     assert normalise_answer(raw) == normalised
 
 
-def test_three_of_ten_make_an_answer_nearly_right_and_one_answer_alone_is_right():
+def test_three_of_ten_make_an_answer_nearly_right_and_a_single_answer_is_right():
     assert answers_cell(["red"] * 2 + ["blue"] * 3 + [""] * 5) == "0.9|!+blue&&0.6|!+red"
     assert answers_cell(["red"]) == "1.0|!+red"
 
@@ -130,15 +130,13 @@ def test_three_of_ten_make_an_answer_nearly_right_and_one_answer_alone_is_right(
     ("name", "write", "missing", "complaint"),
     [
         ("refcoco", write_refer, "refer/refcoco/refs(unc).p", "--split-by chooses one of those there are: none"),
-        ("refcoco", write_refer, "refer/refcoco/instances.json", "expected is there the boxes of REFER"),
+        ("refcoco", write_refer, "refer/refcoco/instances.json", "it should be the boxes of REFER"),
         ("caption", write_karpathy, "dataset_coco.json", "Karpathy's dataset_coco.json"),
-        ("snli_ve", write_snli_ve, "snli_ve_test.jsonl", "expected is there a file of SNLI-VE"),
+        ("snli_ve", write_snli_ve, "snli_ve_test.jsonl", "it should be a file of SNLI-VE"),
         ("vqa", write_vqa, "v2_mscoco_train2014_annotations.json", "a file of visualqa.org"),
     ],
 )
-def test_a_missing_source_is_one_sentence_that_says_what_was_expected_where(
-    tmp_path, capsys, name, write, missing, complaint
-):
+def test_a_missing_source_is_an_error_that_names_the_expected_file(tmp_path, capsys, name, write, missing, complaint):
     words = write(tmp_path)
     (tmp_path / missing).unlink()
     assert main([name, *words, "--out", str(tmp_path), "--workers", "1"]) == 2
@@ -151,14 +149,14 @@ def test_a_missing_source_is_one_sentence_that_says_what_was_expected_where(
     ("name", "write", "file", "content", "complaint"),
     [
         ("refcoco", write_refer, "refer/refcoco/instances.json", "{", "is not JSON"),
-        ("refcoco", write_refer, "refer/refcoco/instances.json", "{}", "has not the layout of COCO's instances.json"),
+        ("refcoco", write_refer, "refer/refcoco/instances.json", "{}", "the layout of COCO's instances.json"),
         ("caption", write_karpathy, "dataset_coco.json", "[]", "holds a list, not Karpathy's split"),
         ("caption", write_karpathy, "dataset_coco.json", '{"images": [{}]}', "names no split"),
-        ("vqa", write_vqa, "v2_mscoco_train2014_annotations.json", '{"annotations": [{}]}', "has not the layout"),
+        ("vqa", write_vqa, "v2_mscoco_train2014_annotations.json", '{"annotations": [{}]}', "does not have the layout"),
         ("vqa", write_vqa, "v2_OpenEnded_mscoco_train2014_questions.json", "[]", "holds a list"),
     ],
 )
-def test_another_layout_is_one_sentence_that_names_the_file(tmp_path, capsys, name, write, file, content, complaint):
+def test_another_layout_is_an_error_that_names_the_file(tmp_path, capsys, name, write, file, content, complaint):
     words = write(tmp_path)
     (tmp_path / file).write_text(content)
     assert main([name, *words, "--out", str(tmp_path), "--workers", "1"]) == 2

@@ -1,4 +1,4 @@
-"""Tables of one's own: which field becomes which column, boxes in two formats, pictures made smaller."""
+"""A user's own tables: the field of each column, boxes in two formats, resized images."""
 
 import base64
 import io
@@ -69,7 +69,7 @@ def test_the_other_tasks_need_less(tmp_path):
         ("vqa", "image,question,answers\na.jpg,What?,0.6|!+red&&0.3|!+The Blue\n", {3: "0.6|!+red&&0.3|!+The Blue"}),
     ],
 )
-def test_columns_that_no_field_says_are_empty(tmp_path, task, text, cells):
+def test_columns_without_a_field_are_empty(tmp_path, task, text, cells):
     (row,) = convert(tmp_path, text, "--task", task)
     assert {number: row[number] for number in cells} == cells
 
@@ -104,7 +104,7 @@ def test_answers_are_written_as_they_are_or_as_vqa_does(tmp_path, given, as_it_i
         ("refcoco", "a.jpg, ?! ,1,2,3,4", "the text is empty"),
         ("refcoco", "b.jpg,cup,1,2,3,4", "b.jpg cannot be read (No such file or directory)"),
         ("refcoco", ",cup,1,2,3,4", "'image' holds no image"),
-        ("refcoco", "own.csv,cup,1,2,3,4", "no picture of a known kind"),
+        ("refcoco", "own.csv,cup,1,2,3,4", "not an image of a known format"),
         ("refcoco", "a.jpg,cup,1,2,3", "it has 5 fields, the header has 6"),
         ("snli_ve", "a.jpg,It is,neutrall", "did you mean 'neutral'"),
         ("vqa", "a.jpg,What?,2|!+red", "not of the form 0.6|!+yes"),
@@ -137,18 +137,18 @@ def test_a_row_that_training_would_refuse_is_left_out_with_the_reason(tmp_path, 
         ('image,caption\na.jpg,"open\n', ("--task", "caption"), "is not CSV"),
     ],
 )
-def test_a_table_that_does_not_fit_is_one_sentence(tmp_path, capsys, text, words, complaint):
+def test_a_table_that_does_not_fit_is_a_clear_error(tmp_path, capsys, text, words, complaint):
     assert convert(tmp_path, text, *words, check=False) == 2
     error = capsys.readouterr().err
     assert complaint in error and error.count("\n") == 1
 
 
-def test_a_table_in_another_encoding_is_one_sentence(tmp_path, capsys):
+def test_a_table_in_another_encoding_is_a_clear_error(tmp_path, capsys):
     assert convert(tmp_path, "image,caption\na.jpg,Tür\n", "--task", "caption", check=False, encoding="latin-1") == 2
     assert "is not UTF-8" in capsys.readouterr().err
 
 
-def test_questions_get_the_list_of_the_answers_that_training_learns(tmp_path, capsys):
+def test_questions_get_the_list_of_their_answers(tmp_path, capsys):
     answers = ("no", "yes", "0.3|!+no&&1.0|!+maybe", "yes")
     rows = "".join(f"a.jpg,Is it?,{answer}\n" for answer in answers)
     convert(tmp_path, f"image,question,answers\n{rows}b.jpg,Is it?,missing\n", "--task", "vqa")
@@ -162,7 +162,7 @@ def test_questions_without_answers_have_no_list(tmp_path):
     assert not (tmp_path / "own.answers.json").exists()
 
 
-def test_a_larger_picture_is_made_smaller_and_its_box_with_it(tmp_path):
+def test_a_larger_image_is_resized_and_its_box_with_it(tmp_path):
     path = write_photos(tmp_path, rows=1, size=(100, 50))
     words = ["csv", str(path), *REFCOCO, "--out", str(tmp_path / "own.tsv"), "--workers", "1", "--max-side", "50"]
     assert main(words) == 0
@@ -171,12 +171,12 @@ def test_a_larger_picture_is_made_smaller_and_its_box_with_it(tmp_path):
     assert box == "0.0,1.0,10.0,15.0"
 
 
-def test_a_picture_that_is_small_enough_is_kept_byte_for_byte(tmp_path):
+def test_an_image_that_is_small_enough_is_kept_byte_for_byte(tmp_path):
     rows = convert(tmp_path, "image,caption\na.jpg,cup\n", "--task", "caption", "--max-side", "60")
     assert base64.b64decode(rows[0][4]) == (tmp_path / "a.jpg").read_bytes()
 
 
-def test_quality_says_how_well_smaller_pictures_are_kept(tmp_path):
+def test_quality_is_that_of_resized_images(tmp_path):
     sizes = []
     for quality in ("20", "95"):
         (tmp_path / quality).mkdir()
@@ -185,7 +185,7 @@ def test_quality_says_how_well_smaller_pictures_are_kept(tmp_path):
     assert sizes[0] < 0.6 * sizes[1]
 
 
-def test_a_transparent_picture_can_be_made_smaller(tmp_path):
+def test_a_transparent_image_can_be_resized(tmp_path):
     Image.fromarray(np.full((40, 60, 4), 128, np.uint8)).save(tmp_path / "b.png")
     rows = convert(tmp_path, "image,caption\nb.png,cup\n", "--task", "caption", "--max-side", "30")
     assert image_of(rows[0][4]).mode == "RGB"

@@ -55,13 +55,13 @@ def test_two_processes_make_the_file_of_one(photos, tmp_path):
     assert_same(tmp_path, whole)
 
 
-def test_an_interrupted_conversion_goes_on_to_the_same_file(photos, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_conversion_resumes_to_the_same_file(photos, tmp_path, monkeypatch, capsys):
     path, whole = photos
     for count in (0, 7, 6):
         with monkeypatch.context() as patch:
             interrupt_behind(patch, count)
             assert convert(path, tmp_path) == 130
-        assert "the same command goes on" in capsys.readouterr().err
+        assert "the same command resumes" in capsys.readouterr().err
         assert not (tmp_path / "boxes.tsv").exists()
     journal = json.loads((tmp_path / "boxes.tsv.journal").read_text())
     assert journal["progress"]["samples"] == 13  # none was read twice
@@ -69,7 +69,7 @@ def test_an_interrupted_conversion_goes_on_to_the_same_file(photos, tmp_path, mo
     assert_same(tmp_path, whole)
 
 
-def test_what_was_written_behind_the_last_entry_of_the_journal_is_made_anew(photos, tmp_path, monkeypatch):
+def test_what_was_written_after_the_last_journal_entry_is_made_again(photos, tmp_path, monkeypatch):
     path, whole = photos
     with monkeypatch.context() as patch:
         interrupt_behind(patch, 7)
@@ -101,7 +101,7 @@ def test_other_arguments_are_refused_with_the_remedy(photos, tmp_path, monkeypat
     capsys.readouterr()
     assert convert(path, tmp_path, "--max-side", "32") == 2
     error = capsys.readouterr().err
-    assert "was begun with max_side None, not 32" in error and "delete boxes.tsv" in error
+    assert "was started with max_side None, not 32" in error and "delete boxes.tsv" in error
 
 
 def test_a_source_that_changed_is_refused(tmp_path, monkeypatch, capsys):
@@ -117,7 +117,7 @@ def test_a_source_that_changed_is_refused(tmp_path, monkeypatch, capsys):
 def test_a_file_from_elsewhere_is_not_overwritten(photos, tmp_path, capsys):
     (tmp_path / "boxes.tsv").write_text("precious\n")
     assert convert(photos[0], tmp_path) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert (tmp_path / "boxes.tsv").read_text() == "precious\n"
 
 
@@ -131,7 +131,7 @@ def test_bad_rows_are_named_counted_and_left_out(photos, tmp_path, capsys):
     assert "18 rows" in said and "2 of 20 samples are left out" in said and "line 6 of photos.csv" in said
 
 
-def test_on_error_stop_ends_at_the_first_and_skip_goes_on_from_there(photos, tmp_path, capsys):
+def test_on_error_stop_ends_at_the_first_and_skip_resumes_there(photos, tmp_path, capsys):
     path, whole = photos
     assert convert(path, tmp_path, "--on-error", "stop") == 2
     assert "error: line 6 of photos.csv: the image cannot be used: it does not decode" in capsys.readouterr().err
@@ -148,7 +148,7 @@ def test_a_conversion_without_any_row_is_an_error_and_leaves_the_way_free(tmp_pa
     assert convert(path, tmp_path, "--max-side", "30") == 0
 
 
-def test_a_full_disk_ends_in_a_sentence_and_the_next_start_goes_on(photos, tmp_path, capsys):
+def test_a_full_disk_is_a_clear_error_and_the_next_start_resumes(photos, tmp_path, capsys):
     path, whole = photos
     size = (whole / "boxes.tsv").stat().st_size
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -158,7 +158,7 @@ def test_a_full_disk_ends_in_a_sentence_and_the_next_start_goes_on(photos, tmp_p
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err
-    assert "boxes.tsv cannot be written" in error and "the same command goes on behind sample" in error
+    assert "boxes.tsv cannot be written" in error and "the same command resumes after sample" in error
     assert error.count("\n") == 1
     assert json.loads((tmp_path / "boxes.tsv.journal").read_text())["progress"]["samples"] > 0
     assert convert(path, tmp_path) == 0
@@ -174,7 +174,7 @@ def test_a_shortened_part_is_refused(photos, tmp_path, monkeypatch, capsys):
     assert "is shorter than" in capsys.readouterr().err
 
 
-def test_a_file_that_was_deleted_is_made_anew_whatever_the_arguments(photos, tmp_path):
+def test_a_file_that_was_deleted_is_written_again_whatever_the_arguments(photos, tmp_path):
     path, whole = photos
     assert convert(path, tmp_path, "--max-side", "32") == 0
     (tmp_path / "boxes.tsv").unlink()

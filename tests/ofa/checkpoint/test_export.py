@@ -9,9 +9,10 @@ from helpers import published
 from safetensors import safe_open
 
 from ofa.checkpoint import TaskSettings, exporting, load, load_model, read_task
-from ofa.checkpoint.task_settings import NEGATED_PREFIX_COUNTS, PIPELINE_NAMES, from_fairseq
+from ofa.checkpoint.task_settings import NEGATED_PREFIX_COUNTS, PLANNED, from_fairseq
 from ofa.errors import UserError
 from ofa.model import OFAModel
+from ofa.processors import PROCESSORS
 from ofa.tokenizer import Tokenizer
 
 TASK = TaskSettings(
@@ -93,7 +94,6 @@ def test_an_export_to_a_full_disk_leaves_the_old_model(model, folder, n_written,
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"pipeline": "image-captoning"}, "pipeline=image-captoning is not one of .* did you mean 'image-captioning'"),
         ({"generation": {"beams": 5}}, "generation has no option 'beams'; did you mean 'beam_size'"),
         ({"colour": 1}, "colour"),
         ({"settings": [1]}, r"settings=\[1\] does not map names to values"),
@@ -107,6 +107,15 @@ def test_an_invalid_task_is_refused(folder, change, message):
     file = folder / "task.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(UserError, match=rf"task.json .*{message}"):
+        read_task(folder)
+
+
+def test_a_task_without_a_registered_processor_names_the_remedy(folder):
+    file = folder / "task.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pipeline": "image-captoning"}))
+    with pytest.raises(
+        UserError, match="task.json: no processor .* did you mean 'image-captioning'; import the module"
+    ):
         read_task(folder)
 
 
@@ -219,7 +228,7 @@ def test_the_description_of_a_modelscope_folder_is_a_task(tmp_path, caplog):
 def test_tasks_of_modelscope_have_pipelines(theirs, ours, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "configuration.json").write_text(json.dumps({"task": theirs, "model": {}}))
-    assert read_task(tmp_path) == TaskSettings(ours) and ours in PIPELINE_NAMES
+    assert read_task(tmp_path) == TaskSettings(ours) and ours in (*PROCESSORS, *PLANNED)
 
 
 def test_a_modelscope_task_without_a_pipeline_is_none(tmp_path, caplog):

@@ -5,7 +5,6 @@ from dataclasses import asdict
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from ofa.checkpoint import check_vocabulary
 from ofa.processors.settings import to_task_settings
 from runtime.checks import check
 from runtime.collectives import local_rank_zero_first
@@ -15,15 +14,25 @@ from runtime.resume import find_resume_point
 from runtime.run_dir import run_dir
 from tracking import report
 from training import build
-from training.data_files import build_data, build_source, evaluation_splits
+from training.data_files import build_source
 from training.evaluation import EvaluationModule
-from training.run import build_initial_model, export_best, report_parts, save_run_files, score_of_run
+from training.run import (
+    best_validation_score,
+    build_initial_model,
+    build_training_data,
+    build_training_tokenizer,
+    export_best,
+    log_choices,
+    log_parts,
+    save_run_files,
+    score_of_run,
+)
 from training.trainer import (
     build_callbacks,
     build_loggers,
     build_trainer,
-    learnt_files,
     training_callbacks,
+    training_files,
     validation_settings,
 )
 
@@ -39,42 +48,34 @@ def train(config: DictConfig) -> float | None:
         report.log_finished(folder)
         return score_of_run(folder)
     loggers, chosen_callbacks = build_loggers(config, resume_point), build_callbacks(config)
-    report.log_start(config, folder)
-    build.log_recipe(config)
+    log_choices(config, folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once
         source = build_source(config)
-        tokenizer = build.build_tokenizer(config, source, config.tokenizer)
-        if config.init is not None:
-            check_vocabulary(config.init, tokenizer)
+        tokenizer = build_training_tokenizer(config, source)
         task = build.build_task(config, source, tokenizer)
         generation = build.generation_options(config, task)
         objective = build.build_objective(config, tokenizer, task)
-        distillation = objective.distillation
-        splits = dict.fromkeys(["train", "val", *evaluation_splits(source, task)])
-        data = build_data(config, source, task, list(splits))
-        data.prepare_data()
-    cache = build.build_cache(config, data, tokenizer, distillation)
-    callbacks = training_callbacks(config, task, folder, learnt_files(data, distillation), chosen_callbacks)
+        data = build_training_data(config, source, task)
+    cache = build.build_cache(config, data, tokenizer, objective.distillation)
+    callbacks = training_callbacks(config, task, folder, training_files(data, objective.distillation), chosen_callbacks)
     intervals = validation_settings(config, batches=len(data.train_dataloader()))
     trainer = build_trainer(config, callbacks, folder, logger=loggers, **intervals)
-    model = build_initial_model(config, resume_point, distillation)
+    model = build_initial_model(config, resume_point, objective.distillation)
     module = build.build_module(config, objective, data, model, task, generation, cache)
     if (settings := to_task_settings(task.processor, generation)) is not None:
         module.save_hyperparameters({"task": asdict(settings)}, logger=False)  # in checkpoints
     save_run_files(config, folder, tokenizer, loggers, resume_point)
-    report_parts(config, model, trainer, distillation, cache)
+    log_parts(config, model, trainer, objective.distillation, cache)
 
-    checkpoint = None if resume_point is None else resume_point.checkpoint
     # The loss of a batch: training/module.py, TrainingModule.loss.
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(module, datamodule=data, ckpt_path=resume_point and resume_point.checkpoint, weights_only=True)
     best = export_best(trainer, module, folder, tokenizer)
     trainer.test(EvaluationModule(best, task, generation), datamodule=data, verbose=False)
     report.print_scores(config, folder, task, source.baseline_files)
     report.print_next_steps(config, folder, task)
-    score = trainer.checkpoint_callback.best_model_score
-    return None if score is None else float(score)
+    return best_validation_score(trainer)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The answers a task may give, out of a file: `read_answers`, `order_answers`."""
+"""Closed sets of answers in files: `read_answers`, `order_answers`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_answers(path: str | Path) -> list[str]:
         the answers in the order of their indices.
 
     Raises:
-        UserError: the file cannot be read, is something else, or has no answers or one twice.
+        UserError: the file cannot be read, has another format, or has no answers or one twice.
     """
     path = Path(path)
     if path.suffix in (".pkl", ".pickle"):
@@ -31,8 +31,8 @@ def read_answers(path: str | Path) -> list[str]:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)  # lists keep duplicates
     except OSError as error:
         raise UserError(
-            f"the answer file {path} cannot be read ({error.strerror}); `{CONVERTER} OLD.pkl {path}` makes it of the "
-            "published pickle, answer_list=FILE names another"
+            f"the answer file {path} cannot be read ({error.strerror}); `{CONVERTER} OLD.pkl {path}` creates it from "
+            "the published pickle, answer_list=FILE names another file"
         ) from error
     except ValueError as error:
         raise UserError(f"the answer file {path} is not JSON ({error})") from error
@@ -45,7 +45,7 @@ def order_answers(pairs: Sequence[tuple[Any, Any]], path: Path) -> list[str]:
     """The answers of (answer, index) pairs, by index.
 
     Raises:
-        UserError: these are no such pairs, or an answer occurs twice, or the indices are not 0 .. n - 1.
+        UserError: they are not such pairs, an answer occurs twice, or the indices are not 0 .. n - 1.
     """
     if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
         raise UserError(f'{path} holds no answers: expected {{"answer": index}} or a list of answers')
@@ -66,5 +66,5 @@ def order_answers(pairs: Sequence[tuple[Any, Any]], path: Path) -> list[str]:
 
 
 def _is_pair(pair: Any) -> bool:
-    """An answer and its index; True and False are ints in Python, but no indices."""
+    """Whether it is an answer and its index, which is not a bool."""
     return isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and type(pair[1]) is int

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: `write_whole`; and several that appear together: `write_part` for each."""
+"""Atomic file writes: `atomic_write`; for several files together, `write_part` and a rename of each."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used 
 
 
 def part_of(file: Path) -> Path:
-    """Where `file` is made, before it gets its name."""
+    """The temporary path of `file`."""
     return file.with_name(f".{file.name}.part")
 
 
 def write_part(file: Path, write: Callable[[Path], object]) -> None:
-    """Has `write` make what is to become `file`, and waits until it is on disk.
+    """Call `write` with the temporary path of `file`, and wait until its data is on disk.
 
     Args:
         write: called with the path to write to.
@@ -32,17 +32,17 @@ def write_part(file: Path, write: Callable[[Path], object]) -> None:
 
 
 def atomic_write(file: Path, write: Callable[[Path], object], previous: Path | None = None) -> None:
-    """Has `write` make a file under another name beside `file`, which it becomes when all of it is on disk.
+    """Call `write` with a temporary path in the same folder, and rename it to `file` when its data is on disk.
 
-    Whenever the process or the machine stops, `file` or `previous` is there, and whole.
+    Whenever the process or the machine stops, `file` or `previous` exists and is complete.
 
     Args:
-        file: one of that name is replaced.
+        file: replaced if it exists.
         write: called with the path to write to.
-        previous: the name that the replaced one is kept under; None: it is not kept.
+        previous: new name of the replaced file; None: it is deleted.
 
     Raises:
-        OSError: it cannot be written; `file` is as it was, and no part is left.
+        OSError: it cannot be written; `file` is unchanged, and no temporary file is left.
     """
     part = part_of(file)
     try:
@@ -52,14 +52,14 @@ def atomic_write(file: Path, write: Callable[[Path], object], previous: Path | N
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
-    _keep_names(file.parent)
+    _sync_folder(file.parent)
 
 
-def _keep_names(folder: Path) -> None:
-    """Has the system write the folder itself, so that a power cut does not undo the renaming."""
+def _sync_folder(folder: Path) -> None:
+    """Sync the folder itself, so that a power failure does not undo the renaming."""
     opened = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # not every network file system can; the files are on disk in any case
+        with contextlib.suppress(OSError):  # some network file systems cannot; the files are on disk in any case
             os.fsync(opened)
     finally:
         os.close(opened)

@@ -1,8 +1,14 @@
-"""Multi-head attention with an additive bias and one learned scale per head (NormFormer, arXiv 2110.09456)."""
+"""Multi-head attention with an additive bias and one learned scale per head (NormFormer, arXiv 2110.09456).
+
+Positions are not added to embeddings; they enter attention as biases (TUPE, arXiv 2006.15595; buckets as in T5, arXiv
+1910.10683, and BEiT, arXiv 2106.08254). Bucket tables are computed for the current size and cached, not stored with
+the weights: at full size they would be 50 MB.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +18,8 @@ from torch import Tensor, nn
 class Attention(nn.Module):
     """softmax(q k^T / sqrt(scale_factor * d) + bias) v, each head's output times `c_attn`, then `out_proj`.
 
-    Keys and values are projected by `keys_values` and passed in, so that a caller may keep and share them: the rows of
-    a query may be the positions of a sequence or the beams of one sample.
+    Keys and values are projected by `keys_values` and passed in, so that a caller can cache and share them: queries
+    may be the positions of a sequence or the beams of one sample.
     """
 
     def __init__(self, width: int, heads: int, scale_factor: float, dropout: float) -> None:
@@ -37,7 +43,7 @@ class Attention(nn.Module):
         """Attend from x [B, T, D] to keys and values [B, H, L, d].
 
         Args:
-            bias: added to the scores, broadcastable to [B, H, T, L]; minus infinity forbids. None adds nothing.
+            bias: added to the scores, broadcastable to [B, H, T, L]; minus infinity masks. None adds nothing.
             wanted: kinds of features to return, see `Feature`; "attention" materialises the probabilities.
 
         Returns:
@@ -71,7 +77,7 @@ def position_scores(
 ) -> Tensor:
     """The absolute part of the position bias, [N, H, T, L], of position vectors [N, T, D] and [N, L, D].
 
-    TUPE (arXiv 2006.15595): positions are compared with projections of their own, apart from the content.
+    TUPE (arXiv 2006.15595): positions have their own projections, separate from the content.
     """
     q = split_heads(query_linear(queries), heads)
     k = split_heads(key_linear(keys), heads)
@@ -84,6 +90,48 @@ def relative_scores(table: nn.Embedding, buckets: Tensor) -> Tensor:
 
 
 def blocking_bias(padding: Tensor) -> Tensor:
-    """Padding [B, L], True where keys are to be ignored -> a bias [B, 1, 1, L] of 0 and minus infinity."""
+    """Padding [B, L], True where keys are ignored -> a bias [B, 1, 1, L] of 0 and minus infinity."""
     zeros = torch.zeros(padding.shape, device=padding.device)
     return zeros.masked_fill_(padding, -torch.inf)[:, None, None, :]
+
+
+def patch_position_ids(rows: int, columns: int, grid: int) -> Tensor:
+    """Ids of rows x columns patches in reading order, [rows * columns]: row * grid + column + 1; 0: no patch."""
+    return (torch.arange(rows)[:, None] * grid + torch.arange(columns) + 1).flatten()
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # a table first made in validation must also serve training
+def token_offset_buckets(length: int, bucket_size: int, max_position: int, device: torch.device) -> Tensor:
+    """Bucket of the offset i - j for every query i and key j, [length, length], values 0 .. 2 * bucket_size - 2.
+
+    Offsets below half the bucket size have a bucket each; longer ones share buckets that widen logarithmically.
+    """
+    offset = torch.arange(length)[:, None] - torch.arange(length)
+    middle = bucket_size // 2
+    distance = torch.where(offset.abs() < middle, middle - 1, offset.abs())
+    far = torch.log(distance / middle) / torch.log(torch.tensor((max_position - 1) / middle)) * (middle - 1)
+    bucket = torch.where(distance <= middle, offset, offset.sign() * (far.ceil() + middle).long())
+    return (bucket + bucket_size - 1).to(device)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def patch_offset_buckets(patches: tuple[int, int], grid: int, device: torch.device, off_grid: int = 0) -> Tensor:
+    """Bucket of the two-dimensional offset between every two of rows x columns patches, [L, L] (query, key).
+
+    `off_grid` positions outside the grid (the start of an image-code sequence) come first; their offsets have three
+    separate buckets after the others: as query, as key, as both.
+    """
+    span = 2 * grid - 1
+    rows, columns = patches
+    row = torch.arange(rows).repeat_interleave(columns)
+    column = torch.arange(columns).repeat(rows)
+    dy, dx = row[:, None] - row, column[:, None] - column
+    length = off_grid + rows * columns
+    bucket = torch.empty(length, length, dtype=torch.long)
+    bucket[off_grid:, off_grid:] = (dy + grid - 1) * span + dx + grid - 1
+    bucket[:off_grid, off_grid:] = span**2
+    bucket[off_grid:, :off_grid] = span**2 + 1
+    bucket[:off_grid, :off_grid] = span**2 + 2
+    return bucket.to(device)

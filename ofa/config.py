@@ -1,4 +1,4 @@
-"""The shape of an OFA model: one dataclass, and the five published sizes by name."""
+"""Configuration of an OFA model, and the five published sizes by name: `OFAConfig`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class OFAConfig:
     """Architecture and regularisation of an OFA model; names as in the published `config.json` files.
 
     Raises:
-        UserError: at construction, for a combination of values no model can have.
+        UserError: at construction, for an invalid combination of values.
     """
 
     d_model: int = 256
@@ -53,7 +53,7 @@ class OFAConfig:
     max_position_embeddings: int = 1024
     token_bucket_size: int = 256
     image_bucket_size: int = 42
-    code_image_size: int = 128  # pixels a side of a picture that is generated: 128 infilling, 256 text to image
+    code_image_size: int = 128  # pixels per side of a generated image: 128 infilling, 256 text to image
     attn_scale_factor: float = 2.0
     dropout: float = 0.1
     attention_dropout: float = 0.0
@@ -72,7 +72,7 @@ class OFAConfig:
             raise UserError(f"resnet_type={self.resnet_type!r} is not one of {', '.join(RESNET_STAGES)}")
         if self.code_image_size // 8 > self.image_bucket_size:
             raise UserError(
-                f"code_image_size={self.code_image_size} needs {self.code_image_size // 8} positions a side, "
+                f"code_image_size={self.code_image_size} needs {self.code_image_size // 8} positions per side, "
                 f"image_bucket_size={self.image_bucket_size} has fewer"
             )
         for field in dataclasses.fields(self):
@@ -84,7 +84,10 @@ class OFAConfig:
         """The published size `name` (tiny, medium, base, large, huge; or micro), with `changes` to single fields.
 
         Raises:
-            UserError: there is no such size or field, or no model can have these values.
+            UserError: there is no such size or field, or the values are invalid.
+
+        >>> OFAConfig.from_name("tiny", dropout=0.0).d_model
+        256
         """
         if name not in SIZES:
             raise UserError(f"model {name!r} is not one of {', '.join(SIZES)}{did_you_mean(name, SIZES)}")
@@ -106,7 +109,7 @@ class OFAConfig:
         """From field names and values.
 
         Raises:
-            UserError: a name is unknown, and the closest valid one is said; or no model can have these values.
+            UserError: a name is unknown (the message has the closest valid one), or the values are invalid.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         for name in values:
@@ -130,25 +133,29 @@ class OFAConfig:
 
 
 def check_choice(value: object, key: str, valid: Collection[str]) -> None:
-    """Raises UserError, about the setting `key`, for what is not one of the valid names."""
+    """Raises UserError, about the setting `key`, if the value is not one of the valid names."""
     if not isinstance(value, str) or value not in valid:
         raise UserError(f"{key}={typed(value)} is not one of {', '.join(valid)}{did_you_mean(str(value), valid)}")
 
 
 def check_number(value: object, key: str, remedy: str, *, above_zero: bool = False) -> None:
-    """Raises UserError, about the setting `key`, for what is not a finite number of at least 0, or above it."""
+    """Raises UserError, about the setting `key`, if the value is not a finite number >= 0 (or > 0)."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or value < 0 or (above_zero and value == 0):
         raise UserError(f"{key}={typed(value)} is not a number {'above' if above_zero else 'of at least'} 0; {remedy}")
 
 
 def typed(value: object) -> object:
-    """A value as it is typed on the command line."""
+    """A value as typed on the command line."""
     return "null" if value is None else value
 
 
 def did_you_mean(name: str, valid: Any) -> str:
-    """'; did you mean ...?' with the closest valid name, or nothing where none is close."""
+    """'; did you mean ...?' with the closest valid name; empty if none is close.
+
+    >>> did_you_mean("tinny", ["tiny", "base"])
+    "; did you mean 'tiny'?"
+    """
     by_lower_case = {str(word).lower(): str(word) for word in valid}
     close = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1)
     return f"; did you mean {by_lower_case[close[0]]!r}?" if close else ""

@@ -1,4 +1,4 @@
-"""The decoder: text or image codes, one token after the other, attending to the encoder's output."""
+"""The decoder: text or image codes with causal self-attention and attention to the encoder's output."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ofa.attention import Attention, blocking_bias, position_scores, relative_scores
+from ofa.attention import (
+    Attention,
+    blocking_bias,
+    patch_offset_buckets,
+    patch_position_ids,
+    position_scores,
+    relative_scores,
+    token_offset_buckets,
+)
 from ofa.config import OFAConfig
 from ofa.encoder import EncoderOutput
 from ofa.errors import UserError
 from ofa.features import Feature, Recorder
 from ofa.layers import TransformerLayer, drop_path_rates, relative_tables
-from ofa.positions import patch_offset_buckets, patch_position_ids, token_offset_buckets
 from ofa.vocabulary import PAD
 
 
 @dataclass
 class DecoderOutput:
-    """What callers read of the decoder.
+    """Output of the decoder.
 
     last_hidden_state: [B, T, D], after the final norm; `OFAModel.logits` turns it into logits.
-    features: the intermediate states that were wanted.
+    features: the requested intermediate states.
     """
 
     last_hidden_state: Tensor
@@ -101,7 +108,7 @@ class Decoder(nn.Module):
         self.output_projection.weight = embed_tokens.weight
 
     def parts_of_image_codes(self) -> list[nn.Module]:
-        """What is read only where a target is a sequence of image codes."""
+        """Modules used only if a target is a sequence of image codes."""
         return [
             self.code_layernorm_embedding,
             self.embed_image_positions,
@@ -121,8 +128,8 @@ class Decoder(nn.Module):
         Args:
             decoder_input_ids: [B, T], `<s>` first, right-padded.
             encoder_output: of the same batch.
-            code_masks: [B] booleans, True where the sample's target is a sequence of image codes; None where none is.
-            wanted: the intermediate states to return; those of the encoder are no matter here.
+            code_masks: [B] booleans, True where the sample's target is a sequence of image codes; None if none is.
+            wanted: the intermediate states to return; those of the encoder are ignored.
         """
         x = self.embed(decoder_input_ids, code_masks)
         self_biases, cross_bias = self.position_biases(decoder_input_ids.shape[1], encoder_output, code_masks)
@@ -141,7 +148,7 @@ class Decoder(nn.Module):
         return DecoderOutput(self.layer_norm(x), recorder.features)
 
     def embed(self, ids: Tensor, code_masks: Tensor | None) -> Tensor:
-        """Embeddings [B, T, D] of ids [B, T], with a norm of their own for image codes."""
+        """Embeddings [B, T, D] of ids [B, T], with a separate norm for image codes."""
         embedded = self.embed_tokens(ids)
         x = self.layernorm_embedding(embedded)
         if code_masks is not None:
@@ -153,7 +160,7 @@ class Decoder(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """Each layer's causal self-attention bias [1 or B, H, T, T], and the cross-attention bias [B, H, T, L].
 
-        One text bias serves the whole batch; samples of image codes have one of their own, picked by `code_masks`.
+        One text bias serves the whole batch; samples of image codes have their own, selected by `code_masks`.
         """
         with torch.autocast(encoder_output.positions.device.type, enabled=False):
             self_biases, cross_bias = self._text_biases(length, encoder_output.positions)

@@ -2,32 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ofa.attention import Attention, blocking_bias, position_scores, relative_scores
+from ofa.attention import (
+    Attention,
+    blocking_bias,
+    patch_offset_buckets,
+    patch_position_ids,
+    position_scores,
+    relative_scores,
+    token_offset_buckets,
+)
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.features import Feature, Recorder
 from ofa.layers import TransformerLayer, drop_path_rates, relative_tables
-from ofa.positions import patch_offset_buckets, patch_position_ids, token_offset_buckets
 from ofa.vision import PATCH_WIDTH, build_backbone, fold_batch_norms
 from ofa.vocabulary import PAD
-from ofa.weight_derived_cache import WeightDerivedCache
+
+Value = TypeVar("Value")
+
+
+class WeightDerivedCache(Generic[Value]):
+    """One value, computed again when its weights have changed or another key is requested.
+
+    A change is seen by the version that PyTorch counts for in-place operations (optimizer steps, `load_state_dict`) and
+    by the memory address (moves to a device). The owner clears it in `train()`, to free the memory, too.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop the value."""
+        self._key: Hashable = None
+        self._value: Value | None = None
+
+    def get(self, what: Hashable, weights: Iterable[Tensor], make: Callable[[], Value]) -> Value:
+        """The cached value for `what` and these weights, else that of `make`, which is cached."""
+        key = (what, *((tensor.data_ptr(), tensor._version) for tensor in weights))
+        if key != self._key:
+            self._key, self._value = key, make()
+        return self._value
 
 
 @dataclass
 class EncoderOutput:
-    """What the decoder and callers read of the encoder; L counts image patches, then text tokens.
+    """Output of the encoder; L counts image patches, then text tokens.
 
     last_hidden_state: [B, L, D], after the final norm.
-    padding: [B, L] booleans, True where there is nothing to attend to.
+    padding: [B, L] booleans, True at positions that are masked.
     positions: [1, L, D], the normalised position vectors of the source.
-    features: the intermediate states that were wanted.
+    features: the requested intermediate states.
     """
 
     last_hidden_state: Tensor
@@ -107,12 +139,12 @@ class Encoder(nn.Module):
 
         Args:
             input_ids: [B, L_text], right-padded with 1.
-            patch_images: [B, 3, h, w], normalised; None where no sample has an image.
-            patch_masks: [B] booleans, False where a sample has no image; None where all have.
-            wanted: the intermediate states to return; those of the decoder are no matter here.
+            patch_images: [B, 3, h, w], normalised; None if no sample has an image.
+            patch_masks: [B] booleans, False where a sample has no image; None if all have.
+            wanted: the intermediate states to return; those of the decoder are ignored.
 
         Raises:
-            UserError: where an image side is longer than the position table allows (672 px) or a text too long.
+            UserError: an image side is longer than the position table allows (672 px), or a text is too long.
         """
         x, padding, grid = self.embed(input_ids, patch_images, patch_masks)
         with torch.autocast(x.device.type, enabled=False):  # position biases are small: full precision costs nothing
@@ -148,7 +180,7 @@ class Encoder(nn.Module):
             if max(height, width) > self.config.max_image_size:
                 raise UserError(
                     f"an image of {width} x {height} px has more patches than the model has positions: use at most "
-                    f"{self.config.max_image_size} px a side (image_size)"
+                    f"{self.config.max_image_size} px per side (image_size)"
                 )
             patches = self._backbone()(patch_images.contiguous(memory_format=torch.channels_last))[0]
             grid = (patches.shape[2], patches.shape[3])
@@ -170,7 +202,7 @@ class Encoder(nn.Module):
         if text_length > self.config.max_position_embeddings:
             raise UserError(
                 f"a source text of {text_length} tokens is longer than the {self.config.max_position_embeddings} "
-                f"positions of the model: cut it (max_source_tokens)"
+                f"positions of the model; shorten it (max_source_tokens)"
             )
         text = self.pos_ln(self.embed_positions.weight[:text_length])
         ids = patch_position_ids(*grid, self.config.image_bucket_size).to(text.device)
@@ -178,15 +210,15 @@ class Encoder(nn.Module):
         return torch.cat([patches, text])[None]
 
     def position_biases(self, positions: Tensor, grid: tuple[int, int]) -> Iterable[Tensor]:
-        """Each layer's bias [1, H, L, L]; it depends on positions alone, so one serves the whole batch.
+        """Each layer's bias [1, H, L, L]; it depends only on positions, so one serves the whole batch.
 
-        In evaluation the biases are kept for the next batch. A shorter text needs the leading part of a longer one's,
-        because the text stands last, so one set for the longest text seen serves all pictures of one size.
+        In evaluation the biases are cached for the next batch. A shorter text needs the leading part of a longer one's,
+        because the text is last, so one set for the longest text so far serves all images of one size.
         """
         if not self._may_keep():
             return self._compute_biases(positions, grid)
         length = positions.shape[1]
-        for _ in range(2):  # once more where the biases kept are too short
+        for _ in range(2):  # again if the cached biases are too short
             biases = self._kept_biases.get(
                 grid, self._position_parameters(), lambda: list(self._compute_biases(positions, grid))
             )
@@ -217,14 +249,14 @@ class Encoder(nn.Module):
             yield bias
 
     def _backbone(self) -> nn.Module:
-        """The backbone or, in evaluation, a copy that is faster."""
+        """The backbone or, in evaluation, a faster copy."""
         if not self._may_keep():
             return self.embed_images
         weights = (*self.embed_images.parameters(), *self.embed_images.buffers())
         return self._kept_backbone.get("folded", weights, lambda: fold_batch_norms(self.embed_images))
 
     def _may_keep(self) -> bool:
-        """Whether what follows from the weights may serve several batches; a compiled graph holds no such state."""
+        """Whether values computed from weights may be cached; a compiled graph has no such state."""
         return not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
 
     def _position_parameters(self) -> Iterator[nn.Parameter]:

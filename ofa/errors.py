@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read: its message says what is wrong, where, and what to do."""
+"""The exception for user errors: its message names the error, the place and the remedy."""
 
 
 class UserError(ValueError):

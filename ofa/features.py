@@ -1,4 +1,4 @@
-"""Intermediate states of a model, layer by layer: a caller names those it wants, and only they are kept."""
+"""Intermediate states of a model: a caller names those it needs, and only they are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ATTENTION_KINDS = ("attention", "query", "key", "value")
 class Feature(NamedTuple):
     """The name of one intermediate state; T target positions, L source positions, T instead of L in the decoder.
 
-    stack: encoder, decoder, or cross, the decoder's attention to the encoder's output.
+    stack: encoder, decoder, or cross, the decoder's attention to the encoder output.
     kind: attention, the probabilities [B, H, L, L] (cross: [B, H, T, L]) before dropout; query, key or value of an
         attention, [B, H, L, d] (cross: queries [B, H, T, d]); hidden, [B, L, D] before the stack's final norm.
     layer: from 0; of hidden states 0 is the embeddings and i + 1 the output of layer i.
@@ -25,23 +25,23 @@ class Feature(NamedTuple):
 
 
 class Recorder:
-    """Keeps, of the states that a forward pass offers, those in `wanted`."""
+    """Keeps the states of a forward pass that are in `wanted`."""
 
     def __init__(self, wanted: Collection[Feature]) -> None:
         self.wanted = wanted
         self.features: dict[Feature, Tensor] = {}
 
     def kinds(self, stack: str, layer: int) -> tuple[str, ...]:
-        """What is wanted of one attention."""
+        """The wanted kinds of one attention."""
         return tuple(kind for kind in ATTENTION_KINDS if Feature(stack, kind, layer) in self.wanted)
 
     def keep(self, stack: str, layer: int, states: dict[str, Tensor]) -> None:
-        """Take the states, by kind, of one layer."""
+        """Keep the wanted states, by kind, of one layer."""
         for kind, state in states.items():
             if Feature(stack, kind, layer) in self.wanted:
                 self.features[Feature(stack, kind, layer)] = state
 
 
 def features_of_layers(stack: str, kind: str, layers: int) -> list[Feature]:
-    """One kind of state of all layers; of hidden states that is one more, the embeddings."""
+    """One kind of state of all layers; hidden states have one more, the embeddings."""
     return [Feature(stack, kind, layer) for layer in range(layers + (kind == "hidden"))]

@@ -1,4 +1,4 @@
-"""What users give as an image: a path, a URL, a PIL picture or an array, to an RGB picture."""
+"""User input as RGB images: a path, a URL, a PIL image or an array."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ofa.images import MAX_PIXELS, ImageError, open_image, to_rgb
 ImageInput = str | Path | Image.Image | np.ndarray
 
 MAX_DOWNLOAD = 100_000_000  # bytes; no photograph of MAX_PIXELS needs more
-TIMEOUT = 30  # seconds without an answer
+TIMEOUT = 30  # seconds without data
 
 
 class InputError(UserError):
@@ -23,21 +23,21 @@ class InputError(UserError):
 
 
 def read_image(given: ImageInput) -> Image.Image:
-    """The RGB picture of a path, an http(s) URL, a PIL picture, or an array.
+    """The RGB image of a path, an http(s) URL, a PIL image, or an array.
 
     Args:
         given: an array is [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]: bytes, or fractions from 0 to 1.
 
     Raises:
-        InputError: there is no picture, or one that does not decode or is too large.
+        InputError: there is no image, or it does not decode or is too large.
     """
     if isinstance(given, Image.Image):
-        return _checked(given, "the picture")
+        return _checked(given, "the image")
     if isinstance(given, np.ndarray):
         return _checked(Image.fromarray(_bytes(given)), "the array")
     if not isinstance(given, str | Path):
         raise InputError(
-            f"an image is given as a path, URL, PIL picture or NumPy array, or a list of these, not as a "
+            f"an image is given as a path, URL, PIL image or NumPy array, or a list of these, not as a "
             f"{type(given).__name__}"
         )
     is_url = str(given).lower().startswith(("http://", "https://"))
@@ -63,12 +63,12 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     """The array as bytes [h, w] or [h, w, channels]."""
     grey = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
     if grey.ndim not in (2, 3) or (grey.ndim == 3 and grey.shape[-1] not in (3, 4)) or not grey.size:
-        raise InputError(f"an array of shape {list(array.shape)} is no picture: [h, w] or [h, w, 3] is")
+        raise InputError(f"an array of shape {list(array.shape)} is not an image: give [h, w] or [h, w, 3]")
     if grey.dtype == np.uint8:
         return grey
     if np.issubdtype(grey.dtype, np.floating) and np.isfinite(grey).all() and grey.min() >= 0 and grey.max() <= 1:
         return (grey * 255).round().astype(np.uint8)
-    raise InputError(f"an array of {grey.dtype} is no picture: give bytes (uint8), or fractions from 0 to 1")
+    raise InputError(f"an array of {grey.dtype} is not an image: give bytes (uint8), or fractions from 0 to 1")
 
 
 def _read(path: Path) -> bytes:
@@ -85,7 +85,7 @@ def _download(url: str) -> bytes:
         with urlopen(url, timeout=TIMEOUT) as answer:
             encoded = answer.read(MAX_DOWNLOAD + 1)
     except (OSError, HTTPException, ValueError) as error:
-        raise InputError(f"the image {url} cannot be fetched ({getattr(error, 'reason', error)})") from error
+        raise InputError(f"the image {url} cannot be downloaded ({getattr(error, 'reason', error)})") from error
     if len(encoded) > MAX_DOWNLOAD:
         raise InputError(f"the image {url} has more than the {MAX_DOWNLOAD} bytes allowed")
     return encoded

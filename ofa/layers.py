@@ -1,4 +1,4 @@
-"""Parts that the layers of both stacks share: the feed-forward block and the residual branch."""
+"""Common parts of encoder and decoder layers: feed-forward block and residual branch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Residual(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """What encoder and decoder layers have in common: the feed-forward block with NormFormer's middle norm.
+    """Base of encoder and decoder layers: the feed-forward block with NormFormer's middle norm.
 
-    The modules stand here, not in a child, because their names are those of the published weights.
+    The modules are attributes of the layer, as in the names of the published weights.
     """
 
     def __init__(self, config: OFAConfig, ffn_dim: int, drop_path: float) -> None:
@@ -49,7 +49,7 @@ def drop_path_rates(rate: float, layers: int) -> list[float]:
 
 
 def relative_tables(config: OFAConfig, heads: int, layers: int) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """One table of relative position biases a layer, for text tokens and for image patches (see `positions.py`)."""
+    """One table of relative position biases per layer, for text tokens and for image patches (see `ofa.attention`)."""
     token_buckets = 2 * config.token_bucket_size - 1
     patch_buckets = (2 * config.image_bucket_size - 1) ** 2 + 3
     return (

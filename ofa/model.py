@@ -16,7 +16,7 @@ from ofa.features import features_of_layers
 
 @dataclass
 class OFAOutput:
-    """Logits [B, T, V] and, where asked for, the states and attention probabilities of both stacks (lists by layer)."""
+    """Logits [B, T, V] and, on request, the states and attention probabilities of both stacks (lists by layer)."""
 
     logits: Tensor
     encoder_last_hidden_state: Tensor
@@ -61,13 +61,13 @@ class OFAModel(nn.Module):
 
         Args:
             input_ids: [B, L], `<s>` text `</s>`, right-padded with 1.
-            patch_images: [B, 3, h, w], normalised; None where no sample has an image.
-            patch_masks: [B] booleans, False where a sample has no image; None where all have.
-            decoder_input_ids: [B, T], `<s>` and the target without its `</s>`; None is `<s>` alone.
+            patch_images: [B, 3, h, w], normalised; None if no sample has an image.
+            patch_masks: [B] booleans, False where a sample has no image; None if all have.
+            decoder_input_ids: [B, T], `<s>` and the target without its `</s>`; None is only `<s>`.
             code_masks: [B] booleans, True where a sample's target is a sequence of image codes.
 
         Raises:
-            UserError: where an image or text is longer than the model's position tables.
+            UserError: an image or text is longer than the model's position tables.
         """
         if decoder_input_ids is None:
             decoder_input_ids = torch.zeros_like(input_ids[:, :1])
@@ -80,19 +80,19 @@ class OFAModel(nn.Module):
             features_of_layers(stack, "attention", n)
             for stack, n in (("encoder", n_encoder), ("decoder", n_decoder), ("cross", n_decoder))
         ]
-        asked = (hidden if output_hidden_states else []) + (maps if output_attentions else [])
-        wanted = {feature for features in asked for feature in features}
+        requested = (hidden if output_hidden_states else []) + (maps if output_attentions else [])
+        wanted = {feature for features in requested for feature in features}
         encoded = self.encoder(input_ids, patch_images, patch_masks, wanted)
         decoded = self.decoder(decoder_input_ids, encoded, code_masks, wanted)
         found = encoded.features | decoded.features
         return OFAOutput(
             self.logits(decoded.last_hidden_state),
             encoded.last_hidden_state,
-            *([found[f] for f in features] if features in asked else None for features in (*hidden, *maps)),
+            *([found[f] for f in features] if features in requested else None for features in (*hidden, *maps)),
         )
 
     def logits(self, hidden: Tensor, allowed_ids: Tensor | None = None) -> Tensor:
-        """Logits [..., V] of decoder states [..., D]; or [..., A] of `allowed_ids` [A] alone, at A / V of the cost."""
+        """Logits [..., V] of decoder states [..., D]; or [..., A] of only `allowed_ids` [A], at A / V of the cost."""
         weight = self.decoder.output_projection.weight
         return F.linear(hidden, weight if allowed_ids is None else weight[allowed_ids])
 

@@ -1,4 +1,4 @@
-"""Rows of ids side by side: `pad`."""
+"""Padding of token ids: `pad`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from ofa.vocabulary import PAD
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of ids as one int64 tensor [B, length of the longest], filled up with <pad> on the right."""
+    """Rows of ids as one int64 tensor [B, length of the longest], right-padded with <pad>.
+
+    >>> pad([[0, 5, 2], [0, 2]]).tolist()
+    [[0, 5, 2], [0, 2, 1]]
+    """
     padded = torch.full((len(rows), max(map(len, rows), default=0)), PAD)
     for line, row in zip(padded, rows, strict=True):
         line[: len(row)] = torch.tensor(row, dtype=torch.int64)

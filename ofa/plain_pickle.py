@@ -1,7 +1,7 @@
-"""Published pickles read without executing anything: `load_plain_pickle`.
+"""Safe reading of published pickles: `load_plain_pickle`.
 
 A pickle is a program: whatever function it names is called. Here only the few names that plain data needs mean
-anything, and each stands for a harmless function or type; any other name ends the reading.
+anything, and each stands for a harmless function or type; any other name is an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def load_plain_pickle(path: str | Path) -> Any:
 
     Plain are dicts, lists, tuples, sets, strings, bytes, numbers, bools and None. A defaultdict, OrderedDict or Counter
     becomes a dict, a NumPy scalar a number. Byte strings that Python 2 wrote become text: all of them read as UTF-8, or
-    all as Latin-1 where one of them is no UTF-8.
+    all as Latin-1 if one of them is not UTF-8.
 
     Raises:
         UserError: the file cannot be read, is not a whole pickle, or names anything else, which was not executed.
@@ -96,7 +96,7 @@ def number(number_type: NumberType, data: bytes) -> Any:
     """A pickled NumPy scalar as the number it is.
 
     Raises:
-        TypeError, ValueError: it is no number, or its data is too short.
+        TypeError, ValueError: it is not a number, or its data is too short.
     """
     return np.frombuffer(data, number_type.dtype(), count=1)[0].item()
 
@@ -116,9 +116,9 @@ class NumberType:
         """The type it stands for.
 
         Raises:
-            TypeError, ValueError: there is none, or it is none of numbers.
+            TypeError, ValueError: there is none, or it is not numeric.
         """
         dtype = np.dtype(self.code).newbyteorder(self.order)
         if dtype.kind not in "biufc":
-            raise ValueError(f"a NumPy value of type {self.code} is no number")
+            raise ValueError(f"a NumPy value of type {self.code} is not a number")
         return dtype

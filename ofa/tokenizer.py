@@ -1,8 +1,8 @@
 """Text to token ids and back: `Tokenizer`, byte-level BPE followed by image codes and bins; `clean_caption` before it.
 
-The BPE part is a model folder's `vocab.json` and `merges.txt`; `<code_i>` and `<bin_i>` are in no file, their ids
-follow by arithmetic (see `ofa.vocabulary`). No text ever becomes a special, code or bin id: a literal "<mask>" is
-spelled out in pieces, as in the published implementation.
+The BPE part is in `vocab.json` and `merges.txt` of a model folder; ids of `<code_i>` and `<bin_i>` are computed (see
+`ofa.vocabulary`). Text never becomes a special, code or bin id: a literal "<mask>" is split into pieces, as in the
+published implementation.
 """
 
 from __future__ import annotations
@@ -37,10 +37,15 @@ class Tokenizer:
     Args:
         vocabulary: content of vocab.json, a JSON object from piece to id.
         merges: content of merges.txt, one merge a line after a version line.
-        name: what error messages call it, usually the folder it came from.
+        name: for error messages, usually the source folder.
 
     Raises:
-        UserError: the two do not fit each other, or the special tokens are not at OFA's places.
+        UserError: the two do not match, or the special tokens do not have OFA's ids.
+
+    Example:
+        >>> tokenizer = Tokenizer.demo()
+        >>> tokenizer.decode(tokenizer.encode("the red circle"))
+        'the red circle'
     """
 
     def __init__(self, vocabulary: str, merges: str, name: str) -> None:
@@ -55,7 +60,7 @@ class Tokenizer:
         """Reads the vocabulary of a model folder or, with a network, of a Hugging Face model ("OFA-Sys/ofa-tiny").
 
         Raises:
-            UserError: the vocabulary is not there, cannot be reached, or is of a kind we do not read.
+            UserError: the vocabulary is missing, cannot be downloaded, or has another format.
         """
         folder = Path(source)
         if (folder / WORDPIECE_FILE).is_file() and not (folder / VOCABULARY_FILE).is_file():
@@ -76,12 +81,12 @@ class Tokenizer:
 
     @classmethod
     def demo(cls) -> Tokenizer:
-        """The small vocabulary kept in this package, made from the demo data's own text: nothing to download."""
+        """The small vocabulary of the demo data, which is part of this package."""
         return cls.from_pretrained(DEMO_FOLDER)
 
     @property
     def is_demo(self) -> bool:
-        """Whether this is the demo's vocabulary, wherever it was loaded from: real data needs a published one."""
+        """Whether this is the vocabulary of the demo, from any folder; real data needs a published one."""
         return self._merges == _read(DEMO_FOLDER / MERGES_FILE)
 
     def has_pieces_of(self, other: Tokenizer) -> bool:
@@ -93,7 +98,7 @@ class Tokenizer:
         return hashlib.sha256(f"{self._vocabulary}\0{self._merges}".encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text with a space in front, as every prompt and answer is written; no special tokens around it."""
+        """Ids of a text after a leading space, as for every prompt and answer; without special tokens."""
         return self.encode_verbatim(" " + text)
 
     def encode_verbatim(self, text: str) -> list[int]:
@@ -103,20 +108,20 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The inverse of `encode`: text without its leading space and without `<s>`, `<pad>` and `</s>`.
 
-        Bins and codes are written `<bin_12>`, `<code_3>`; ids that this vocabulary has no piece for are left out.
+        Bins and codes are written `<bin_12>`, `<code_3>`; ids without a piece in this vocabulary are left out.
         """
         pieces = [self._piece(token) for token in ids if token not in (BOS, PAD, EOS)]
         return self._pieces.decoder.decode(pieces).removeprefix(" ")
 
     def save(self, folder: str | Path) -> None:
-        """Writes vocab.json and merges.txt, as they were read, into a folder that is made where it is missing."""
+        """Writes vocab.json and merges.txt, unchanged, into a folder, which is created if missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in self.files().items():
             (folder / file).write_bytes(content.encode())
 
     def files(self) -> dict[str, str]:
-        """Content of vocab.json and merges.txt, as they were read."""
+        """The unchanged content of vocab.json and merges.txt."""
         return {VOCABULARY_FILE: self._vocabulary, MERGES_FILE: self._merges}
 
     def _piece(self, token: int) -> str:
@@ -132,10 +137,10 @@ def _bpe(vocabulary: str, merges: str, name: str) -> BPE:
         ids = json.loads(vocabulary)
     except json.JSONDecodeError as error:
         raise UserError(f"{name}: {VOCABULARY_FILE} is not JSON ({error}); copy it again from the model") from error
-    for token, place in SPECIAL_IDS.items():
-        if ids.get(token) != place:
+    for token, expected in SPECIAL_IDS.items():
+        if ids.get(token) != expected:
             raise UserError(
-                f"{name}: {VOCABULARY_FILE} has {token} at id {ids.get(token)}, OFA has it at {place}; "
+                f"{name}: {VOCABULARY_FILE} has {token} at id {ids.get(token)}, OFA has it at {expected}; "
                 "use the vocabulary of an OFA model"
             )
     pairs = [tuple(line.split(" ")) for line in merges.splitlines() if line and not line.startswith("#version")]

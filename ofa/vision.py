@@ -1,4 +1,4 @@
-"""The image branch: timm's ResNet without its fourth stage, giving one vector for each 16 x 16 px patch."""
+"""Image backbone: timm's ResNet without its fourth stage, one vector for each 16 x 16 px patch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def build_backbone(stages: tuple[int, int, int], drop_path_rate: float) -> nn.Mo
 
 @torch.no_grad()
 def fold_batch_norms(backbone: nn.Module) -> nn.Module:
-    """A copy for evaluation whose convolutions have taken in the batch norms behind them: the same output, faster."""
+    """A copy for evaluation with batch norms folded into the convolutions before them: the same output, faster."""
     folded = copy.deepcopy(backbone).eval()
     pairs = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1")]  # the last: a stage's first shortcut
     for parent in folded.modules():

@@ -1,9 +1,9 @@
-"""Which token ids mean what: the one table of the vocabulary, the same for every model size.
+"""Token ids of the vocabulary, the same for every model size.
 
 | ids            | tokens                                                            |
 |----------------|-------------------------------------------------------------------|
 | 0, 1, 2, 3     | `<s>`, `<pad>`, `</s>`, `<unk>`                                   |
-| 4 .. 50263     | byte-level BPE pieces (a smaller vocabulary leaves a hole here)   |
+| 4 .. 50263     | byte-level BPE pieces (a smaller vocabulary leaves ids unused)    |
 | 50264          | `<mask>`                                                          |
 | 50265 .. 58456 | `<code_0>` .. `<code_8191>`: image codes                          |
 | 58457 .. 59456 | `<bin_0>` .. `<bin_999>`: quantised coordinates                   |
@@ -24,4 +24,4 @@ N_BINS = 1000
 VOCABULARY_SIZE = BIN_OFFSET + N_BINS
 
 BINS = (BIN_OFFSET, VOCABULARY_SIZE)
-"""Half-open range of ids a box is written with."""
+"""Half-open range of the ids of box coordinates."""

@@ -1,4 +1,4 @@
-"""Table and plot of what `demo_distill.sh` has trained: `python run_scripts/demo_distill_report.py FOLDER`."""
+"""Table and plot of the runs of `demo_distill.sh`: `python run_scripts/demo_distill_report.py FOLDER`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     tasks = [task for task in METRICS if all(runs(folder / task, student) for student in STUDENTS)]
     if not tasks:
-        parser.error(f"{folder} holds no task with finished runs of both students")
+        parser.error(f"{folder} contains no task with finished runs of both students")
     table = "\n".join(["| task, split | metric | teacher | plain | distilled | gain |", "|---|---|---|---|---|---|",
                        *(line for task in tasks for line in rows(folder / task, METRICS[task]))])  # fmt: skip
     (folder / "table.md").write_text(table + "\n")
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def runs(folder: Path, student: str) -> list[Path]:
-    """Those that are finished, by seed."""
+    """Finished runs, by seed."""
     return sorted(file.parent for file in folder.glob(f"{student}_*/metrics.json"))
 
 
@@ -55,24 +55,24 @@ def spread(values: list[float]) -> str:
 
 
 def plot(folder: Path, tasks: list[str]) -> None:
-    """Validation scores over the updates, a thin line a seed and a thick one for their mean."""
+    """Validation scores over steps: thin lines for seeds, a thick one for their mean."""
     figure, axes = plt.subplots(1, len(tasks), figsize=(5 * len(tasks), 4), squeeze=False)
     for axis, task in zip(axes[0], tasks, strict=True):
         for name, colour in STUDENTS.items():
             curves = [validations(run, METRICS[task]) for run in runs(folder / task, name)]
-            for updates, scores in curves:
-                axis.plot(updates, scores, colour, linewidth=0.7, alpha=0.6)
+            for steps, scores in curves:
+                axis.plot(steps, scores, colour, linewidth=0.7, alpha=0.6)
             if curves:
                 axis.plot(curves[0][0], [mean(scores) for scores in zip(*(c[1] for c in curves), strict=True)], colour,
                           linewidth=2.5, label=name)  # fmt: skip
-        axis.set(title=task, xlabel="updates", ylabel=f"val {METRICS[task]}")
+        axis.set(title=task, xlabel="steps", ylabel=f"val {METRICS[task]}")
         axis.legend()
     figure.tight_layout()
     figure.savefig(folder / "curves.png", dpi=120)
 
 
 def validations(run: Path, metric: str) -> tuple[list[int], list[float]]:
-    """Updates and scores of a run's validations; the last line of a step is kept, a test repeats the best."""
+    """Steps and scores of a run's validations; the last line of a step is kept, a test repeats the best."""
     with (run / "metrics.csv").open() as file:
         lines = [line for line in csv.DictReader(file) if line.get(f"val/{metric}")]
     found = {int(line["step"]) + 1: float(line[f"val/{metric}"]) for line in lines[:-1]}

@@ -1,4 +1,4 @@
-"""Main functions of the scripts: errors end in one line, signals end a run cleanly, a sweep survives a failed run."""
+"""Main functions of the scripts: one-line errors, graceful stop by signals, sweeps that survive a failed run."""
 
 from __future__ import annotations
 
@@ -215,6 +215,6 @@ def quieten_lightning() -> None:
         ".*Grad strides do not match bucket view strides",  # of 1x1 convolutions: the two are the same
         ".*`broadcast_buffers` is deprecated",  # by a setting that the oldest supported torch does not have
         ".*when logging on epoch level in distributed setting",  # what is logged is already reduced
-        ".*``compute`` method of metric .* was called before the ``update`` method",  # of a split without truths
+        ".*``compute`` method of metric .* was called before",  # of a split without truths
     ):
         warnings.filterwarnings("ignore", message)

@@ -23,8 +23,8 @@ def start_with_validation(trainer: pl.Trainer) -> None:
     loop.restarting = False  # from its first batch
 
 
-class ProgressBar(RichProgressBar):
-    """Lightning's progress bar, without the last epoch, "-2", where the length of a run is a number of steps."""
+class StepProgressBar(RichProgressBar):
+    """Lightning's bar, which would show -2 as the last epoch if the length of a run is a number of steps."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         return super()._get_train_description(current_epoch).replace("/-2", "")

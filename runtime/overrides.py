@@ -78,26 +78,23 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> DictConfig:
     choices = [o for o in overrides if _is_choice(o, folders)]
     _check_options(choices, folders)
     try:
-        config = _compose(config_name, choices)
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = compose(config_name, [str(o.input_line) for o in choices], return_hydra_config=True)
         for override in overrides:
             if override not in choices:
                 _apply(config, override, folders)
     except MissingConfigException as error:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        if str(error.missing_cfg_file).startswith("hydra/launcher/submitit"):
-            raise UserError(
-                "cluster=slurm needs Hydra's launcher for it; in the project's folder: pip install -e '.[slurm]'"
-            ) from error
+        if group == "hydra/launcher" and option.startswith("submitit"):
+            reason = "cluster=slurm needs Hydra's launcher for it; in the project's folder: pip install -e '.[slurm]'"
+            raise UserError(reason) from error
         raise _no_such_option(group, option, error.options or _options(group, folders)) from error
-    except ConfigCompositionException as error:
-        for override in choices:
-            if not _composes(config_name, override):
-                raise UserError(
-                    f"{config_name}.py does not use {override.key_or_group}; leave {override.input_line} out"
-                ) from error
-        raise UserError(str(error).splitlines()[0]) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(str(error).splitlines()[0]) from error
+        message = str(error).splitlines()[0]
+        for override in choices:
+            if message.startswith(f"Could not override '{override.key_or_group}'. No match"):
+                message = f"{config_name}.py does not use {override.key_or_group}; leave {override.input_line} out"
+        raise UserError(message) from error
     for key, value in flatten(OmegaConf.to_container(config)):
         if value == "???" and not key.startswith("hydra."):
             program = f"{config_name}.py" if config_name in SCRIPTS else f"python -m training.{config_name}"
@@ -149,21 +146,6 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
         raise UserError(f"{error.override!r} is not of the form key=value") from error
 
 
-def _compose(config_name: str, overrides: Sequence[Override]) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(config_name, [str(o.input_line) for o in overrides], return_hydra_config=True)
-
-
-def _composes(config_name: str, override: Override) -> bool:
-    try:
-        _compose(config_name, [override])
-    except MissingConfigException:  # needs another choice, or the search path
-        return True
-    except ConfigCompositionException:
-        return False
-    return True
-
-
 def _search_path(overrides: Sequence[Override]) -> list[str]:
     values = [o.value() for o in overrides if o.key_or_group == SEARCH_PATH]
     return [str(place) for place in values[-1]] if values and isinstance(values[-1], list) else []
@@ -174,24 +156,16 @@ def _config_folders(overrides: Sequence[Override]) -> list[Path]:
     folders = [CONFIGS]
     for place in _search_path(overrides):
         scheme, _, path = place.rpartition("://")
-        if scheme == "pkg":
-            found = find_spec(path.replace("/", "."))
-            folders += map(Path, (found.submodule_search_locations if found else None) or ())
-        else:
-            folders.append(Path(path))
+        package = find_spec(path.replace("/", ".")) if scheme == "pkg" else None
+        folders += [Path(path)] if package is None else map(Path, package.submodule_search_locations)
     return folders
-
-
-def _is_group(name: str, folders: Sequence[Path]) -> bool:
-    return any((folder / name).is_dir() for folder in folders)
 
 
 def _is_choice(override: Override, folders: Sequence[Path]) -> bool:
     """Whether an override takes part in choosing files, instead of setting a value."""
     key = override.key_or_group
-    if isinstance(override.value(), dict):
-        return False
-    return key == SEARCH_PATH or key.startswith("hydra/") or _is_group(key, folders)
+    is_group = key.startswith("hydra/") or any((folder / key).is_dir() for folder in folders)
+    return key == SEARCH_PATH or (is_group and not isinstance(override.value(), dict))
 
 
 def _options(group: str, folders: Sequence[Path]) -> list[str]:
@@ -204,9 +178,10 @@ def _check_options(choices: Sequence[Override], folders: Sequence[Path]) -> None
     """Refuse an option without a file; Hydra would leave one of an optional group out silently."""
     for override in choices:
         group, value = override.key_or_group, override.value()
+        if group.startswith("hydra"):  # options of its plugins
+            continue
         for option in value if isinstance(value, list) else [value]:
-            is_ours = isinstance(option, str) and _is_group(group, folders) and not group.startswith("hydra/")
-            if is_ours and not any((f / group / f"{option}.yaml").is_file() for f in folders):
+            if isinstance(option, str) and not any((f / group / f"{option}.yaml").is_file() for f in folders):
                 raise _no_such_option(group, option, _options(group, folders))
 
 

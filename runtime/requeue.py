@@ -22,7 +22,7 @@ MAX_STOPS = 3  # in the same state: the first made progress, and two made none, 
 
 
 def requeue_or_explain(config: DictConfig) -> str:
-    """Requeue the SLURM job of a run that can resume by itself; the clause that tells the user what happens next.
+    """Requeue the SLURM job of a run that can resume by itself; a clause for the user about what happens next.
 
     Raises:
         UserError: the job is not requeued, since its allocations make no progress.

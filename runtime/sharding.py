@@ -23,7 +23,7 @@ WORKS_ON_CPUS = hasattr(torch.cpu.Stream, "record_event")  # which FSDP2 calls, 
 class FullySharded(DDPStrategy):
     """Each process keeps a shard of each weight, of its gradient and of its optimizer state (arXiv 2304.11277).
 
-    The weights of a layer are gathered when it is computed; all others (embeddings, backbone, norms) for the whole
+    The weights of a layer are collected when it is computed; all others (embeddings, backbone, norms) for the whole
     training step. Evaluations, in which processes take different numbers of steps, and checkpoints use full weights.
 
     Args:

@@ -96,7 +96,11 @@ Worker+Rows Evaluation+Cache max_len_behind_+prefix hard_+weight distill.+matche
 """.replace("+", "").split()
 OLD_CLASSES = "Form Stored Listing Fit Place Interrupted".split()  # banned where a class is made
 
-UPGRADED = {"CHANGELOG.md": "lists the renamed keys", "runtime/legacy_config.py": "upgrades old configurations"}
+UPGRADED = {
+    "CHANGELOG.md": "lists the renamed keys",
+    "runtime/legacy_config.py": "upgrades old configurations",
+    "tests/runtime/previous_version": "files of an earlier version",
+}
 OLD_NAMES_ALLOWED = {
     name.replace("+", ""): places
     for name, places in {

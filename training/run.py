@@ -9,8 +9,10 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
+from data.module import OFADataModule
+from data.source import DataSource
 from ofa.atomic_write import atomic_write
-from ofa.checkpoint import BEST, EXPORT, export, load_weights
+from ofa.checkpoint import BEST, EXPORT, check_vocabulary, export, load_weights
 from ofa.model import OFAModel
 from ofa.processors.settings import to_task_settings
 from ofa.tokenizer import Tokenizer
@@ -19,8 +21,10 @@ from runtime.collectives import rank
 from runtime.resume import CONFIG, ResumePoint
 from runtime.sharding import full_model
 from runtime.truncate_logs import truncate_csv_logs
+from tasks.base import Task
 from tracking import report
-from training.build import build_model
+from training.build import build_model, build_tokenizer, log_recipe
+from training.data_files import build_data, evaluation_splits
 from training.distillation.cache import TeacherCache
 from training.distillation.plan import DistillationPlan
 from training.distillation.summary import log_distillation
@@ -30,6 +34,28 @@ from training.module import TrainingModule
 def score_of_run(folder: Path) -> float | None:
     """The best validation score of a finished run, if it had a validation."""
     return best_score(folder / BEST) if (folder / BEST).is_file() else None
+
+
+def log_choices(config: DictConfig, folder: Path) -> None:
+    """Log task, data, run folder and recipe."""
+    report.log_start(config, folder)
+    log_recipe(config)
+
+
+def build_training_tokenizer(config: DictConfig, source: DataSource) -> Tokenizer:
+    """The configured tokenizer, which has to be that of the initial weights."""
+    tokenizer = build_tokenizer(config, source, config.tokenizer)
+    if config.init is not None:
+        check_vocabulary(config.init, tokenizer)
+    return tokenizer
+
+
+def build_training_data(config: DictConfig, source: DataSource, task: Task) -> OFADataModule:
+    """The prepared data of all splits that training, validation and the final test need."""
+    splits = dict.fromkeys(["train", "val", *evaluation_splits(source, task)])
+    data = build_data(config, source, task, list(splits))
+    data.prepare_data()
+    return data
 
 
 def build_initial_model(
@@ -56,7 +82,7 @@ def save_run_files(
         truncate_csv_logs(loggers, resume_point.step, resume_point.validates_first)
 
 
-def report_parts(
+def log_parts(
     config: DictConfig,
     model: OFAModel,
     trainer: pl.Trainer,
@@ -81,3 +107,9 @@ def export_best(trainer: pl.Trainer, module: TrainingModule, folder: Path, token
             load_weights(model, best)
         export(folder / EXPORT, model, tokenizer, to_task_settings(module.task.processor, module.generation))
     return model
+
+
+def best_validation_score(trainer: pl.Trainer) -> float | None:
+    """The score of the best checkpoint, if there was a validation."""
+    score = trainer.checkpoint_callback.best_model_score
+    return None if score is None else float(score)

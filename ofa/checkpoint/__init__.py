@@ -22,25 +22,7 @@ from ofa.checkpoint.loading import check_vocabulary, load, load_model, load_weig
 from ofa.checkpoint.task_settings import TaskSettings
 
 __all__ = [
-    "BEST",
-    "EXPORT",
-    "LAST",
-    "TOKENIZER",
-    "Checkpoint",
-    "TaskSettings",
-    "check_vocabulary",
-    "convert",
-    "export",
-    "find",
-    "kept_tokenizer",
-    "load",
-    "load_model",
-    "load_weights",
-    "model_of",
-    "read_config",
-    "read_file",
-    "read_outline",
-    "read_task",
-    "tokenizer_folder",
-    "weight_files",
-]
+    "BEST", "EXPORT", "LAST", "TOKENIZER", "Checkpoint", "TaskSettings", "check_vocabulary", "convert", "export",
+    "find", "kept_tokenizer", "load", "load_model", "load_weights", "model_of", "read_config", "read_file",
+    "read_outline", "read_task", "tokenizer_folder", "weight_files",
+]  # fmt: skip

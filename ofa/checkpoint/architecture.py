@@ -33,41 +33,27 @@ COUNTER = ".num_batches_tracked"  # of batch norms; never read, and missing in f
 
 FIELDS = {field.name: type(field.default) for field in dataclasses.fields(OFAConfig)}
 
-# Further settings in published config.json files. They are constant: OFAModel has no other variants.
+# Settings of published config.json files that every OFAModel has.
 CONSTANT = {
-    "activation_function": "gelu",
-    "add_type_embedding": True,
-    "code_layernorm_embedding": True,
-    "decoder_normalize_before": True,
-    "encoder_normalize_before": True,
-    "entangle_position_embedding": False,
-    "layernorm_embedding": True,
-    "normformer": True,
-    "patch_layernorm_embedding": True,
-    "scale_attn": True,
-    "scale_embedding": False,
-    "scale_fc": True,
-    "scale_heads": True,
-    "share_decoder_input_output_embed": True,
-}
+    "activation_function": "gelu", "normformer": True, "scale_embedding": False, "entangle_position_embedding": False,
+    **dict.fromkeys((
+        "add_type_embedding", "code_layernorm_embedding", "decoder_normalize_before", "encoder_normalize_before",
+        "layernorm_embedding", "patch_layernorm_embedding", "scale_attn", "scale_fc", "scale_heads",
+        "share_decoder_input_output_embed",
+    ), True),
+}  # fmt: skip
 HF_ONLY = ("activation_function", "normformer", "scale_embedding")
 
 # Names in the original trainer where they differ from ours, and its constant settings.
 FAIRSEQ_FIELDS = {
-    "d_model": "encoder_embed_dim",
-    "encoder_ffn_dim": "encoder_ffn_embed_dim",
-    "decoder_ffn_dim": "decoder_ffn_embed_dim",
-    "max_position_embeddings": "max_source_positions",
-}
+    "d_model": "encoder_embed_dim", "encoder_ffn_dim": "encoder_ffn_embed_dim",
+    "decoder_ffn_dim": "decoder_ffn_embed_dim", "max_position_embeddings": "max_source_positions",
+}  # fmt: skip
 FAIRSEQ_CONSTANT = {
-    "activation_fn": "gelu",
-    "disable_entangle": True,
-    "interpolate_position": False,
-    "no_scale_embedding": True,
-    "scale_resids": False,
-    "share_all_embeddings": True,
+    "activation_fn": "gelu", "disable_entangle": True, "interpolate_position": False, "no_scale_embedding": True,
+    "scale_resids": False, "share_all_embeddings": True,
     **{key: value for key, value in CONSTANT.items() if key not in HF_ONLY},
-}
+}  # fmt: skip
 # The original trainer builds bottleneck blocks under the names of networks without them.
 FAIRSEQ_RESNETS = {"resnet18": "resnet26", "resnet34": "resnet50"}
 

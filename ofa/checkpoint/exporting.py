@@ -115,11 +115,8 @@ def _hf_config(model: OFAModel) -> dict[str, Any]:
         "model_type": "ofa",
         "is_encoder_decoder": True,
         "num_hidden_layers": model.config.encoder_layers,
-        "bos_token_id": BOS,
-        "pad_token_id": PAD,
-        "eos_token_id": EOS,
-        "forced_eos_token_id": EOS,
-        "decoder_start_token_id": BOS,
+        **{"bos_token_id": BOS, "pad_token_id": PAD, "eos_token_id": EOS},
+        **{"forced_eos_token_id": EOS, "decoder_start_token_id": BOS},
         "resnet_model_path": None,
         "torch_dtype": str(model.get_parameter(EMBEDDING).dtype).removeprefix("torch."),
     }

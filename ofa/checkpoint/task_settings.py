@@ -153,29 +153,19 @@ def from_fairseq(name: str | None, options: Mapping[str, Any]) -> TaskSettings |
 # Folders of ModelScope: its pipeline names where they differ, its beam search options -> our name and value, its
 # settings -> ours, and keys that do not affect predictions.
 MODELSCOPE_PIPELINES = {
-    "text-to-image-synthesis": "text-to-image",
-    "text-summarization": "summarization",
-    "ocr-recognition": "ocr",
-}
+    "text-to-image-synthesis": "text-to-image", "text-summarization": "summarization", "ocr-recognition": "ocr",
+}  # fmt: skip
 BEAM_OPTIONS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "beam_size": ("beam_size", int),
-    "max_len_b": ("max_len", int),
-    "min_len": ("min_len", int),
-    "min_len_b": ("min_len", int),
-    "no_repeat_ngram_size": ("no_repeat_ngram_size", int),
-    "lenpen": ("length_penalty", float),
-    "len_penalty": ("length_penalty", float),
-    "unnormalized": ("normalize_scores", lambda value: not value),
-    "normalize_scores": ("normalize_scores", bool),
+    "beam_size": ("beam_size", int), "max_len_b": ("max_len", int), "min_len": ("min_len", int),
+    "min_len_b": ("min_len", int), "no_repeat_ngram_size": ("no_repeat_ngram_size", int),
+    "lenpen": ("length_penalty", float), "len_penalty": ("length_penalty", float),
+    "unnormalized": ("normalize_scores", lambda value: not value), "normalize_scores": ("normalize_scores", bool),
     "temperature": ("temperature", float),
-}
+}  # fmt: skip
 MODELSCOPE_SETTINGS = {
-    "patch_image_size": "image_size",
-    "max_image_size": "max_image_size",
-    "max_src_length": "max_words",
-    "prompt_type": "prompt_type",
-    "use_caption": "use_caption",
-}
+    "patch_image_size": "image_size", "max_image_size": "max_image_size", "max_src_length": "max_words",
+    "prompt_type": "prompt_type", "use_caption": "use_caption",
+}  # fmt: skip
 READ_KEYS = {
     *MODELSCOPE_SETTINGS, "prompt", "language", "beam_search", "imagenet_default_mean_and_std", "gen_type",
     "answer2label",

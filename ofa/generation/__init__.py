@@ -1,5 +1,4 @@
-"""Turning encoder states into sequences: `generate` searches the best, `sample` draws one, and the scores of a closed
-set of answers."""
+"""Generation: beam search (`generate`), sampling (`sample`), and scores of a closed set of answers."""
 
 from ofa.generation.beam_search import Hypothesis, generate
 from ofa.generation.candidates import best_candidates, score_candidates

@@ -1,4 +1,4 @@
-"""Beam search with the semantics that the published results used (see the rules at `_Search.advance`)."""
+"""Beam search with the semantics of the published results (see `_Search.advance`)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ofa.generation.constraints import Constraints
-from ofa.generation.ensemble import average, encode, models_of
 from ofa.generation.options import GenerationOptions
-from ofa.generation.step_decoder import StepDecoder
+from ofa.generation.step_decoder import StepDecoder, average, encode, models_of
 from ofa.model import OFAModel
 from ofa.vocabulary import BOS, EOS, PAD
 
@@ -40,14 +39,14 @@ def generate(
             `code_masks` [B]: the arguments of the model.
         options: see `GenerationOptions`.
         prefix_tokens: [B, P], tokens that each sample's sequences begin with, right-padded with 1; they count in
-            tokens, score and length. A prefix tree begins behind them.
+            tokens, score and length. A prefix tree starts after them.
 
     Returns:
         For each sample up to `beam_size` hypotheses; fewer where the constraints leave fewer sequences, such as none
         where no answer of a prefix tree is as short as max_len.
 
     Raises:
-        UserError: where a model is in training mode, or a prefix token is outside the constraint range.
+        UserError: a model is in training mode, or a prefix token is outside the constraint range.
     """
     models = models_of(model)
     device = batch["input_ids"].device
@@ -103,8 +102,8 @@ class _Search:
         """One step. log_probabilities [B, K, A] -> which samples stay (None: all), and their beams [B', K'].
 
         The 2 x beam best continuations of a sample's live hypotheses are ranked. Of the first `beam` of them, those
-        that end are finished; the best `beam` that do not end live on. A sample is done when `beam` hypotheses have
-        finished, or none can go on, or at max_len, where `</s>` is forced.
+        that end are finished; the best `beam` that do not end stay live. A sample is done when `beam` hypotheses have
+        finished, or none can continue, or at max_len, where `</s>` is forced.
         """
         width, length = self.options.beam_size, self.length
         allowed = self.constraints.allow(log_probabilities, self.samples, self.nodes, length)
@@ -118,20 +117,20 @@ class _Search:
         for sample, rank in (ends[:, :width] & ranked[:, :width].isfinite()).nonzero().tolist():
             if len(self.finished[self.samples[sample]]) < width:
                 self._finish(sample, int(beams[sample, rank]), ranked[sample, rank])
-        # A stable sort puts what lives on first, best first; with a small vocabulary there may be fewer than `beam`.
+        # A stable sort puts live hypotheses first, best first; with a small vocabulary there may be fewer than `beam`.
         order = ends.long().sort(dim=1, stable=True).indices[:, :width]
         beams, columns, ranked = (x.gather(1, order) for x in (beams, columns, ranked))
         ranked = ranked.masked_fill(columns == EOS, -torch.inf)
         rows = torch.arange(len(beams), device=beams.device)[:, None]
         self.nodes = self.constraints.walk(self.nodes[rows, beams], columns, self.samples, length)
         if self.options.prefix_tree is not None:
-            # What cannot go on leaves the tree: behind a leaf there would be nothing to take a softmax over.
+            # What cannot continue leaves the tree: after a leaf there is no token for a softmax.
             self.nodes = self.nodes.masked_fill(ranked.isneginf(), self.options.prefix_tree.off)
         self.columns = torch.cat([self.columns[rows, beams], columns[..., None]], -1)
         self.scores = torch.cat([self.scores[rows, beams], ranked[..., None]], -1)
         done = [
-            length >= self.constraints.limits[sample] or len(self.finished[sample]) >= width or not goes_on
-            for sample, goes_on in zip(self.samples.tolist(), ranked.isfinite().any(1).tolist(), strict=True)
+            length >= self.constraints.limits[sample] or len(self.finished[sample]) >= width or not is_alive
+            for sample, is_alive in zip(self.samples.tolist(), ranked.isfinite().any(1).tolist(), strict=True)
         ]
         if not any(done):
             return None, beams

@@ -1,4 +1,4 @@
-"""The probability of each answer of a closed set, all in one decoder pass: an exhaustive search under a prefix tree."""
+"""Probabilities of all answers of a closed set in one decoder pass."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ofa.generation.beam_search import Hypothesis
-from ofa.generation.ensemble import average, encode, models_of
 from ofa.generation.prefix_tree import PrefixTree
+from ofa.generation.step_decoder import average, encode, models_of
 from ofa.generation.tree_decoder import decode_tree
 from ofa.model import OFAModel
 from ofa.vocabulary import BOS
@@ -33,7 +33,7 @@ def score_candidates(
         prefix_tokens: [B, P], tokens that each sample's answer follows, right-padded with 1; they are not scored.
 
     Raises:
-        UserError: where a model is in training mode.
+        UserError: a model is in training mode.
     """
     tree = tree.to(batch["input_ids"].device)
     return _node_scores(model, batch, tree, prefix_tokens)[:, tree.paths(tree.leaves)].sum(-1)
@@ -48,7 +48,7 @@ def best_candidates(
 ) -> list[list[Hypothesis]]:
     """The n most probable answers for each sample, best first, without the prefix; arguments as `score_candidates`.
 
-    A hypothesis' score is its log-probability, whatever its length. Fewer than n come back where the tree has fewer.
+    A hypothesis' score is its log-probability, whatever its length. There are fewer than n if the tree has fewer.
 
     Raises:
         UserError: as `score_candidates`.
@@ -92,7 +92,7 @@ def _choice_logits(model: OFAModel, states: Tensor, tree: PrefixTree) -> Tensor:
     ids = tree.tokens[tree.columns[tree.choices]]
     n_first = tree.levels[2] - 1 if tree.levels[2] > 2 else 0  # the root's children, where it has several
     first = model.logits(states[:, 0], ids[:n_first])
-    # All others have few siblings: one product a choice is less than one a choice and row.
+    # The others have few siblings: one product per choice is cheaper than one per choice and row.
     weight = model.decoder.output_projection.weight
     rest = (states[:, tree.choosers[n_first:]] * F.embedding(ids[n_first:], weight)).sum(-1)
     return torch.cat([first.float(), rest.float()], 1)

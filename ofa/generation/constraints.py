@@ -1,4 +1,4 @@
-"""What the next token of a sequence may be: what beam search and sampling have to obey alike."""
+"""Constraints on the next token, for beam search and sampling."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ NEVER_CHOSEN = [BOS, PAD, UNK]  # the original let `<s>` and `<unk>` through; bo
 
 
 class Constraints:
-    """The rules for N samples, asked for the B of them that are unfinished, each with K sequences of t tokens.
+    """The rules for N samples, of which B are unfinished, each with K sequences of t tokens.
 
     Tokens are held as columns of the allowed ids (`<s>`, `<pad>`, `</s>`, `<unk>` are 0..3 in both countings). The
-    caller keeps, for each sequence, its node in the prefix tree; without a tree these numbers mean nothing.
+    caller keeps the node of each sequence in the prefix tree; without a tree nodes are ignored.
 
     Args:
         options: lengths, constraint range and prefix tree.
         n_samples: N.
         prefix_tokens: [N, P], tokens that each sample's sequences begin with, right-padded with 1; None: none.
-        device: of what is asked.
+        device: of all tensors.
 
     Raises:
         UserError: a prefix token is outside the constraint range.
@@ -49,7 +49,7 @@ class Constraints:
             return torch.cat([torch.arange(4, device=device), torch.arange(first, end, device=device)])
         if self.tree is not None and self.options.softmax_over_tree and prefix_tokens is None:
             return self.tree.tokens
-        return None  # with a tree, too, prefix tokens are scored over the vocabulary
+        return None  # prefix tokens are scored over the vocabulary, with a tree, too
 
     def log_softmax(self, logits: Tensor, samples: Tensor, nodes: Tensor, length: int) -> Tensor:
         """Log-probabilities [B, K, A] of float32 logits, among the next tokens of a tree if there is one.
@@ -119,7 +119,7 @@ class Constraints:
         return columns
 
     def _outside_tree(self, nodes: Tensor, n_columns: int) -> Tensor:
-        """[B, K, A] booleans, True where no answer of the tree goes on."""
+        """[B, K, A] booleans, True where no answer of the tree continues."""
         outside = ~self.tree.mask(nodes)
         if self.allowed_ids is not None:
             return outside

@@ -1,4 +1,4 @@
-"""What a caller may ask of a generated sequence."""
+"""Options of generation: `GenerationOptions` for beam search, `SamplingOptions`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from ofa.vocabulary import VOCABULARY_SIZE
 
 @dataclass(frozen=True)
 class SequenceOptions:
-    """What beam search and sampling have in common; lengths count tokens without `</s>`.
+    """Common options of beam search and sampling; lengths count tokens without `</s>`.
 
     Attributes:
         max_len: at this length `</s>` is forced.
-        prefix_counts_toward_max_len: count a sample's prefix tokens, as the recorded searches do; False: count from
-            their end, for prefixes that are a prompt.
+        prefix_counts_toward_max_len: whether the length includes prefix tokens; False for prefixes that are a prompt.
         min_len: before this length `</s>` is forbidden.
         temperature: divides the logits.
-        constraint_range: first id that may be chosen, beside `</s>`, and one behind the last; None: the vocabulary.
-        prefix_tree: the answers that may be found, no other; None: any.
-        softmax_over_tree: probabilities are shared out among the tree's next tokens, as models are trained to; False:
-            among the whole vocabulary, for a model that was trained without the tree.
+        constraint_range: the allowed ids besides `</s>`, [first, end); None: the vocabulary.
+        prefix_tree: the closed set of answers; None: any sequence.
+        softmax_over_tree: normalise over the tree's next tokens, as in training; False: over the vocabulary, for a
+            model that was trained without the tree.
 
     Raises:
-        UserError: at construction, for values that no sequence can be found with.
+        UserError: at construction, for values that allow no sequence.
     """
 
     max_len: int = 16
@@ -48,7 +47,7 @@ class SequenceOptions:
         check_constraint_range(self.constraint_range)
         if self.constraint_range is not None and self.prefix_tree is not None:
             raise UserError(
-                f"constraint_range={self.constraint_range} and prefix_tree: the tree allows its answers' tokens alone; "
+                f"constraint_range={self.constraint_range} and prefix_tree: the tree already restricts the tokens; "
                 f"leave one of the two out"
             )
 
@@ -60,7 +59,10 @@ class SequenceOptions:
 
 @dataclass(frozen=True)
 class GenerationOptions(SequenceOptions):
-    """Options of beam search, beside those of every sequence.
+    """Options of beam search.
+
+    >>> GenerationOptions(beam_size=3, max_len=10).length_penalty
+    1.0
 
     Attributes:
         beam_size: hypotheses kept for each sample; 1 is greedy.
@@ -88,12 +90,12 @@ class GenerationOptions(SequenceOptions):
 
 @dataclass(frozen=True)
 class SamplingOptions(SequenceOptions):
-    """Options of sampling, beside those of every sequence; temperature acts before `top_k`, and that before `top_p`.
+    """Options of sampling; temperature acts before `top_k`, and that before `top_p`.
 
     Attributes:
-        top_k: draw from this many of the likeliest tokens; None: from all.
-        top_p: draw from the fewest likeliest tokens that have this probability together (arXiv 1904.09751); None: from
-            all.
+        top_k: draw from this many most likely tokens; None: from all.
+        top_p: draw from the smallest set of most likely tokens with this total probability (arXiv 1904.09751); None:
+            from all.
 
     Raises:
         UserError: at construction, as SequenceOptions.
@@ -118,11 +120,11 @@ class SamplingOptions(SequenceOptions):
 
 
 def check_constraint_range(constraint_range: Sequence[int] | None) -> None:
-    """Raises UserError unless it is None or the first id above 3 and one behind the last id of the vocabulary's."""
+    """Raises UserError unless it is None or [first, end) with ids from 4 to the end of the vocabulary."""
     if constraint_range is None:
         return
     is_pair = isinstance(constraint_range, Sequence) and len(constraint_range) == 2
     if not is_pair or not 4 <= constraint_range[0] < constraint_range[1] <= VOCABULARY_SIZE:
         raise UserError(
-            f"constraint_range={constraint_range} is not [first, one behind the last] id, from 4 to {VOCABULARY_SIZE}"
+            f"constraint_range={constraint_range} is not [first, end) with 4 <= first < end <= {VOCABULARY_SIZE}"
         )

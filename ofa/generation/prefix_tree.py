@@ -1,4 +1,4 @@
-"""The prefix tree of a closed set of answers: which tokens may come next, as arrays that a batch can ask at once."""
+"""Prefix tree of a closed set of answers, as arrays for batched look-ups of the allowed next tokens."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class PrefixTree:
 
     Tokens are also counted as columns: their place in `tokens`, the sorted ids that occur in the tree and ids 0..3.
 
-    To score all answers, a decoder need not read all nodes. A token without siblings has probability 1, so what counts
-    is a choice between siblings, and what must be read are the nodes that come before one: the rows. In a tree of
-    short answers most nodes are followed by `</s>` alone and are none.
+    To score all answers, a decoder does not have to read all nodes. A token without siblings has probability 1, so only
+    choices between siblings matter, and only the nodes before a choice must be read: the rows. In a tree of
+    short answers most nodes are followed only by `</s>` and are not rows.
 
     Args:
         answers: token ids of each answer, without `</s>`. Equal answers share their path.
@@ -52,7 +52,7 @@ class PrefixTree:
             raise UserError("a prefix tree needs at least one answer")
         for number, answer in enumerate(answers):
             if not answer or min(answer) <= UNK:
-                raise UserError(f"answer {number} of the prefix tree has the tokens {list(answer)}, which is no text")
+                raise UserError(f"answer {number} of the prefix tree has the tokens {list(answer)}, which are not text")
         paths = [(*answer, EOS) for answer in answers]
         prefixes = {path[:depth] for path in paths for depth in range(len(path) + 1)}
         nodes = {(): 0}
@@ -113,7 +113,7 @@ class PrefixTree:
         return len(self.levels) - 3  # levels are the root, the answers' tokens, the last `</s>`, and an end
 
     def next_tokens(self, prefix: Sequence[int]) -> list[int]:
-        """The ids that may follow `prefix`, ascending: none behind a whole answer, `</s>` outside the tree.
+        """The ids that may follow `prefix`, ascending: none after a whole answer, `</s>` outside the tree.
 
         >>> PrefixTree([[7, 8], [7], [9]]).next_tokens([7])
         [2, 8]
@@ -124,7 +124,7 @@ class PrefixTree:
         return self.tokens[self.mask(node)].tolist()
 
     def columns_of(self, ids: Tensor) -> Tensor:
-        """The column of each of ids [...]; A, which is none, where the id does not occur in the tree."""
+        """The column of each of ids [...]; A, which is not a column, if the id does not occur in the tree."""
         columns = torch.searchsorted(self.tokens, ids).clamp(max=len(self.tokens) - 1)
         return torch.where(self.tokens[columns] == ids, columns, len(self.tokens))
 
@@ -147,14 +147,14 @@ class PrefixTree:
         return allowed.view(*nodes.shape, len(self.tokens))
 
     def paths(self, leaves: Tensor) -> Tensor:
-        """The nodes on the way to each of `leaves` [...]: [..., deepest]; the root in front of shorter ways."""
+        """The nodes on the path to each of `leaves` [...]: [..., deepest]; the root before shorter paths."""
         nodes = [leaves]
         for _ in range(self.longest):
             nodes.append(self.parents[nodes[-1]])
         return torch.stack(nodes[::-1], -1)
 
     def nodes_along(self, target: Tensor) -> Tensor:
-        """The node before each token of target [B, T]; padding in front, behind which an answer begins, is the root."""
+        """The node before each token of target [B, T]; left padding is the root."""
         columns = self.columns_of(target)
         node = torch.zeros_like(target[:, 0])
         nodes = []

@@ -1,4 +1,4 @@
-"""Sampling: one sequence for each sample, drawn as the model thinks it likely."""
+"""Sampling: one random sequence for each sample."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from torch import Tensor
 from ofa.errors import UserError
 from ofa.generation.beam_search import Hypothesis
 from ofa.generation.constraints import Constraints
-from ofa.generation.ensemble import average, encode, models_of
 from ofa.generation.options import SamplingOptions
-from ofa.generation.step_decoder import StepDecoder
+from ofa.generation.step_decoder import StepDecoder, average, encode, models_of
 from ofa.model import OFAModel
 from ofa.vocabulary import BOS, EOS, PAD
 
@@ -31,15 +30,15 @@ def sample(
     Args:
         model, batch, prefix_tokens: as for `generate`.
         options: see `SamplingOptions`.
-        seeds: for each sample a number of at least 0, or several; what is drawn for a sample depends on it alone, not
-            on the samples beside it, their number or the device.
+        seeds: for each sample a number of at least 0, or several; the draw for a sample depends only on its
+            seed, not on the rest of the batch or the device.
 
     Returns:
-        For each sample its sequence, ended by `</s>`. Scores are what the model gave under the constraints, before
+        For each sample its sequence, ended by `</s>`. Scores are those under the constraints, before
         temperature, `top_k` and `top_p`: the log-probability of each token, and their sum.
 
     Raises:
-        UserError: as `generate`; and where max_len does not leave room for every answer of a prefix tree.
+        UserError: as `generate`; and if max_len does not leave room for every answer of a prefix tree.
     """
     models = models_of(model)
     samples = torch.arange(len(seeds), device=batch["input_ids"].device)  # [B], which of N samples are unfinished

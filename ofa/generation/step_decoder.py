@@ -1,4 +1,4 @@
-"""The decoder one token at a time, at the cost the work needs.
+"""Incremental decoding with key and value caches, and ensembles of models.
 
 Cross-attention keys and values are computed once for each sample and shared by its beams, which are query rows.
 Self-attention keys and values are kept in buffers of full length; choosing beams copies only the part filled so far.
@@ -7,11 +7,14 @@ Position biases are computed once for the whole run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
 from ofa.decoder import DecoderLayer
 from ofa.encoder import EncoderOutput
+from ofa.errors import UserError
 from ofa.model import OFAModel
 
 
@@ -22,7 +25,7 @@ class StepDecoder:
         model: in evaluation mode.
         encoder_output: of B samples; K starts at 1.
         max_length: the number of tokens it can read.
-        allowed_ids: [A], the ids whose logits are wanted; None for the vocabulary.
+        allowed_ids: [A], the ids whose logits are needed; None for the vocabulary.
         code_masks: [B] booleans, True where the sample's target is a sequence of image codes.
     """
 
@@ -50,9 +53,9 @@ class StepDecoder:
         """Read the newest tokens [B, K] of all live hypotheses; return logits [B, K, A] for the next."""
         samples, beams = tokens.shape
         code_masks = None if self.code_masks is None else self.code_masks.repeat_interleave(beams)
-        # embed wants [rows, length]: a hypothesis is a row of its own for what it has said, ...
+        # For embedding and self-attention each hypothesis is a row; ...
         x = self.decoder.embed(tokens.view(-1, 1), code_masks)
-        # ... and a query of its sample for what all of them look at.
+        # ... for cross-attention it is a query of its sample.
         x = x.view(samples, beams, -1)
         for i, layer in enumerate(self.decoder.layers):
             x = self._attend_self(x, layer, *self.caches[i], self.self_biases[i])
@@ -74,11 +77,11 @@ class StepDecoder:
         return layer.residual(x, layer.self_attn_mid_layer_norm(attended).view(samples, beams, width))
 
     def select(self, samples: Tensor | None, beams: Tensor) -> None:
-        """Go on with other hypotheses.
+        """Continue with other hypotheses.
 
         Args:
             samples: [B'], indices of the samples that stay; None if all do.
-            beams: [B', K'], for each of them the hypotheses to go on with, as indices into its former K.
+            beams: [B', K'], for each of them the hypotheses to continue, as indices into its former K.
         """
         former = len(self.caches[0][0]) // len(self.cross[0][0])
         if samples is not None:
@@ -95,3 +98,27 @@ class StepDecoder:
                     buffer[:, :, : self.length] = buffer[rows, :, : self.length]
         else:
             self.caches = [(keys[rows], values[rows]) for keys, values in self.caches]
+
+
+def models_of(model: OFAModel | Sequence[OFAModel]) -> list[OFAModel]:
+    """The models of an ensemble, or the one model as a list.
+
+    Raises:
+        UserError: one is in training mode.
+    """
+    models = [model] if isinstance(model, OFAModel) else list(model)
+    if any(m.training for m in models):
+        raise UserError("a model is in training mode; call model.eval() first")
+    return models
+
+
+def encode(model: OFAModel, batch: Mapping[str, Tensor | None]) -> EncoderOutput:
+    """The encoder output of a batch (see `generate`)."""
+    return model.encoder(**{name: batch.get(name) for name in ("input_ids", "patch_images", "patch_masks")})
+
+
+def average(log_probabilities: list[Tensor]) -> Tensor:
+    """The logarithm of the mean probability over models; all tensors have the same shape."""
+    if len(log_probabilities) == 1:
+        return log_probabilities[0]
+    return torch.stack(log_probabilities).logsumexp(0) - torch.tensor(float(len(log_probabilities))).log()

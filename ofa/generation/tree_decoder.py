@@ -1,4 +1,4 @@
-"""The decoder over a whole prefix tree in one pass.
+"""Decoder pass over a whole prefix tree.
 
 Each row of the tree is a query that sees its sample's prompt, its ancestors and itself, never the other rows. Positions
 follow the depth, so the rows of one level of one sample share their position biases.
@@ -51,13 +51,13 @@ def decode_tree(decoder: Decoder, encoder_output: EncoderOutput, tree: PrefixTre
 
 @dataclass
 class _Level:
-    """The n rows of depth d, which stand behind the P of the prompt, and the P + d keys that each of them sees.
+    """The n rows of depth d, which follow the P of the prompt, and the P + d keys that each of them sees.
 
     rows: their range.
-    ancestors: [n, d], the rows each of them sees beside the prompt.
+    ancestors: [n, d], the rows each of them sees besides the prompt.
     positions: [B], where they stand in each sample.
     key_positions: [B, P + d], where the keys stand.
-    key_padding: [B, P + d] booleans, True behind the end of a shorter prompt.
+    key_padding: [B, P + d] booleans, True after the end of a shorter prompt.
     """
 
     rows: slice
@@ -105,7 +105,7 @@ def _attend_self(x: Tensor, layer: DecoderLayer, bias: Tensor, n_prompt: int, le
 def _attend_level(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, n_prompt: int, level: _Level) -> Tensor:
     """Scaled queries, keys, values [B, H, P + R, d], bias [B, H, 1, P + depth] -> values [B, H, n, d] for the level."""
     queries = queries[:, :, level.rows]
-    # The prompt is shared, hence matrix products; ancestors are a few rows of one's own, hence products by element.
+    # All rows share the prompt (matrix products); ancestors differ by row (element-wise products).
     prompt_keys, prompt_values = keys[:, :, :n_prompt], values[:, :, :n_prompt]
     own_keys, own_values = keys[:, :, level.ancestors], values[:, :, level.ancestors]  # [B, H, n, depth, d]
     own_scores = (queries[..., None, :] * own_keys).sum(-1)
@@ -116,6 +116,6 @@ def _attend_level(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, n
 
 
 def _project(attended: Tensor, attention: Attention) -> Tensor:
-    """What `Attention.forward` does to the values [B, H, T, d] that its softmax has weighted: [B, T, D]."""
+    """The last steps of `Attention.forward`: attended values [B, H, T, d] -> [B, T, D]."""
     attended = attended * attention.c_attn[:, None, None]
     return attention.out_proj(attended.transpose(1, 2).flatten(2))

@@ -15,7 +15,7 @@ from ofa.prediction.inputs import PredictionInput
 def predict_each(
     pipe: Pipeline, inputs: Sequence[PredictionInput]
 ) -> Iterator[tuple[PredictionInput, Image.Image | InputError, dict[str, Any]]]:
-    """Each input with its image and prediction, in order; {"error": reason} for an input that cannot be used."""
+    """Each input with its image and prediction; {"error": reason} for an input that cannot be used."""
     done = 0
     while done < len(inputs):
         batch = inputs[done : done + pipe.batch_size]

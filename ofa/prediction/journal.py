@@ -115,4 +115,4 @@ def _key(record: Record) -> tuple[tuple[str, str], ...]:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(record) + "\n"  # in ASCII: file names need not be valid text
+    return json.dumps(record) + "\n"  # in ASCII: file names may be invalid text

@@ -1,4 +1,4 @@
-"""Runs in a real SLURM of one node, which the tests start: submitted, interrupted, queued again, finished."""
+"""Jobs of a real SLURM of one node, which the tests start: submitted, preempted, requeued, finished."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ SCRIPTS = ROOT / "run_scripts/slurm"
 SMALL_DEMO = ["model=micro", "data.rows.train=64", "data.rows.evaluation=10", "task.image_size=32",
               "data.batch_size=16", "data.scenes.grid=2", "data.num_workers=1", "model.dropout=0.2",
               "trainer.accelerator=cpu", "trainer.max_steps=30", "validate_every=15", "save_every=2"]  # fmt: skip
-PATIENCE = 120  # seconds
+TIMEOUT = 120  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def call(*words, folder=None):
 
 
 def wait_until(condition, what):
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, what()
         time.sleep(0.2)
@@ -58,8 +58,8 @@ def weights(run_folder):
     return torch.load(run_folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-def test_a_job_that_is_interrupted_twice_ends_as_a_job_of_a_sweep_that_is_not(slurm):
-    # Side by side: half of the time is spent on imports.
+def test_a_job_that_is_preempted_twice_equals_an_uninterrupted_job_of_a_sweep(slurm):
+    # At the same time: half of it is spent on imports.
     words = [sys.executable, "train.py", "-m", "cluster=slurm", "cluster.cpus_per_task=1", "cluster.timeout_min=10"]
     sweep = subprocess.Popen(
         [*words, "hydra.sweep.dir=sweep", "seed=1,2", *SMALL_DEMO], cwd=slurm, stdout=subprocess.DEVNULL
@@ -70,18 +70,18 @@ def test_a_job_that_is_interrupted_twice_ends_as_a_job_of_a_sweep_that_is_not(sl
 
     wait_until(last.is_file, log.read_text)
     call("scancel", "--signal=USR1", job)
-    wait_until(lambda: "going on behind update" in log.read_text(), log.read_text)
+    wait_until(lambda: "resuming after step" in log.read_text(), log.read_text)
     before = last.stat().st_mtime
     wait_until(lambda: last.stat().st_mtime > before, log.read_text)
-    call("scontrol", "requeue", job)  # which is SIGTERM for the run, as where SLURM takes the machine for another job
+    call("scontrol", "requeue", job)  # SIGTERM for the run, as when SLURM preempts the job
     wait_until(lambda: not call("squeue", "--noheader", "--jobs", job), log.read_text)
     output = log.read_text()
-    assert f"job {job} of SLURM is in the queue again and goes on with it" in output, output
-    assert "SIGUSR1: stopped behind update" in output and "SIGTERM: stopped behind update" in output, output
-    assert output.count("going on behind update") == 2, output
+    assert f"job {job} requeued and will resume" in output, output
+    assert "SIGUSR1: stopped after step" in output and "SIGTERM: stopped after step" in output, output
+    assert output.count("resuming after step") == 2, output
     assert (folder / "metrics.json").is_file(), output
 
-    assert sweep.wait(PATIENCE) == 0
+    assert sweep.wait(TIMEOUT) == 0
     first, second, other = weights(slurm / "sweep/0"), weights(folder), weights(slurm / "sweep/1")
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
@@ -93,8 +93,8 @@ def test_slurm_accepts_the_batch_scripts(slurm, name):
     call("sbatch", "--test-only", "--nodes=1", SCRIPTS / name)  # fails where it does not
 
 
-def test_a_task_of_an_array_without_a_line_of_its_own_says_so(slurm):
+def test_an_array_task_without_a_line_ends_with_an_error(slurm):
     (slurm / "lines.txt").write_text("optim.lr=1e-4\n")
     job = call("sbatch", "--parsable", "--array=2", SCRIPTS / "sweep_array.sbatch", "lines.txt", folder=slurm)
-    wait_until(lambda: not call("squeue", "--noheader", "--jobs", job), lambda: "the array goes on")
+    wait_until(lambda: not call("squeue", "--noheader", "--jobs", job), lambda: "the array does not end")
     assert (slurm / f"slurm-{job}_2.log").read_text() == "error: lines.txt has no line 2; see sbatch --array\n"

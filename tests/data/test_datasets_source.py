@@ -212,9 +212,11 @@ SHORT = ["model=micro", "task.image_size=32", "trainer.max_steps=3", "trainer.ac
          "validate_every=2", "save_every=1", "data.batch_size=2", "trainer.accelerator=cpu"]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("write", "processes"), [(write_parquet, 1), (write_image_folder, 2), (write_json_lines, 1), (write_json_lines, 2)]
-)
+QUICK = [(write_parquet, 1), (write_image_folder, 2), (write_json_lines, 1)]
+SLOW = [(write_parquet, 2), (write_image_folder, 1), (write_json_lines, 2)]
+
+
+@pytest.mark.parametrize(("write", "processes"), [*QUICK, *(pytest.param(*c, marks=pytest.mark.slow) for c in SLOW)])
 def test_a_source_trains_resumes_exactly_and_is_evaluated(root, vocabulary, tmp_path, write, processes):
     source = root / write(root)
     image = "image" if write is write_image_folder else "photo"
@@ -227,7 +229,8 @@ def test_a_source_trains_resumes_exactly_and_is_evaluated(root, vocabulary, tmp_
     run("evaluate.py", *data, "checkpoint=whole", "trainer.accelerator=cpu", "hydra.run.dir=scored", folder=tmp_path)
     found = predictions_of(tmp_path / "scored", "val")
     assert [answer["uniq_id"] for answer in found] == ["1", "2", "3"]
-    assert found == predictions_of(tmp_path / "whole", "val")
+    tested = predictions_of(tmp_path / "whole", "val")
+    assert [answer["caption"] for answer in found] == [answer["caption"] for answer in tested]
 
     shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
     (tmp_path / "stopped/checkpoints/last.ckpt").unlink()  # the checkpoint before it is left, after step 2
@@ -235,7 +238,7 @@ def test_a_source_trains_resumes_exactly_and_is_evaluated(root, vocabulary, tmp_
     last = [torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "resumed")]
     assert last[0]["global_step"] == last[1]["global_step"] == 3
     assert all(torch.equal(value, last[1]["state_dict"][name]) for name, value in last[0]["state_dict"].items())
-    assert predictions_of(tmp_path / "resumed", "val") == found
+    assert predictions_of(tmp_path / "resumed", "val") == tested
 
 
 def test_a_source_depends_on_its_tables_and_on_the_names_and_sizes_of_images(root, tmp_path):

@@ -57,7 +57,7 @@ def test_paths_pil_images_and_arrays_give_the_same_image(file):
 
 def test_a_url_is_fetched_and_one_without_an_image_is_named(server):
     assert np.array_equal(np.asarray(read_image(f"{server}/red.png")), RED)
-    with pytest.raises(InputError, match="/blue.png cannot be fetched .*Not Found"):
+    with pytest.raises(InputError, match="/blue.png cannot be downloaded .*Not Found"):
         read_image(f"{server}/blue.png")
 
 
@@ -67,17 +67,17 @@ def test_a_url_is_fetched_and_one_without_an_image_is_named(server):
         ("nowhere.jpg", "nowhere.jpg cannot be read"),
         (17, "not as a int"),
         ("a\0b.jpg", r"the image 'a\\x00b.jpg' cannot be read"),
-        ("http://127.0.0.1:1/a b.jpg", "a b.jpg cannot be fetched"),
-        ("http://127.0.0.1:1/a\nb.jpg", "cannot be fetched"),
-        ("HTTP://127.0.0.1:1/a.jpg", "a.jpg cannot be fetched"),
-        ("http://[::1/a.jpg", "cannot be fetched"),
-        (Image.new("F", (4, 4), 200), "the picture cannot be used: its values are of 32 bits with fractions"),
-        (Image.new("I", (4, 4), -1), "the picture cannot be used: its values range from -1 to -1"),
-        (Image.new("I", (4, 4), 70000), "its values range from 70000 to 70000"),
-        (np.zeros((2, 2, 7), np.uint8), r"an array of shape \[2, 2, 7\] is no picture"),
-        (np.zeros((0, 3), np.uint8), "is no picture"),
+        ("http://127.0.0.1:1/a b.jpg", "a b.jpg cannot be downloaded"),
+        ("http://127.0.0.1:1/a\nb.jpg", "cannot be downloaded"),
+        ("HTTP://127.0.0.1:1/a.jpg", "a.jpg cannot be downloaded"),
+        ("http://[::1/a.jpg", "cannot be downloaded"),
+        (Image.new("F", (4, 4), 200), "the image cannot be used: its values are of 32 bits with fractions"),
+        (Image.new("I", (4, 4), -1), "the image cannot be used: its values go from -1 to -1"),
+        (Image.new("I", (4, 4), 70000), "its values go from 70000 to 70000"),
+        (np.zeros((2, 2, 7), np.uint8), r"an array of shape \[2, 2, 7\] is not an image"),
+        (np.zeros((0, 3), np.uint8), "is not an image"),
         (np.full((2, 2), 300.0), "fractions from 0 to 1"),
-        (np.zeros((2, 2), np.int64), "an array of int64 is no picture"),
+        (np.zeros((2, 2), np.int64), "an array of int64 is not an image"),
     ],
 )
 def test_an_unusable_image_is_refused_in_a_sentence(given, message):
@@ -89,7 +89,7 @@ def test_an_unusable_image_is_refused_in_a_sentence(given, message):
 def test_a_closed_image_is_refused(file):
     image = Image.open(file)
     image.close()
-    with pytest.raises(InputError, match="the picture does not decode"):
+    with pytest.raises(InputError, match="the image does not decode"):
         read_image(image)
 
 

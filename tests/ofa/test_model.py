@@ -149,7 +149,7 @@ def test_an_image_with_more_patches_than_positions_is_refused(model):
     with torch.no_grad():
         out = model(torch.tensor([[0, 2]]), torch.zeros(1, 3, 672, 32))
     assert out.encoder_last_hidden_state.shape == (1, 42 * 2 + 2, 64)
-    with pytest.raises(UserError, match="at most 672 px a side"):
+    with pytest.raises(UserError, match="at most 672 px per side"):
         model(torch.tensor([[0, 2]]), torch.zeros(1, 3, 688, 64))
 
 

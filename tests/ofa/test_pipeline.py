@@ -140,7 +140,7 @@ def test_one_image_may_have_many_texts_and_unequal_lists_are_refused(models, pho
 
 def test_of_several_items_the_one_at_fault_is_named(models, photos):
     pipe = pipeline("visual-grounding", models / "visual-grounding")
-    with pytest.raises(InputError, match="item 2 of 3: an array of int64 is no picture"):
+    with pytest.raises(InputError, match="item 2 of 3: an array of int64 is not an image"):
         pipe([photos[0], np.zeros((2, 2), np.int64), photos[1]], "the red circle")
     with pytest.raises(InputError, match="item 3 of 3: the text is empty"):
         pipe(photos, ["a circle", "a square", " "])

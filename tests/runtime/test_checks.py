@@ -23,7 +23,7 @@ def checked(**changes):
             {"trainer__strategy": {"gradient_compression": "bf16"}},
             "trainer.strategy.gradient_compression=bf16 needs GPUs; leave it null",
         ),
-        ({"trainer__max_steps": 0}, "trainer.max_steps=0 is a run of no length"),
+        ({"trainer__max_steps": 0}, "trainer.max_steps=0 is a run without steps"),
         ({"trainer__max_epochs": 0}, "trainer.max_epochs=0 is not a whole number of at least 1"),
         ({"data__batch_size": 0}, "data.batch_size=0"),
         ({"data__train_limit": "abc"}, "data.train_limit=abc"),

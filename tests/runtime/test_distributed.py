@@ -1,4 +1,4 @@
-"""Runs of several processes, on the CPU, beside the same runs of one."""
+"""Runs of several processes on the CPU, compared with the same runs of one."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ EVALUATE = [*DEMO, CPU, "data.rows.evaluation=101", "checkpoint=start", "split=v
 TRAIN = [*DEMO, CPU, "data.rows.evaluation=4", "model=micro", "freezing.batch_norm=true", "trainer.max_steps=20"]
 TRAIN += ["validate_every=20", "trainer.log_every_n_steps=1", "trainer.accumulate_grad_batches=2"]
 
-# With dropout, which is another one in each process, and a checkpoint between the batches of an update.
+# With dropout, which differs between processes, and a checkpoint between the batches of a step.
 RESUMED = [*TRAIN, "trainer=ddp", "trainer.devices=2", "data.batch_size=4", "model.dropout=0.2", "trainer.max_steps=6"]
 RESUMED += ["validate_every=4", "data.rows.train=52", "freezing.backbone=true"]
 SHARDED = "trainer=fsdp"
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
     ]
     write_scontrol(folder, "JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1")
     process = run_forked(folder, jobs, PATH=f"{folder}:{os.environ['PATH']}", SLURM_JOB_ID="7")
-    (folder / "said.txt").write_text(process.stderr)
+    (folder / "stderr.txt").write_text(process.stderr)
     return folder
 
 
@@ -86,12 +86,12 @@ def files_of(run_folder):
 SCORES = ("predictions.jsonl", "metrics.json", "results_val.json", "pictures_val.png")
 
 
-def test_three_processes_write_to_the_last_byte_what_one_writes(folder):
+def test_three_processes_write_the_same_bytes_as_one(folder):
     assert len((folder / "evaluation1/predictions.jsonl").read_text().splitlines()) == 101
     assert contents(folder / "evaluation3", SCORES) == contents(folder / "evaluation1", SCORES)
 
 
-def test_two_processes_started_by_the_command_itself_write_the_same_once(folder, monkeypatch):
+def test_two_processes_started_by_the_command_write_the_same_once(folder, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     before = set(Path(folder).iterdir())
     words = [*EVALUATE, "trainer=ddp", "trainer.devices=2", "hydra.run.dir=evaluation2"]
@@ -107,7 +107,7 @@ def losses(run_folder):
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
-def test_two_processes_learn_as_one_with_a_batch_twice_as_large(folder):
+def test_two_processes_train_like_one_with_twice_the_batch_size(folder):
     alone, together = losses(folder / "train1"), losses(folder / "train2")
     assert len(alone) == 20 and alone[-1] < alone[0]
     assert together == pytest.approx(alone, abs=1e-4)
@@ -126,11 +126,11 @@ def assert_equal(first, second):
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-on_cpus = pytest.mark.skipif(not WORKS_ON_CPUS, reason="this PyTorch shards weights on GPUs alone")
+on_cpus = pytest.mark.skipif(not WORKS_ON_CPUS, reason="this PyTorch shards weights only on GPUs")
 
 
 @on_cpus
-def test_sharded_weights_learn_as_whole_ones_and_leave_the_same_files(folder):
+def test_sharded_training_gives_the_same_losses_and_files(folder):
     runs = [folder / "whole", folder / "whole_sharded"]
     whole, sharded = map(losses, runs)
     assert len(whole) == 6 and sharded == pytest.approx(whole, abs=1e-4)
@@ -143,7 +143,7 @@ def test_sharded_weights_learn_as_whole_ones_and_leave_the_same_files(folder):
 
 
 @pytest.mark.parametrize("words", [[], pytest.param([SHARDED], marks=on_cpus)], ids=["whole", "sharded"])
-def test_two_processes_that_are_resumed_end_as_if_they_had_not_been_interrupted(folder, words):
+def test_a_resumed_run_of_two_processes_equals_an_uninterrupted_one(folder, words):
     of_whole = folder / ("whole_sharded" if words else "whole")
     of_cut = folder / of_whole.name.replace("whole", "cut")
     shutil.copytree(of_whole / "checkpoints", of_cut / "checkpoints")
@@ -152,7 +152,7 @@ def test_two_processes_that_are_resumed_end_as_if_they_had_not_been_interrupted(
     before = torch.load(of_cut / "checkpoints/last.previous.ckpt", weights_only=True)
     assert before["global_step"] == 4 and all(process["gradients"] for process in before["processes"])
     run_forked(folder, [["train", 2, [*RESUMED, *words, "resume=auto", f"hydra.run.dir={of_cut.name}"], 0]])
-    assert "going on behind update 4 of" in (of_cut / "train.log").read_text()
+    assert "resuming after step 4 of" in (of_cut / "train.log").read_text()
     whole, cut = last(of_whole), last(of_cut)
     assert_equal(whole["state_dict"], cut["state_dict"])
     first, second = ([process["random"]["torch"] for process in state["processes"]] for state in (whole, cut))
@@ -161,7 +161,7 @@ def test_two_processes_that_are_resumed_end_as_if_they_had_not_been_interrupted(
 
 
 @on_cpus
-def test_a_run_with_sharded_weights_that_is_trained_and_not_tested_goes_on_with_the_test(folder):
+def test_a_sharded_run_that_is_trained_but_not_tested_resumes_with_the_test(folder):
     metrics = folder / "whole_sharded/metrics.json"
     before = metrics.read_bytes()
     metrics.unlink()
@@ -170,8 +170,8 @@ def test_a_run_with_sharded_weights_that_is_trained_and_not_tested_goes_on_with_
 
 
 @on_cpus
-def test_of_sharded_weights_each_process_has_its_part(folder):
-    """As the gradients show that wait for their update."""
+def test_each_process_has_a_shard_of_the_weights(folder):
+    """As accumulated gradients show."""
     checkpoints = [
         torch.load(folder / name / "checkpoints/last.previous.ckpt", weights_only=True)
         for name in ("whole", "whole_sharded")
@@ -183,35 +183,35 @@ def test_of_sharded_weights_each_process_has_its_part(folder):
     assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.01)
 
 
-def test_a_job_of_two_processes_that_one_signal_stops_is_queued_again_once_and_goes_on_under_torchrun(folder):
+def test_a_preempted_job_of_two_processes_is_requeued_once_and_resumes_under_torchrun(folder):
     assert last(folder / "stopped")["global_step"] == 3
-    (said,) = (line for line in (folder / "said.txt").read_text().splitlines() if "SIGUSR1" in line)
-    assert said.startswith("SIGUSR1: stopped behind update 3, which ")
-    assert said.endswith("; job 7 of SLURM is in the queue again and goes on with it")
+    (message,) = (line for line in (folder / "stderr.txt").read_text().splitlines() if "SIGUSR1" in line)
+    assert message.startswith("SIGUSR1: stopped after step 3; checkpoint: ")
+    assert message.endswith("; job 7 requeued and will resume")
     assert (folder / "calls").read_text().splitlines().count("requeue 7") == 1
     before = set(folder.iterdir())
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = start([*torchrun, ROOT / "train.py", *STOPPED], folder)
-    assert "going on behind update 3 of" in process.stdout
+    assert "resuming after step 3 of" in process.stdout
     assert process.stdout.count("Metrics, predictions and images are in") == 1
     assert set(folder.iterdir()) == before and "Traceback" not in process.stderr
     assert_equal(last(folder / "stopped")["state_dict"], last(folder / "whole")["state_dict"])
     assert set(files_of(folder / "stopped")) == {*files_of(folder / "whole"), "stops.json"}
 
 
-def test_a_loss_of_one_process_that_is_no_number_ends_all_with_one_sentence_or_is_left_out_by_all(folder):
-    errors = [line for line in (folder / "said.txt").read_text().splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and errors[0].startswith("error: the loss of update 2 is nan, learning from the samples ")
+def test_a_nonfinite_loss_of_one_process_ends_all_with_one_error_or_is_skipped_by_all(folder):
+    errors = [line for line in (folder / "stderr.txt").read_text().splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith("error: the loss of step 2 is nan, with the samples ")
     sample = errors[0].split("samples ")[1].split(",")[0]
     assert not (folder / "spoilt/model").exists()
-    left_out = "left out, as loss or gradient was not finite: 8 samples, among them "
-    assert f"{left_out}{sample}, " in (folder / "skipped/train.log").read_text()
+    skipped = "8 samples skipped, as loss or gradient was not finite, among them "
+    assert f"{skipped}{sample}, " in (folder / "skipped/train.log").read_text()
     first, second = (torch.load(folder / f"weights{rank}.pt", weights_only=True) for rank in (0, 1))
     assert_equal(first, second)
     assert all(weights.isfinite().all() for weights in first.values())
 
 
-def test_an_error_in_one_process_ends_all_with_its_one_sentence(folder, monkeypatch):
+def test_an_error_in_one_process_ends_all_with_one_error(folder, monkeypatch):
     files = (folder / "cache/demo").glob("vqa_*/val.tsv")
     rows, lines = max(((file, file.read_text().splitlines()) for file in files), key=lambda pair: len(pair[1]))
     rows.write_text("\n".join([*lines[:-1], lines[-1].replace("\t", " ")]) + "\n")

@@ -90,15 +90,6 @@ def test_processes_that_cannot_reach_each_other_end_with_the_remedy(monkeypatch)
         launching._init_group(dist.HashStore(), 0, 2, "gloo")
 
 
-def test_another_number_of_processes_per_machine_than_configured_is_refused(monkeypatch):
-    start_by_torchrun(monkeypatch, local=1, world=4)
-    with pytest.raises(
-        UserError, match="process 1 of the run is process 1 of its machine, but .*devices=1 it would be 0"
-    ):
-        with distributed_run(trainer(1, num_nodes=4), []):
-            pass
-
-
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "MASTER_ADDR"])
 def test_an_incomplete_environment_of_torchrun_is_refused(monkeypatch, name):
     start_by_torchrun(monkeypatch, local=0, world=2)
@@ -114,17 +105,19 @@ def test_other_ranks_than_zero_write_no_logs_and_no_outputs(monkeypatch):
     assert any(word.startswith("hydra.run.dir=") for word in words)
 
 
-def test_another_number_of_processes_than_configured_is_refused(monkeypatch):
-    start_by_torchrun(monkeypatch, local=0, world=4)
-    with pytest.raises(UserError, match=r"4 processes were started, but trainer.devices=2 on 1 machines makes 2"):
-        with distributed_run(trainer(2), ["true"]):
-            pass
-
-
-def test_several_machines_need_a_launcher():
-    with pytest.raises(UserError, match="trainer.num_nodes=2: on several machines torchrun or srun has to start"):
-        with distributed_run(trainer(1, num_nodes=2), ["true"]):
-            pass
+@pytest.mark.parametrize(
+    ("local", "settings", "message"),
+    [
+        (0, trainer(2), "4 processes were started, but trainer.devices=2 on 1 machines makes 2"),
+        (1, trainer(1, num_nodes=4), "process 1 of the run is process 1 of its machine, but .*devices=1 it would be 0"),
+        (None, trainer(1, num_nodes=2), "trainer.num_nodes=2: on several machines torchrun or srun has to start"),
+    ],
+)
+def test_processes_that_do_not_match_the_configuration_are_refused(monkeypatch, local, settings, message):
+    if local is not None:
+        start_by_torchrun(monkeypatch, local, world=4)
+    with pytest.raises(UserError, match=message), distributed_run(settings, ["true"]):
+        pass
 
 
 def test_a_single_process_is_rank_zero_of_one():

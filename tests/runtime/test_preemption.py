@@ -25,7 +25,7 @@ SMALL_DEMO = ["model=micro", "data.rows.train=64", "data.rows.evaluation=10", "t
               "resume=auto"]  # fmt: skip
 
 
-def test_a_run_that_gets_a_signal_saves_a_checkpoint_and_goes_on_by_the_same_command(tmp_path):
+def test_after_a_signal_a_run_saves_a_checkpoint_and_resumes_by_the_same_command(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "OFA_CACHE": str(tmp_path / "cache")}
     words = [sys.executable, ROOT / "train.py", *SMALL_DEMO]
     process = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
@@ -35,24 +35,25 @@ def test_a_run_that_gets_a_signal_saves_a_checkpoint_and_goes_on_by_the_same_com
         time.sleep(0.01)
     for number in (signal.SIGUSR1, signal.SIGTERM):  # as SLURM does it: more than one, to the reading processes, too
         os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 75, said
-    assert "stopped behind update" in said and "Traceback" not in said
-    assert said.strip().endswith(f"give the same words with resume=auto hydra.run.dir={tmp_path / 'run'}")
-    update = said.split("stopped behind update ")[1].split(",")[0]
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    stopped = re.search(rf"stopped after step (\d+); checkpoint: {last}; ", output)
+    assert stopped and "Traceback" not in output
+    assert output.strip().endswith(f"to resume: repeat the command with resume=auto hydra.run.dir={tmp_path / 'run'}")
     again = run("train.py", *SMALL_DEMO, folder=tmp_path)
-    assert f"going on behind update {update} of" in again.stdout
+    assert f"resuming after step {stopped[1]} of" in again.stdout
 
 
-def test_what_is_no_signal_is_refused():
+def test_an_unknown_signal_is_refused():
     assert signals_of(["SIGTERM"]) == [signal.SIGTERM]
     with pytest.raises(UserError, match="signals=SIGUSER1 is not one of .*; did you mean 'SIGUSR1'"):
         signals_of(["SIGUSER1"])
-    with pytest.raises(UserError, match="signals=SIGKILL is not one of"):  # nobody can listen to it
+    with pytest.raises(UserError, match="signals=SIGKILL is not one of"):  # no process can handle it
         signals_of(["SIGKILL"])
 
 
-def test_a_signal_outside_of_steps_ends_at_once_and_further_ones_do_nothing():
+def test_a_signal_outside_of_steps_stops_at_once_and_further_ones_do_nothing():
     before = signal.getsignal(signal.SIGUSR1)
     try:
         with pytest.raises(Preempted, match="SIGUSR1: stopped"), interruptible([signal.SIGUSR1]):
@@ -67,7 +68,7 @@ def test_a_signal_outside_of_steps_ends_at_once_and_further_ones_do_nothing():
 
 @pytest.mark.parametrize(("seconds", "ends"), [(60.0, False), (0.0, True)])
 def test_a_later_second_signal_ends_the_process_at_once(monkeypatch, seconds, ends):
-    monkeypatch.setattr(preemption, "ONE_REQUEST", seconds)
+    monkeypatch.setattr(preemption, "SAME_REQUEST", seconds)
     child = os.fork()
     if not child:
         StopOnSignal([signal.SIGTERM], None).on_test_start(None, None)
@@ -79,7 +80,7 @@ def test_a_later_second_signal_ends_the_process_at_once(monkeypatch, seconds, en
     assert os.WIFSIGNALED(status) == ends
 
 
-def test_an_evaluation_ends_behind_the_batch():
+def test_an_evaluation_stops_after_the_batch():
     before = signal.getsignal(signal.SIGTERM)
     callback = StopOnSignal([signal.SIGTERM], None)
     try:
@@ -92,7 +93,7 @@ def test_an_evaluation_ends_behind_the_batch():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_reading_process_ignores_all_signals_but_those_of_its_parent():
+def test_a_data_worker_ignores_all_signals_except_those_of_its_parent():
     loader = DataLoader(range(40), num_workers=1, worker_init_fn=ignore_scheduler_signals)
     with interruptible(signals_of(["SIGTERM", "SIGUSR2"])):
         batches = iter(loader)
@@ -110,7 +111,7 @@ def test_a_reading_process_ignores_all_signals_but_those_of_its_parent():
     assert worker.exitcode == 0
 
 
-def test_a_task_of_an_array_is_named_within_it(monkeypatch):
+def test_the_id_of_an_array_task_contains_that_of_the_array(monkeypatch):
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name, raising=False)
     assert slurm_job_id() is None
@@ -122,16 +123,16 @@ def test_a_task_of_an_array_is_named_within_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("mode", "folder", "word"),
+    ("mode", "folder", "override"),
     [(RunMode.RUN, "/out", "hydra.run.dir=/out"), (RunMode.MULTIRUN, "/out/lr=1/3", "hydra.sweep.dir=/out")],
 )
-def test_the_folder_to_go_on_in_is_that_of_the_run_or_of_the_sweep(monkeypatch, mode, folder, word):
+def test_the_folder_to_resume_in_is_that_of_the_run_or_of_the_sweep(monkeypatch, mode, folder, override):
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     hydra = {"mode": mode, "runtime": {"output_dir": folder}, "sweep": {"subdir": "lr=1/3"}}
     monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: OmegaConf.create(hydra))
-    said = requeue_or_explain(OmegaConf.create({"resume": None}))
-    assert said == f"to go on, give the same words with resume=auto {word}"
+    message = requeue_or_explain(OmegaConf.create({"resume": None}))
+    assert message == f"to resume: repeat the command with resume=auto {override}"
 
 
 RUNNING = "JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1"
@@ -139,7 +140,7 @@ RUNNING = "JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1"
 
 @pytest.fixture
 def job(tmp_path, monkeypatch):
-    """A function that stops a turn of a job of SLURM in a state of training; returns True, or why it is not queued."""
+    """A function that stops an allocation of a SLURM job in a state of training; True, or why it is not requeued."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -147,19 +148,19 @@ def job(tmp_path, monkeypatch):
     monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: hydra)
     (tmp_path / "checkpoints").mkdir()
 
-    def stop(update=None, validates_first=False, fields=RUNNING, requeue_status=0):
-        if update is not None:
-            state = {"global_step": update, "validates_first": validates_first}
+    def stop(step=None, validates_first=False, fields=RUNNING, requeue_status=0):
+        if step is not None:
+            state = {"global_step": step, "validates_first": validates_first}
             torch.save(state, tmp_path / "checkpoints/last.ckpt")
         calls = write_scontrol(tmp_path, fields, requeue_status)
         calls.write_text("")
         try:
-            said = requeue_or_explain(OmegaConf.create({"resume": "auto"}))
+            message = requeue_or_explain(OmegaConf.create({"resume": "auto"}))
         except UserError as error:
-            said = str(error)
-        is_queued = "requeue 7" in calls.read_text().splitlines() and requeue_status == 0
-        assert is_queued == (said == "job 7 of SLURM is in the queue again and goes on with it")
-        return is_queued or said
+            message = str(error)
+        is_requeued = "requeue 7" in calls.read_text().splitlines() and requeue_status == 0
+        assert is_requeued == (message == "job 7 requeued and will resume")
+        return is_requeued or message
 
     return stop
 
@@ -167,31 +168,31 @@ def job(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "status", "sentence"),
     [
-        (RUNNING, 1, r"not queued again \(no\)"),
-        ("JobId=7 JobState=COMPLETING Requeue=1 BatchFlag=1", 0, "SLURM is ending job 7, and queues it again or"),
-        ("JobId=7 JobState=RUNNING Requeue=0 BatchFlag=1", 0, "not one that may be queued again"),
-        ("JobId=7 JobState=RUNNING Requeue=1 BatchFlag=0", 0, "not one that may be queued again"),
+        (RUNNING, 1, r"not requeued \(no\)"),
+        ("JobId=7 JobState=COMPLETING Requeue=1 BatchFlag=1", 0, "SLURM is ending job 7, and requeues it unless"),
+        ("JobId=7 JobState=RUNNING Requeue=0 BatchFlag=1", 0, "job 7 is not requeued: it may not be"),
+        ("JobId=7 JobState=RUNNING Requeue=1 BatchFlag=0", 0, "job 7 is not requeued: it may not be"),
     ],
 )
-def test_a_job_is_queued_again_only_where_slurm_lets_it(job, fields, status, sentence):
-    assert re.search(f"{sentence}.*; to go on, give the same words", job(fields=fields, requeue_status=status))
+def test_a_job_is_requeued_only_if_slurm_allows_it(job, fields, status, sentence):
+    assert re.search(f"{sentence}.*; to resume: repeat the command", job(fields=fields, requeue_status=status))
     assert job() is True
 
 
-def test_a_job_whose_turns_come_no_further_is_not_queued_for_ever(job, tmp_path):
+def test_a_job_that_makes_no_progress_is_not_requeued_for_ever(job, tmp_path):
     assert [job(), job()] == [True, True]  # before the first checkpoint
     assert [job(4, validates_first=True), job(4, validates_first=True), job(4), job(4)] == [True] * 4
-    said = job(4)
-    assert said.startswith("job 7 of SLURM is not queued again, for 3 turns in a row were stopped in the same state; ")
-    assert said.endswith(f"and to go on, give the same words with resume=auto hydra.run.dir={tmp_path}")
+    message = job(4)
+    assert message.startswith("job 7 is not requeued: its last 3 allocations made no progress; ")
+    assert message.endswith(f"to resume: repeat the command with resume=auto hydra.run.dir={tmp_path}")
     assert job(4) is True  # by hand, with more time
 
 
-def test_turns_that_slurm_ends_itself_do_not_count(job):
+def test_allocations_that_slurm_preempts_do_not_count(job):
     for _ in range(4):
         assert job(4, fields="JobId=7 JobState=PREEMPTED Requeue=1 BatchFlag=1").startswith("SLURM is ending job 7, ")
     assert [job(4), job(4)] == [True, True]
 
 
-def test_an_evaluation_is_started_again():
-    assert requeue_or_explain(OmegaConf.create({"checkpoint": "a"})) == "to have all of it, start it again"
+def test_an_evaluation_has_to_be_started_again():
+    assert requeue_or_explain(OmegaConf.create({"checkpoint": "a"})) == "to get all results, start it again"

@@ -1,4 +1,4 @@
-"""A run that was interrupted and resumed is, to the last bit, the run that was not."""
+"""A resumed run equals, bit for bit, one that was not interrupted."""
 
 import csv
 import os
@@ -38,7 +38,9 @@ from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
-from training.trainer import learnt_files, training_callbacks
+from training.trainer import training_callbacks, training_files
+
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")
 
 MICRO = OFAConfig.from_name("micro", dropout=0.2, init_std=0.1)
 TEACHER = OFAConfig.from_name("micro", d_model=96, encoder_attention_heads=6, decoder_attention_heads=6)
@@ -56,7 +58,7 @@ def logged(folder):
 
 
 def validated(folder):
-    """Behind which update each validation was."""
+    """After which step each validation was."""
     return [row["step"] for row in csv.DictReader((folder / "metrics.csv").open()) if row["val/score"]]
 
 
@@ -65,7 +67,7 @@ def learning_rates(folder):
 
 
 def assert_equal(first, second):
-    """Everything that training goes on from: weights, their average, optimizer, schedule, position, random states."""
+    """The whole state of training: weights, their average, optimizer, schedule, position, random states."""
     assert first.keys() == second.keys()
     for key in first.keys() - {"callbacks", "loops"}:
         assert same(first[key], second[key]), key
@@ -84,7 +86,7 @@ def same(first, second):
 
 
 class FallingScore:
-    """Validates by a score that falls from update to update, so that the first validation is the best."""
+    """Validates by a score that falls with each step, so that the first validation is the best."""
 
     def on_validation_epoch_start(self):
         pass
@@ -114,8 +116,8 @@ def write_rows(path, rows=10):
     return path
 
 
-def make_trained(teacher, cache):
-    """With a teacher, one that learns, more and more, from its logits in a cache."""
+def make_module(teacher, cache):
+    """The trained module; with a teacher, a student of its cached logits."""
     parts = OFAModel(MICRO), SimpleNamespace(processor=SimpleNamespace(tree=None)), GenerationOptions()
     optim, freezing = Optim(lr=1e-3, warmup_steps=2), Freezing()
     if teacher is None:
@@ -134,7 +136,7 @@ def fit(
         TSVSource({"train": file, "val": file}, {"id": 0}), ["id"], encode, batch_size=2, eval_batch_size=5,
         num_workers=workers, train_views=None if cache is None else 1,
     )  # fmt: skip
-    module = make_trained(teacher, cache)
+    module = make_module(teacher, cache)
     config = OmegaConf.create({
         "pictures": 0, "ema": {"decay": 0.9}, "save_every": save_every, "log_every": 30.0, "signals": ["SIGUSR1"],
     })  # fmt: skip
@@ -149,22 +151,19 @@ def fit(
     return trainer
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize(
-    ("every", "accumulate", "interrupt", "behind", "workers", "save_every"),
+    ("every", "accumulate", "interrupt", "saved", "workers", "save_every"),
     [
         (3, 1, 5, 3, 0, None),  # in the middle of an epoch
         (3, 1, 8, 6, 1, None),  # of the second, with a worker
         (5, 1, 7, 5, 0, None),  # at the end of an epoch
-        (3, 2, 4, 3, 0, None),  # between the two batches of an update
-        (4, 1, 8, 7, 0, 7),  # behind an update without a validation, in the middle of an epoch
-        (6, 2, 8, 7, 0, 4),  # behind an update of two batches
+        (3, 2, 4, 3, 0, None),  # between the two batches of a step
+        (4, 1, 8, 7, 0, 7),  # after a step without a validation, in the middle of an epoch
+        (6, 2, 8, 7, 0, 4),  # after a step of two batches
         (3, 1, 6, 5, 0, 5),  # at the end of an epoch without a validation
     ],
 )
-def test_a_resumed_run_is_the_run_that_was_not_interrupted(
-    tmp_path, every, accumulate, interrupt, behind, workers, save_every
-):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, every, accumulate, interrupt, saved, workers, save_every):
     file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": every, "workers": workers}
     options["save_every"] = save_every
     options["accumulate_grad_batches"] = accumulate
@@ -172,8 +171,8 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(
     with pytest.raises(InterruptedError):
         fit(file, tmp_path / "first", interrupt=interrupt, **options)
     (process,) = read(tmp_path / "first")["processes"]
-    assert bool(process["gradients"]) == (behind % 5 % accumulate > 0)
-    best_of_first = read(tmp_path / "first", "best")
+    assert bool(process["gradients"]) == (saved % 5 % accumulate > 0)
+    first_best = read(tmp_path / "first", "best")
     trainer = fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", seed=2, **options)
 
     assert_equal(read(tmp_path / "whole"), read(tmp_path / "second"))
@@ -183,7 +182,7 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(
     rates = learning_rates(tmp_path / "second")
     assert rates and rates == learning_rates(tmp_path / "whole")[-len(rates) :]
     assert trainer.checkpoint_callback.best_model_path == str((tmp_path / "second/checkpoints/best.ckpt").resolve())
-    assert_equal(read(tmp_path / "second", "best"), best_of_first)
+    assert_equal(read(tmp_path / "second", "best"), first_best)
 
 
 class SendSignal(pl.Callback):
@@ -196,26 +195,25 @@ class SendSignal(pl.Callback):
             signal.raise_signal(signal.SIGUSR1)
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize(
-    ("every", "accumulate", "batch", "behind", "workers"),
+    ("every", "accumulate", "batch", "step", "workers"),
     [
         (4, 1, 5, 5, 1),  # at the end of an epoch
         (3, 1, 6, 6, 0),  # where a validation is due
-        (4, 2, 1, 1, 0),  # in the first batch of an update of two, before any validation
+        (4, 2, 1, 1, 0),  # in the first of two batches of a step, before any validation
     ],
 )
-def test_a_run_that_a_signal_ends_goes_on_from_the_very_update(tmp_path, every, accumulate, batch, behind, workers):
+def test_a_run_that_a_signal_stops_resumes_after_the_same_step(tmp_path, every, accumulate, batch, step, workers):
     file = write_rows(tmp_path / "rows.tsv")
     options = {"val_check_interval": every, "accumulate_grad_batches": accumulate, "workers": workers}
     fit(file, tmp_path / "whole", **options)
     before = signal.getsignal(signal.SIGUSR1)
     try:
-        with pytest.raises(Preempted, match=f"SIGUSR1: stopped behind update {behind}, which"):
+        with pytest.raises(Preempted, match=f"SIGUSR1: stopped after step {step}; checkpoint: "):
             fit(file, tmp_path / "first", more=[SendSignal(batch)], **options)
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert read(tmp_path / "first")["global_step"] == behind
+    assert read(tmp_path / "first")["global_step"] == step
     fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", seed=2, **options)
 
     for name in ("last", "best"):
@@ -225,9 +223,9 @@ def test_a_run_that_a_signal_ends_goes_on_from_the_very_update(tmp_path, every, 
 
 
 def stop_in_validation(file, folder, batch, start=None, **options):
-    """Sends a signal in a batch of the validations; there are two in each, and a validation of trial at the start.
+    """Sends a signal in a batch of the validations, of two batches each; the message of the stop.
 
-    A run that goes on, where `start` is go_on_in_place, has none of trial.
+    A sanity check comes first, except in a resumed run, where `start` is resume_in_place.
     """
     send, before = SendSignal(batch), signal.getsignal(signal.SIGUSR1)
     send.on_validation_batch_start, send.on_train_batch_start = send.on_train_batch_start, lambda *_: None
@@ -239,13 +237,12 @@ def stop_in_validation(file, folder, batch, start=None, **options):
     return str(stop.value)
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("every", [None, 3])
-def test_a_run_that_a_signal_ends_in_a_validation_goes_on_with_it(tmp_path, whole, every):
+def test_a_run_that_a_signal_stops_in_a_validation_resumes_with_it(tmp_path, whole, every):
     file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3, "save_every": every}
     last = tmp_path / "first/checkpoints/last.ckpt"
-    said = stop_in_validation(file, tmp_path / "first", 4, **options)
-    assert said == f"SIGUSR1: stopped in a validation behind update 3, which {last} holds"
+    message = stop_in_validation(file, tmp_path / "first", 4, **options)
+    assert message == f"SIGUSR1: stopped in the validation after step 3; checkpoint: {last}"
     trainer = fit(file, tmp_path / "second", last, seed=2, **options)
     assert trainer.checkpoint_callback.best_model_score == -3
     assert_equal(read(whole), read(tmp_path / "second"))
@@ -253,56 +250,54 @@ def test_a_run_that_a_signal_ends_in_a_validation_goes_on_with_it(tmp_path, whol
     assert logged(tmp_path / "second") == logged(whole)[3:]
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
-@pytest.mark.parametrize("updates", [3, 5])  # in the middle and at the end of an epoch
-def test_a_run_that_is_stopped_in_its_last_validation_goes_on_with_it(tmp_path, updates):
+@pytest.mark.parametrize("steps", [3, 5])  # in the middle and at the end of an epoch
+def test_a_run_that_is_stopped_in_its_last_validation_resumes_with_it(tmp_path, steps):
     file, run = write_rows(tmp_path / "rows.tsv"), tmp_path / "run"
-    options = {"val_check_interval": updates, "max_steps": updates}
+    options = {"val_check_interval": steps, "max_steps": steps}
     fit(file, tmp_path / "whole", **options)
-    said = stop_in_validation(file, run, 3, **options)
-    assert said.startswith(f"SIGUSR1: stopped in a validation behind update {updates}, which")
-    trainer = go_on_in_place(file, run, **options)
-    assert trainer.max_steps == updates
+    message = stop_in_validation(file, run, 3, **options)
+    assert message.startswith(f"SIGUSR1: stopped in the validation after step {steps}; checkpoint: ")
+    trainer = resume_in_place(file, run, **options)
+    assert trainer.max_steps == steps
     for name in ("last", "best"):
         assert_equal(read(tmp_path / "whole", name), read(run, name))
     assert logged(run) == logged(tmp_path / "whole")
     assert validated(run) == validated(tmp_path / "whole")
 
 
-def test_a_run_that_is_stopped_in_a_validation_says_which_update_was_saved(tmp_path):
+def test_a_run_that_is_stopped_in_a_validation_reports_which_step_was_saved(tmp_path):
     file, run = write_rows(tmp_path / "rows.tsv"), tmp_path / "run"
-    options = {"val_check_interval": 3, "accumulate_grad_batches": 2}  # between the two batches of an update
-    said = stop_in_validation(file, run, 3, **options)
-    assert said == "SIGUSR1: stopped in a validation, before anything was saved"
-    said = stop_in_validation(file, run, 5, **options)
+    options = {"val_check_interval": 3, "accumulate_grad_batches": 2}  # between the two batches of a step
+    message = stop_in_validation(file, run, 3, **options)
+    assert message == "SIGUSR1: stopped in a validation; there is no checkpoint yet"
+    message = stop_in_validation(file, run, 5, **options)
     last = run / "checkpoints/last.ckpt"
-    assert said == f"SIGUSR1: stopped in a validation behind update 3; {last} holds update {read(run)['global_step']}"
+    assert message == f"SIGUSR1: stopped in the validation after step 3; checkpoint of step 1: {last}"
     assert read(run)["global_step"] == 1
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_a_run_that_is_stopped_in_the_validation_at_the_end_of_an_epoch_goes_on_with_it_as_often_as_need_be(tmp_path):
+def test_a_run_can_be_stopped_repeatedly_in_the_validation_at_the_end_of_an_epoch(tmp_path):
     file, options, run = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 5}, tmp_path / "run"
     fit(file, tmp_path / "whole", **options)
-    held = f"which {run / 'checkpoints/last.ckpt'} holds"
-    said = stop_in_validation(file, run, 3, **options)
-    assert said == f"SIGUSR1: stopped in a validation behind update 5, {held}"
-    said = stop_in_validation(file, run, 2, go_on_in_place, **options)
-    assert said == f"SIGUSR1: stopped in a validation behind update 5, {held}"
+    saved = f"checkpoint: {run / 'checkpoints/last.ckpt'}"
+    message = stop_in_validation(file, run, 3, **options)
+    assert message == f"SIGUSR1: stopped in the validation after step 5; {saved}"
+    message = stop_in_validation(file, run, 2, resume_in_place, **options)
+    assert message == f"SIGUSR1: stopped in the validation after step 5; {saved}"
     with pytest.raises(InterruptedError):
-        go_on_in_place(file, run, interrupt=2, **options)
+        resume_in_place(file, run, interrupt=2, **options)
     assert read(run)["global_step"] == 5 and read(run, "best")["global_step"] == 5
-    said = stop_in_validation(file, run, 2, go_on_in_place, **options)
-    assert said == f"SIGUSR1: stopped in a validation behind update 10, {held}"
-    trainer = go_on_in_place(file, run, **options)
+    message = stop_in_validation(file, run, 2, resume_in_place, **options)
+    assert message == f"SIGUSR1: stopped in the validation after step 10; {saved}"
+    trainer = resume_in_place(file, run, **options)
     assert trainer.checkpoint_callback.best_model_score == -5
     assert_equal(read(run), read(tmp_path / "whole"))
     assert logged(run) == logged(tmp_path / "whole")
     assert validated(run) == validated(tmp_path / "whole")
 
 
-def go_on_in_place(file, folder, **options):
-    """A run that was interrupted, in the folder it has, as train.py goes on with it."""
+def resume_in_place(file, folder, **options):
+    """Resumes a run in its folder, as train.py does."""
     last = folder / "checkpoints/last.ckpt"
     continues = (read(folder)["global_step"], read(folder)["validates_first"])
     return fit(file, folder, last, seed=2, continues=continues, **options)
@@ -310,21 +305,21 @@ def go_on_in_place(file, folder, **options):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of a run that nothing happened to."""
+    """The folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     fit(write_rows(folder / "rows.tsv"), folder, val_check_interval=3)
     return folder
 
 
-def test_a_run_goes_on_in_its_own_folder(tmp_path, whole):
+def test_a_run_resumes_in_its_own_folder(tmp_path, whole):
     file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3, "save_every": 2}
     for interrupt in (5, 3):
         with pytest.raises(InterruptedError):
             if interrupt == 5:
                 fit(file, tmp_path / "run", interrupt=5, **options)
             else:
-                go_on_in_place(file, tmp_path / "run", interrupt=3, **options)
-    trainer = go_on_in_place(file, tmp_path / "run", **options)
+                resume_in_place(file, tmp_path / "run", interrupt=3, **options)
+    trainer = resume_in_place(file, tmp_path / "run", **options)
     assert_equal(read(tmp_path / "run"), read(whole))
     assert_equal(read(tmp_path / "run", "best"), read(whole, "best"))
     assert trainer.checkpoint_callback.best_model_score == -3
@@ -332,20 +327,20 @@ def test_a_run_goes_on_in_its_own_folder(tmp_path, whole):
     assert learning_rates(tmp_path / "run") == learning_rates(whole)
 
 
-def test_a_lost_best_checkpoint_is_said_and_another_one_is_chosen(tmp_path, caplog):
+def test_a_lost_best_checkpoint_is_reported_and_replaced(tmp_path, caplog):
     file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3}
     with pytest.raises(InterruptedError):
         fit(file, tmp_path / "run", interrupt=8, **options)
     best = tmp_path / "run/checkpoints/best.ckpt"
     best.write_bytes(best.read_bytes()[:1000])
-    trainer = go_on_in_place(file, tmp_path / "run", **options)
-    assert f"{best} is lost (File is not a zip file): the best checkpoint is chosen among the coming" in caplog.text
+    trainer = resume_in_place(file, tmp_path / "run", **options)
+    assert f"{best} is lost (File is not a zip file): the best checkpoint is chosen among future" in caplog.text
     assert trainer.checkpoint_callback.best_model_score == -9
     assert read(tmp_path / "run", "best")["global_step"] == 9
 
 
 class Change(pl.Callback):
-    """Changes a file behind some batch."""
+    """Changes a file after some batch."""
 
     def __init__(self, batch, change):
         self.left, self.change = batch, change
@@ -361,41 +356,40 @@ def test_a_data_file_that_is_deleted_in_mid_epoch_does_no_harm(tmp_path, whole):
     fit(file, tmp_path / "run", more=[Change(7, file.unlink)], **options)
     assert_equal(read(tmp_path / "run"), read(whole))
     with pytest.raises(UserError, match="rows.tsv does not exist"):
-        go_on_in_place(file, tmp_path / "run", **options)
+        resume_in_place(file, tmp_path / "run", **options)
 
 
-def test_a_data_file_that_is_cut_in_mid_epoch_ends_the_run_behind_its_last_update(tmp_path, whole):
+def test_a_data_file_that_is_truncated_in_mid_epoch_ends_the_run_after_its_last_step(tmp_path, whole):
     file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 5, "workers": 1}
     content = file.read_bytes()
     with pytest.raises(UserError, match="rows.tsv was changed while it was read: it had 20 bytes and has 10; put back"):
         fit(file, tmp_path / "run", more=[Change(6, lambda: os.truncate(file, 10))], **options)
     assert read(tmp_path / "run")["global_step"] > 5  # where the last validation was
     file.write_bytes(content)
-    go_on_in_place(file, tmp_path / "run", **options)
+    resume_in_place(file, tmp_path / "run", **options)
     assert_equal(read(tmp_path / "run"), read(whole))
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_a_resumed_run_goes_on_with_its_half_filled_teacher_cache(tmp_path, monkeypatch):
+def test_a_resumed_run_continues_its_half_filled_teacher_cache(tmp_path, monkeypatch):
     file, teacher = write_rows(tmp_path / "rows.tsv"), save(make_model(TEACHER, 1), tmp_path / "teacher")
-    asked, answer = [], Teacher.__call__
+    seen, call = [], Teacher.__call__
     monkeypatch.setattr(
-        Teacher, "__call__", lambda self, batch, targets: (asked.extend(batch.ids), answer(self, batch, targets))[1]
+        Teacher, "__call__", lambda self, batch, targets: (seen.extend(batch.ids), call(self, batch, targets))[1]
     )
     options = {"val_check_interval": 3, "teacher": teacher}
     fit(file, tmp_path / "whole", cache=tmp_path / "whole_cache", **options)
-    assert len(asked) == len(set(asked)) == 10
+    assert len(seen) == len(set(seen)) == 10
     with pytest.raises(InterruptedError):
         fit(file, tmp_path / "first", cache=tmp_path / "cache", interrupt=4, **options)
-    assert len(asked) == 18  # the batch behind the checkpoint is known, too
+    assert len(seen) == 18  # the batch after the checkpoint is cached as well
     last = tmp_path / "first/checkpoints/last.ckpt"
     fit(file, tmp_path / "second", last, cache=tmp_path / "cache", seed=2, **options)
-    assert len(asked) == 20
+    assert len(seen) == 20
     assert_equal(read(tmp_path / "whole"), read(tmp_path / "second"))
     assert logged(tmp_path / "second") == logged(tmp_path / "whole")[3:]
 
 
-def test_a_run_goes_on_only_with_the_rows_it_had(tmp_path):
+def test_a_run_resumes_only_with_the_same_number_of_rows(tmp_path):
     file = write_rows(tmp_path / "rows.tsv")
     with pytest.raises(InterruptedError):
         fit(file, tmp_path / "first", interrupt=4, val_check_interval=3)
@@ -404,8 +398,7 @@ def test_a_run_goes_on_only_with_the_rows_it_had(tmp_path):
         fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", val_check_interval=3)
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_a_run_goes_on_only_with_files_of_the_content_they_had(tmp_path):
+def test_a_run_resumes_only_with_files_of_the_same_content(tmp_path):
     file, last = write_rows(tmp_path / "rows.tsv"), tmp_path / "first/checkpoints/last.ckpt"
     files = {"training file (data)": [file], "teacher (distill.teacher)": [tmp_path / "a", tmp_path / "b"]}
     for path in files["teacher (distill.teacher)"]:
@@ -422,19 +415,19 @@ def test_a_run_goes_on_only_with_files_of_the_content_they_had(tmp_path):
     fit(file, tmp_path / "second", last, **options)
 
 
-def test_a_run_goes_on_only_with_what_it_learns_from(tmp_path):
+def test_a_run_resumes_only_with_all_files_it_is_trained_on(tmp_path):
     paths = {name: write_rows(tmp_path / name) for name in ("train", "val", "answers", "teacher")}
     data = OFADataModule(
         TSVSource({"train": paths["train"], "val": paths["val"]}, {"id": 0}), ["id"], encode,
         batch_size=2, eval_batch_size=5, teacher_answers=TeacherAnswers(paths["answers"], "id", {}),
     )  # fmt: skip
-    files = learnt_files(data, SimpleNamespace(weight_files=[paths["teacher"]]))
+    files = training_files(data, SimpleNamespace(weight_files=[paths["teacher"]]))
     assert sorted(path.name for group in files.values() for path in group) == ["answers", "teacher", "train"]
 
 
 @pytest.fixture
 def interrupted(tmp_path):
-    """The configuration and the folder of a run, whose last checkpoint says as much as is read of it here."""
+    """The configuration and the folder of a run, whose last checkpoint contains only what is read of it here."""
     config = OmegaConf.create(
         {"resume": str(tmp_path / "run"), "seed": 1, "optim": {"lr": 0.1}, "ema": {"decay": None}, "distill": {},
          "data": {"root": "a", "num_workers": 0}, "logger": {"csv": {"x": 1}}}
@@ -446,7 +439,7 @@ def interrupted(tmp_path):
     return config, tmp_path / "run"
 
 
-def test_where_files_lie_and_what_is_shown_may_change(interrupted, tmp_path):
+def test_the_place_of_files_and_the_logging_may_change(interrupted, tmp_path):
     config, folder = interrupted
     OmegaConf.update(config, "data", {"root": "b", "num_workers": 4})
     config.logger = {}
@@ -459,7 +452,7 @@ def test_where_files_lie_and_what_is_shown_may_change(interrupted, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("seed", 2, "seed=2, but the run of .*run was started with seed=1; give the words"),
+        ("seed", 2, "seed=2, but the run of .*run was started with seed=1; repeat its overrides"),
         ("optim.lr", 0.2, "optim.lr=0.2, but .* with optim.lr=0.1"),
         ("ema.decay", 0.9, "ema.decay=0.9, but .* with ema.decay=null"),
         ("distill", {"kd": "ce"}, "distill.kd=ce, but .* with distill.kd=null"),
@@ -478,7 +471,7 @@ def test_a_missing_or_damaged_run_is_refused_in_one_line(interrupted, tmp_path):
         find_resume_point(config, folder)
     last = folder / "checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"last.ckpt is damaged \(.*\); start the run anew"):
+    with pytest.raises(UserError, match=r"last.ckpt is damaged \(.*\); start the run from scratch"):
         find_resume_point(config, tmp_path)
     last.unlink()
     with pytest.raises(UserError, match="there is no .*last.ckpt, which the first validation writes"):
@@ -488,42 +481,46 @@ def test_a_missing_or_damaged_run_is_refused_in_one_line(interrupted, tmp_path):
         find_resume_point(config, tmp_path)
 
 
-def test_in_place_a_run_goes_on_where_its_folder_holds_a_checkpoint(interrupted, tmp_path):
+def test_a_run_resumes_in_place_if_its_folder_contains_a_checkpoint(interrupted, tmp_path):
     config, folder = interrupted
     config.resume = "auto"
     found = find_resume_point(config, folder)
     assert found == ResumePoint(
-        folder, folder / "checkpoints/last.ckpt", step=7, validates_first=False, is_tested=False
+        folder, folder / "checkpoints/last.ckpt", step=7, validates_first=False, in_place=True, is_tested=False
     )
     (folder / "metrics.json").write_text("{}")
-    assert find_resume_point(config, folder).is_tested
+    assert find_resume_point(config, folder).is_finished
     assert find_resume_point(config, tmp_path / "empty") is None
     config.seed = 2
     with pytest.raises(UserError, match="seed=2, but the run of .*run was started with seed=1"):
         find_resume_point(config, folder)
 
 
-def test_a_damaged_last_checkpoint_is_left_for_the_one_before(interrupted, tmp_path, caplog):
+def test_the_checkpoint_before_replaces_a_damaged_last_one(interrupted, tmp_path, caplog):
     config, folder = interrupted
     last, previous = (folder / f"checkpoints/{name}.ckpt" for name in ("last", "last.previous"))
     shutil.copyfile(last, previous)
     last.write_bytes(last.read_bytes()[:-100])
     assert find_resume_point(config, tmp_path).checkpoint == previous
     assert f"{last} is damaged (" in caplog.text
-    assert f"going on from the checkpoint before it, {previous}" in caplog.text
+    assert f"resuming from the checkpoint before it, {previous}" in caplog.text
     config.resume = "auto"
     assert find_resume_point(config, folder).checkpoint == previous
     assert not last.exists() and (folder / "checkpoints/last.damaged.ckpt").exists()
     assert find_resume_point(config, folder).checkpoint == previous
     previous.write_bytes(b"")
-    with pytest.raises(UserError, match=r"last.previous.ckpt is damaged \(.*\); start the run anew in another folder"):
+    with pytest.raises(
+        UserError, match=r"last.previous.ckpt is damaged \(.*\); start the run from scratch in another folder"
+    ):
         find_resume_point(config, folder)
 
 
-def test_a_folder_that_holds_a_run_is_not_taken_for_another(interrupted):
+def test_the_folder_of_another_run_is_refused(interrupted):
     config, folder = interrupted
     config.resume = None
-    with pytest.raises(UserError, match="hydra.run.dir=.*run holds the checkpoints of a run already; go on with it by"):
+    with pytest.raises(
+        UserError, match="hydra.run.dir=.*run already contains the checkpoints of a run; resume it with"
+    ):
         find_resume_point(config, folder)
 
 
@@ -533,7 +530,7 @@ SMALL_DEMO = ["model=micro", "data.rows.train=64", "data.rows.evaluation=10", "t
               "distill.kd_schedule=growing", "distill.init_from_teacher=first"]  # fmt: skip
 
 
-def test_a_run_that_is_killed_and_resumed_ends_as_the_one_that_was_not(tmp_path):
+def test_a_killed_run_resumed_in_another_folder_equals_an_uninterrupted_one(tmp_path):
     torch.manual_seed(0)
     weights = {f"model.{name}": tensor for name, tensor in OFAModel(TEACHER).state_dict().items()}
     (tmp_path / "teacher/checkpoints").mkdir(parents=True)
@@ -542,22 +539,24 @@ def test_a_run_that_is_killed_and_resumed_ends_as_the_one_that_was_not(tmp_path)
         tmp_path / "teacher/checkpoints/best.ckpt",
     )
     run("train.py", *SMALL_DEMO, "hydra.run.dir=whole", folder=tmp_path)
-    kill_behind_a_checkpoint(tmp_path, "hydra.run.dir=first")
+    kill_after_a_checkpoint(tmp_path, "hydra.run.dir=first")
     process = run("train.py", *SMALL_DEMO, "resume=first", "hydra.run.dir=second", folder=tmp_path)
-    assert "going on behind update 3 of first/checkpoints/last.ckpt" in process.stdout
+    assert "resuming after step 3 of first/checkpoints/last.ckpt" in process.stdout
     assert process.stdout.count("weights of teacher/checkpoints/best.ckpt") == 1  # the student does not start from it
 
     assert_equal(read(tmp_path / "whole"), read(tmp_path / "second"))
     assert {name.split(".")[0] for name in read(tmp_path / "second")["current_model_state"]} == {"model", "criterion"}
     best = [read(tmp_path / name, "best") for name in ("whole", "second")]
-    assert all(same(best[0][key], best[1][key]) for key in best[0].keys() - {"callbacks", "loops"})  # not gone on from
+    assert all(
+        same(best[0][key], best[1][key]) for key in best[0].keys() - {"callbacks", "loops"}
+    )  # never resumed from
     assert logged(tmp_path / "second") == logged(tmp_path / "whole")[3:]
     for name in ("metrics.json", "predictions.jsonl"):
         assert (tmp_path / "second" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
-def kill_behind_a_checkpoint(folder, *words):
-    """Start a run and end it as a power cut would, in training, once its first checkpoint is written."""
+def kill_after_a_checkpoint(folder, *words):
+    """Start a run and kill it in training, when its first checkpoint is written."""
     environment = {"OMP_NUM_THREADS": "2", **os.environ, "OFA_CACHE": str(folder / "cache")}  # the same as in `run`
     command = [sys.executable, ROOT / "train.py", *SMALL_DEMO, *words]
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
@@ -568,6 +567,8 @@ def kill_behind_a_checkpoint(folder, *words):
     assert read(folder / "first")["global_step"] == 3
 
 
-def test_runs_that_are_killed_again_and_again_end_as_one_that_was_not(tmp_path):
+def test_runs_that_are_killed_repeatedly_equal_an_uninterrupted_one(tmp_path):
     process = run("run_scripts/kill_test.py", "--kills", "2", folder=tmp_path)
-    assert process.stdout.startswith("2 kills: ") and "all weights, states, scores and answers are" in process.stdout
+    assert (
+        process.stdout.startswith("2 kills: ") and "all weights, states, scores and predictions equal" in process.stdout
+    )

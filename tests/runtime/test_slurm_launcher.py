@@ -1,4 +1,4 @@
-"""Runs as jobs of SLURM, whose commands are small scripts here; tests/cluster has a real one."""
+"""Runs as SLURM jobs, with small scripts in place of its commands; tests/cluster has a real SLURM."""
 
 import pickle
 import sys
@@ -65,12 +65,12 @@ def write_job(folder, job, log, score=None):
     [
         ("error: invalid partition specified: gpu", "invalid partition specified: gpu; set cluster.partition to one"),
         ("error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
-         "Batch job submission failed: Unable to contact slurm controller (connect failure); start it where sinfo"),
+         "Batch job submission failed: Unable to contact slurm controller (connect failure); start it on a machine"),
         ("error: Batch job submission failed: Memory specification can not be satisfied",
          "Batch job submission failed: Memory specification can not be satisfied; request only what sinfo"),
     ],
 )  # fmt: skip
-def test_a_refusal_of_sbatch_is_one_sentence_with_the_remedy(slurm, submit, capsys, output, sentence):
+def test_a_refusal_of_sbatch_is_reported_with_the_remedy(slurm, submit, capsys, output, sentence):
     slurm("sbatch", f"echo 'sbatch: {output}' >&2; exit 1")
     assert submit("cluster.partition=gpu").startswith(f"error: sbatch refused the job: {sentence}")
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Sweeps: several runs of one command, each with a folder and a logger of its own."""
+"""Sweeps: several runs of one command, each with its own folder and logger."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from helpers.runs import ROOT, run
 from omegaconf import OmegaConf
 
 
-def test_a_search_tries_settings_and_each_trial_is_a_run_of_wandb_of_its_own(tmp_path):
+def test_each_trial_of_a_search_is_a_wandb_run(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "optim.lr=tag(log,interval(1e-5,1e-3))"]
     words = [*SMALL_DEMO, "logger=[csv,wandb]", "logger.wandb.mode=offline", "pictures=2", "hydra.sweep.dir=sweep"]
@@ -30,9 +30,9 @@ def test_a_search_tries_settings_and_each_trial_is_a_run_of_wandb_of_its_own(tmp
     assert best.best_value == pytest.approx(max(scores)) and best.best_params["optim.lr"] in rates
 
 
-def test_a_line_of_an_array_reaches_the_run_as_it_is_written(tmp_path):
+def test_a_line_of_an_array_is_passed_to_the_run_unchanged(tmp_path):
     (tmp_path / "lines.txt").write_text("seed=1\nlogger=[csv,wandb]  optim.lr=1e-4\n")
-    (tmp_path / "logger=c").touch()  # which the word would match, were it a pattern
+    (tmp_path / "logger=c").touch()  # which the override would match as a pattern
     (tmp_path / "srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (tmp_path / "srun").chmod(0o755)
     variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
@@ -41,7 +41,7 @@ def test_a_line_of_an_array_reaches_the_run_as_it_is_written(tmp_path):
     assert process.stdout.splitlines()[-3:] == ["task=caption", "logger=[csv,wandb]", "optim.lr=1e-4"]
 
 
-def test_a_batch_script_without_its_file_or_its_interpreter_says_so(tmp_path):
+def test_a_batch_script_without_its_file_or_interpreter_ends_with_an_error(tmp_path):
     def start(name, *words, **variables):
         both = {"PATH": os.environ["PATH"], "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2", "SLURM_JOB_ID": "7"}
         command = ["bash", ROOT / "run_scripts/slurm" / name, *words]
@@ -50,7 +50,7 @@ def test_a_batch_script_without_its_file_or_its_interpreter_says_so(tmp_path):
         return process.stderr
 
     assert start("sweep_array.sbatch", "none.txt", PYTHON="sh") == (
-        "error: there is no file 'none.txt' of lines; give one behind the script's name\n"
+        "error: there is no file 'none.txt' of lines; give one after the script's name\n"
     )
     for script in (ROOT / "run_scripts/slurm").glob("*.sbatch"):
         assert start(script.name, PYTHON="nosuch -u").startswith("error: there is no command nosuch on ")

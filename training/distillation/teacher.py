@@ -16,7 +16,7 @@ from data.batch import Batch
 from ofa.decoder import DecoderOutput
 from ofa.encoder import EncoderOutput
 from ofa.features import Feature
-from ofa.generation.ensemble import average
+from ofa.generation.step_decoder import average
 from ofa.model import OFAModel
 
 PRECISIONS = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "16-true": torch.float16}

@@ -14,7 +14,7 @@ from ofa.tokenizer import Tokenizer
 
 @pytest.fixture
 def offline_cache(monkeypatch, tmp_path):
-    """The folder of Hugging Face's cache, without a network behind it."""
+    """The folder of Hugging Face's cache, without a network."""
     cache = tmp_path / "cache"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -34,7 +34,7 @@ def test_a_model_of_the_hub_is_read_from_the_cache_without_a_network(model, offl
     assert find("OFA-Sys/ofa-small") == snapshot
 
 
-def test_a_model_that_is_not_in_the_cache_is_one_sentence(offline_cache):
+def test_a_missing_model_is_a_clear_error(offline_cache):
     with pytest.raises(UserError, match="OFA-Sys/ofa-none is not a local file or folder and could not be downloaded"):
         load_model("OFA-Sys/ofa-none")
 

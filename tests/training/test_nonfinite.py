@@ -226,8 +226,9 @@ def test_running_statistics_that_are_not_finite_stop_a_run(tmp_path, monkeypatch
 
 
 def test_an_unknown_choice_is_refused():
+    task = SimpleNamespace(processor=SimpleNamespace(tree=None))
     with pytest.raises(UserError, match="on_nonfinite=skipp is not one of stop, skip; did you mean 'skip'"):
-        TrainingModule(OFAModel(MICRO), None, None, None, None, Freezing(), on_nonfinite="skipp")
+        TrainingModule(OFAModel(MICRO), task, None, None, None, Freezing(), on_nonfinite="skipp")
 
 
 @pytest.mark.gpu

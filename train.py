@@ -31,8 +31,8 @@ from training.trainer import (
     build_callbacks,
     build_loggers,
     build_trainer,
-    learnt_files,
     training_callbacks,
+    training_files,
     validation_settings,
 )
 
@@ -59,7 +59,7 @@ def train(config: DictConfig) -> float | None:
         objective = build.build_objective(config, tokenizer, task)
         data = build_training_data(config, source, task)
     cache = build.build_cache(config, data, tokenizer, objective.distillation)
-    callbacks = training_callbacks(config, task, folder, learnt_files(data, objective.distillation), chosen_callbacks)
+    callbacks = training_callbacks(config, task, folder, training_files(data, objective.distillation), chosen_callbacks)
     intervals = validation_settings(config, batches=len(data.train_dataloader()))
     trainer = build_trainer(config, callbacks, folder, logger=loggers, **intervals)
     model = build_initial_model(config, resume_point, objective.distillation)

@@ -37,5 +37,6 @@ def instantiate(settings: DictConfig | dict[str, Any], **more: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
-        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        lines = str(error.__cause__ or error).strip().splitlines()
+        cause = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # of a failed import, the reason is on line 2
         raise UserError(f"{settings['_target_']} cannot be built with these settings: {cause}") from error

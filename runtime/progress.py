@@ -1,4 +1,4 @@
-"""Progress of long preparations: a bar on a terminal, elsewhere a log line from time to time."""
+"""Progress of long preparations: a bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,16 +14,9 @@ from runtime.collectives import rank
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 30.0  # seconds between two log lines
-
 
 class Every:
-    """A timer that is due every so many seconds.
-
-    Args:
-        seconds: the interval.
-        first: seconds until it is due for the first time; None: an interval.
-    """
+    """A timer that is due every so many seconds; `first` is the first interval, if it is another."""
 
     def __init__(self, seconds: float, first: float | None = None) -> None:
         self.seconds = seconds
@@ -32,31 +25,25 @@ class Every:
     def is_due(self) -> bool:
         """Whether the interval has passed; then the next one begins."""
         now = time.monotonic()
-        if now < self.next:
-            return False
-        self.next = now + self.seconds
-        return True
+        is_due = now >= self.next
+        if is_due:
+            self.next = now + self.seconds
+        return is_due
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int], object]]:
-    """Show how much of `total` is done; yields a function that takes what was done since its last call.
-
-    Work of less than a second shows nothing.
-    """
-    if sys.stderr.isatty():
-        is_silent = rank() > 0
-        with tqdm(
-            total=total, desc=description, unit=unit, unit_scale=True, delay=1, leave=False, disable=is_silent
-        ) as bar:
-            yield bar.update
-        return
-    done, timer = 0, Every(INTERVAL, first=1.0)
+def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show how much of `total` is done, after a second and then every 30; yields a function that adds to it."""
+    timer, done, is_bar = Every(30, first=1), 0, sys.stderr.isatty()
+    options = {"unit": unit, "unit_scale": True, "delay": 1, "disable": not is_bar or rank() > 0}
+    bar = tqdm(total=total, desc=description, leave=False, **options)
 
     def advance(amount: int) -> None:
         nonlocal done
         done += amount
-        if timer.is_due():
+        bar.update(amount)
+        if not is_bar and timer.is_due():
             log.info("%s: %.0f %%", description, 100 * done / total)
 
-    yield advance
+    with bar:
+        yield advance

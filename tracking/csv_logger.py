@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,47 +28,37 @@ class StepCSVLogger(CSVLogger):
 
 
 class StepWriter(ExperimentWriter):
-    """Keeps the last row and, when its step gets more values, writes it again in its place."""
+    """Keeps the last row to write it again, in its place, when its step gets more values."""
 
-    def __init__(self, log_dir: str) -> None:
-        super().__init__(log_dir)
-        self.size = 0  # bytes of the file before its last row
+    size = 0  # bytes of the file before its last row
 
     def log_metrics(self, metrics_dict: Mapping[str, Any], step: int | None = None) -> None:
-        """Add values to the row of the present step, or begin the row of another step."""
+        """Add values to the last row if it is of this step, else add a row."""
         super().log_metrics(metrics_dict, step)
         if len(self.metrics) > 1 and self.metrics[-2]["step"] == self.metrics[-1]["step"]:
             values = self.metrics.pop()
             self.metrics[-1].update(values)
 
     def save(self) -> None:
-        """Write the rows. A new column rewrites the whole file."""
+        """Write the rows; a new column rewrites the whole file."""
         if not self.metrics:
             return
-        file = Path(self.metrics_file_path)
-        names = sorted(set(self.metrics_keys).union(*self.metrics))
-        if names == self.metrics_keys:
-            text, last = self._text(self.metrics)
-            with file.open("rb+") as opened:
-                opened.seek(self.size)
-                opened.write((text + last).encode())  # at once: no row is lost if the process is killed
-                opened.truncate()
-            self.size += len(text.encode())
-        else:
-            written = file.read_bytes()[: self.size].decode() if self.metrics_keys else ""
-            self.metrics_keys = names
-            text, last = self._text([*csv.DictReader(io.StringIO(written)), *self.metrics], header=True)
-            atomic_write(file, lambda part: part.write_bytes((text + last).encode()))
-            self.size = len(text.encode())
-        self.metrics = self.metrics[-1:]
-
-    def _text(self, rows: Sequence[Mapping[str, Any]], header: bool = False) -> tuple[str, str]:
-        """All rows but the last one, and the last one."""
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.metrics_keys)
-        if header:
+        file, text, rows = Path(self.metrics_file_path), io.StringIO(newline=""), self.metrics
+        names = sorted(set(self.metrics_keys).union(*rows))
+        writer = csv.DictWriter(text, names)
+        if names != self.metrics_keys:
+            before = file.read_bytes()[: self.size].decode() if self.metrics_keys else ""
+            rows, self.metrics_keys, self.size = [*csv.DictReader(io.StringIO(before)), *rows], names, 0
             writer.writeheader()
         writer.writerows(rows[:-1])
-        start = text.tell()
+        start, size_before_last = self.size, self.size + len(text.getvalue().encode())
         writer.writerow(rows[-1])
-        return text.getvalue()[:start], text.getvalue()[start:]
+        content = text.getvalue().encode()
+        if start == 0:
+            atomic_write(file, lambda part: part.write_bytes(content))
+        else:
+            with file.open("rb+") as opened:
+                opened.seek(start)
+                opened.write(content)  # at once, so that a killed process loses no row
+                opened.truncate()
+        self.size, self.metrics = size_before_last, self.metrics[-1:]

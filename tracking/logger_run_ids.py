@@ -1,4 +1,4 @@
-"""What loggers whose runs have ids keep in a run folder, to go on with the same run when training is resumed."""
+"""Run ids of loggers, kept in the run folder so that a resumed run continues the same run of the logger."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def load_run_id(logger: str, interrupted: str | None) -> dict[str, Any]:
-    """What `keep_run` was given in the run that is resumed; nothing where there is none, or it had no such logger.
+    """The values that the resumed run gave to `save_run_id`; empty without such a run or logger.
 
     Args:
-        logger: its name.
+        logger: name of the logger.
         interrupted: folder of the run that is resumed, if any.
     """
     if interrupted is None:
@@ -21,12 +21,12 @@ def load_run_id(logger: str, interrupted: str | None) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def save_run_id(logger: str, folder: str, **known: Any) -> None:
-    """Replace what is kept of a logger's run."""
+def save_run_id(logger: str, folder: str, **values: Any) -> None:
+    """Replace the saved values of a logger's run."""
     file = _file(logger, folder)
     new = file.with_suffix(".tmp")
-    new.write_text(json.dumps(known))
-    os.replace(new, file)  # not written through to the disk, for it may come with every update
+    new.write_text(json.dumps(values))
+    os.replace(new, file)  # without fsync, since this may be called in every step
 
 
 def _file(logger: str, folder: str) -> Path:

@@ -1,4 +1,4 @@
-"""What a run was made with: `provenance`, which its loggers keep beside the configuration."""
+"""Provenance of a run: commit and package versions, which loggers keep next to the configuration."""
 
 from __future__ import annotations
 
@@ -15,36 +15,29 @@ PACKAGES = ("torchvision", "pytorch-lightning", "transformers", "timm", "hydra-c
 
 
 def provenance() -> dict[str, Any]:
-    """The commit of the code and the versions of Python and of the packages that decide what a run does."""
-    torch_version = str(torch.__version__)  # with its CUDA
-    versions = {"python": platform.python_version(), "torch": torch_version, **_versions()}
+    """The commit of the code, and the versions of Python and of the packages that results depend on."""
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with the CUDA version
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # it is used from its folder, without being installed
+            versions[package] = None
     return {"git": git_state(ROOT), "versions": versions}
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """The commit checked out in `root`, and whether tracked files differ from it; None where that is no repository."""
+    """The commit checked out in `root`, and whether tracked files differ from it; None if it is not a repository."""
     top = _git(root, "rev-parse", "--show-toplevel")
     commit = _git(root, "rev-parse", "HEAD")
-    if top is None or commit is None or Path(top) != root:  # an installed copy may lie in another's repository
+    if top is None or commit is None or Path(top) != root:  # an installed copy may be inside another repository
         return None
     return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
 
 
-def _git(root: Path, *words: str) -> str | None:
-    """What git says, or None where there is no git or it finds nothing."""
+def _git(root: Path, *arguments: str) -> str | None:
+    """The output of git; None if git is missing or fails."""
     try:
-        process = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True)
+        process = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
     except FileNotFoundError:
         return None
     return process.stdout.strip() if process.returncode == 0 else None
-
-
-def _versions() -> dict[str, str | None]:
-    """Of each package; None for one that is used from its folder without being installed."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    return versions

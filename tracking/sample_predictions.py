@@ -42,16 +42,16 @@ class LogSamplePredictions(pl.Callback):
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.drawn = {split: [] for split in trainer.datamodule.test_splits}
 
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: PredictionBatch, *args: Any
-    ) -> None:
-        if not trainer.sanity_checking:
-            self._draw(outputs)
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: Any, outputs: PredictionBatch, *args: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        drawn, images = self.drawn[outputs.split], outputs.batch.patch_images
+        for i, sample in enumerate(outputs.predictions[: self.n_images - len(drawn)]):
+            fields = {"uniq_id": sample.id, **dataclasses.asdict(sample.prediction)}
+            image = None if images is None else images[i]
+            drawn.append((fields, self.task.draw(image, sample.prediction, sample.truth)))
 
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: PredictionBatch, *args: Any
-    ) -> None:
-        self._draw(outputs)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -60,13 +60,6 @@ class LogSamplePredictions(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         for split, drawn in self._log(trainer, trainer.global_step).items():
             grid([image for _, image in drawn]).save(self.folder / f"pictures_{split}.png")
-
-    def _draw(self, outputs: PredictionBatch) -> None:
-        drawn, images = self.drawn[outputs.split], outputs.batch.patch_images
-        for i, sample in enumerate(outputs.predictions[: self.n_images - len(drawn)]):
-            fields = {"uniq_id": sample.id, **dataclasses.asdict(sample.prediction)}
-            image = None if images is None else images[i]
-            drawn.append((fields, self.task.draw(image, sample.prediction, sample.truth)))
 
     def _log(self, trainer: pl.Trainer, step: int) -> dict[str, Drawn]:
         """Log what was drawn; rank 0 returns it by split, without empty splits."""

@@ -49,12 +49,16 @@ class Tracking(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.throughput, self.logged = Throughput(), trainer.global_step
 
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.throughput.resume()  # not earlier: checkpoints follow a validation
+
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
         self.throughput.samples += len(batch)
         step = trainer.global_step
         if step == self.logged or step % trainer.log_every_n_steps or not trainer.is_global_zero:
             return
-        rate = self.throughput.rate() * trainer.world_size
+        samples, seconds = self.throughput.lap()
+        rate = samples * trainer.world_size / seconds
         values = {"speed/samples_per_second": rate, "memory/resident_peak_gib": peak_resident_bytes() / GIB}
         if module.device.type == "cuda":
             values["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(module.device) / GIB
@@ -65,10 +69,6 @@ class Tracking(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
             self.throughput.pause()
-
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self.throughput.resume()
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         best = trainer.checkpoint_callback

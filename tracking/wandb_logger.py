@@ -1,4 +1,4 @@
-"""Weights & Biases as a logger: `Wandb`, whose steps are updates and whose run goes on where a run is resumed."""
+"""Weights & Biases logger that continues its run when training is resumed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OFFLINE = "set logger.wandb.mode=offline, which needs no account and no network"
 
 
 class Wandb(WandbLogger):
-    """A run of Weights & Biases. Its rows are numbered by the updates of training, so that they only ever increase.
+    """A run of Weights & Biases, whose rows are numbered by training step.
 
-    The run's id, and the last row it was given with the names of its values, are kept in `wandb.json` of the run
-    folder. A resumed run finds the id there. It comes through updates again that the interrupted one had logged behind
-    its last checkpoint: online the server knows these values; offline, where nobody does, they are left out.
+    The file `wandb.json` in the run folder keeps the run's id, its last step and the names of the values of that step
+    for a resumed run. A resumed run repeats the steps after the last checkpoint: online, the server has these values;
+    offline, they are not logged again.
 
     Args:
         folder: of the run; wandb's own files go to its subfolder `wandb`.
@@ -34,7 +34,7 @@ class Wandb(WandbLogger):
         interrupted: folder of the run that is resumed, if any; it may be `folder`.
 
     Raises:
-        UserError: at construction, for online without a login; later, where the server cannot be reached.
+        UserError: at construction, for online without a login; later, if the server cannot be reached.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class Wandb(WandbLogger):
         run_id = before.get("id", secrets.token_hex(4))
         super().__init__(name=name, project=project, save_dir=folder, id=run_id)
         self.mode, self.entity, self.group = mode, entity, group
-        known = before if mode == "offline" else {}
-        self.last_step: int = known.get("step", -1)
-        self.names: list[str] = known.get("names", [])  # of the values in that row
+        last = before if mode == "offline" else {}
+        self.last_step: int = last.get("step", -1)
+        self.names: list[str] = last.get("names", [])  # of the values of that step
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run, which its first use starts."""
+        """The run; its first use starts it."""
         if self._experiment is None:
             try:
                 self._experiment = wandb.init(
@@ -77,12 +77,12 @@ class Wandb(WandbLogger):
                 )
             except (CommError, UsageError) as error:
                 raise UserError(f"wandb does not answer ({str(error).splitlines()[0]}); {OFFLINE}") from error
-            self._keep()
+            self._save_state()
         return self._experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Add to the row of update `step`."""
+        """Add values to the row of a step."""
         if step < self.last_step:
             return
         if step > self.last_step:
@@ -91,22 +91,22 @@ class Wandb(WandbLogger):
         if new:
             self.experiment.log(new, step=step)
             self.names += new
-            self._keep()
+            self._save_state()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Lightning calls this behind training and again behind the test, so that only failure is an end."""
+        """End the run after a failure only: Lightning calls this after training and again after the test."""
         if status != "success" and self._experiment is not None:
             self._experiment.finish(exit_code=1)
 
-    def _keep(self) -> None:
+    def _save_state(self) -> None:
         save_run_id("wandb", self._save_dir, id=self._id, step=self.last_step, names=self.names)
 
 
 def _check_login() -> None:
     try:
-        is_known = wandb.login(prompt=False, verify=False)
+        is_logged_in = wandb.login(prompt=False, verify=False)
     except (AuthenticationError, UsageError) as error:
         raise UserError(f"wandb refuses the login ({str(error).splitlines()[0]}); run `wandb login`") from error
-    if not is_known:
+    if not is_logged_in:
         raise UserError(f"logger.wandb.mode=online, but nobody is logged in: run `wandb login`, or {OFFLINE}")

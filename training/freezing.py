@@ -1,4 +1,4 @@
-"""Parts of the network that training leaves as they are."""
+"""Frozen parts of the network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ofa.model import OFAModel
 
 @dataclass(frozen=True)
 class Freezing:
-    """Which parts stay fixed.
+    """Which parts are frozen.
 
     Attributes:
         backbone: the whole image branch before its projection, running statistics included.
@@ -24,16 +24,16 @@ class Freezing:
     embeddings: bool = False
 
     def apply(self, model: OFAModel) -> None:
-        """Take the frozen parameters out of training, and those of image codes, which no task's targets hold."""
+        """Freeze the chosen parameters, and those of image codes, which no target contains."""
         for module in self._frozen_images(model):
             module.requires_grad_(False)
         for module in model.decoder.parts_of_image_codes():
-            module.requires_grad_(False)  # else several processes would wait for their gradients
+            module.requires_grad_(False)  # otherwise several processes would wait for their gradients
         if self.embeddings:
             model.encoder.embed_tokens.requires_grad_(False)
 
     def keep_in_evaluation_mode(self, model: OFAModel) -> None:
-        """To be called after each change of mode: batch statistics of frozen parts are not updated."""
+        """To be called after each change of mode, so that running statistics of frozen parts do not change."""
         for module in self._frozen_images(model):
             module.eval()
 

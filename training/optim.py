@@ -15,15 +15,15 @@ from ofa.errors import UserError
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW (arXiv 1711.05101) with linear warmup, then polynomial or cosine decay to `end_lr` at the last update.
+    """AdamW (arXiv 1711.05101) with linear warmup, then polynomial or cosine decay to `end_lr` at the last step.
 
     Attributes:
         lr: the highest learning rate.
-        weight_decay: decoupled; reaches every parameter as in the published runs, unless
-        decay_1d: is False, which spares biases, norms and other 1-D parameters.
+        weight_decay: decoupled.
+        decay_1d: whether weight decay includes biases, norms and other 1-D parameters, as in the published runs.
         decay: "polynomial" (linear with power 1) or "cosine".
-        warmup_ratio: share of all updates, at least one update where it is not 0; or
-        warmup_steps: their number. At most one of the two is set.
+        warmup_ratio: warmup as a fraction of all steps, at least one step if not 0.
+        warmup_steps: warmup as a number of steps. At most one of the two is set.
     """
 
     lr: float
@@ -54,24 +54,24 @@ class Optim:
             raise UserError("optim.warmup_ratio and optim.warmup_steps are both set; set one of them to 0")
 
     def optimizer(self, model: nn.Module, fused: bool = True) -> AdamW:
-        """AdamW over what trains; `fused` is faster, but Lightning does not let it clip in mixed precision."""
+        """AdamW over the trainable parameters; `fused` is faster, but Lightning cannot clip it in mixed precision."""
         trainable = [p for p in model.parameters() if p.requires_grad]
         decayed = [p for p in trainable if self.decay_1d or p.ndim > 1]
-        spared = [p for p in trainable if not self.decay_1d and p.ndim <= 1]
-        groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+        not_decayed = [p for p in trainable if not self.decay_1d and p.ndim <= 1]
+        groups = [{"params": decayed}, {"params": not_decayed, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
         return AdamW(groups, self.lr, self.betas, self.eps, self.weight_decay, fused=fused)
 
-    def schedule(self, optimizer: Optimizer, updates: int) -> LambdaLR:
-        """The schedule over a run of `updates` optimizer steps."""
-        return LambdaLR(optimizer, lambda update: self.factor(update, updates))
+    def schedule(self, optimizer: Optimizer, steps: int) -> LambdaLR:
+        """The schedule over a run of `steps` optimizer steps."""
+        return LambdaLR(optimizer, lambda step: self.factor(step, steps))
 
-    def factor(self, update: int, updates: int) -> float:
-        """What the highest learning rate is multiplied with at update 0, 1, ..., updates - 1."""
-        warmup = max(1, round(self.warmup_ratio * updates)) if self.warmup_ratio else self.warmup_steps
-        if update < warmup:
-            return (update + 1) / warmup
-        progress = min(1.0, (update - warmup) / max(1, updates - warmup))
+    def factor(self, step: int, steps: int) -> float:
+        """The factor of `lr` at step 0, 1, ..., steps - 1."""
+        warmup = max(1, round(self.warmup_ratio * steps)) if self.warmup_ratio else self.warmup_steps
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
         left = (1 - progress) ** self.power if self.decay == "polynomial" else (1 + math.cos(math.pi * progress)) / 2
         end = self.end_lr / self.lr
         return end + (1 - end) * left

@@ -19,6 +19,7 @@ from runtime.checkpoint_io import CheckpointFiles
 from runtime.checkpoints import BestCheckpoint, LastCheckpoint, SaveAtEnd
 from runtime.configuration import instantiate, to_container
 from runtime.launching import Environment, devices_of
+from runtime.lightning_internals import StepProgressBar
 from runtime.preemption import StopOnSignal, signals_of
 from runtime.resume import ResumePoint, SaveTrainingState
 from tasks.base import Task
@@ -35,7 +36,7 @@ def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Call
     return [*callbacks, LogSamplePredictions(folder, task, config.pictures)] if config.pictures else callbacks
 
 
-def learnt_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, Sequence[Path | str]]:
+def training_files(data: OFADataModule, distillation: DistillationPlan | None) -> dict[str, Sequence[Path | str]]:
     """The files that training reads, by their description, for SaveTrainingState."""
     files = {"training file (data)": data.source.depends_on("train")}
     if data.teacher_answers is not None:
@@ -52,12 +53,12 @@ def training_callbacks(
     files: Mapping[str, Sequence[Path | str]],
     chosen: Sequence[pl.Callback] = (),
 ) -> list[pl.Callback]:
-    """Callbacks of a test, the chosen ones, and those for learning rates and the best and last checkpoint.
+    """Callbacks of a test, and those for learning rates, tracking and checkpoints.
 
     Args:
         folder: of the run.
-        files: the files that training reads, as `learnt_files` returns them.
-        chosen: as `build_callbacks` returns them.
+        files: the files that training reads, as `training_files` returns them.
+        chosen: those of `build_callbacks`.
     """
     last = LastCheckpoint(folder / LAST, config.save_every)
     callbacks = [
@@ -78,20 +79,19 @@ def training_callbacks(
 
 
 def build_callbacks(config: DictConfig) -> list[pl.Callback]:
-    """The callbacks that the group `callbacks` chooses.
+    """The callbacks of the group `callbacks`.
 
     Raises:
         UserError: an entry cannot be made, or is not a callback.
     """
-    callbacks = []
     for name, settings in config.callbacks.items():
         if not OmegaConf.is_dict(settings) or "_target_" not in settings:
             raise UserError(f"callbacks.{name} has no _target_; set it to the class of a Lightning callback")
-        callback = instantiate(settings)
+    callbacks = {name: instantiate(settings) for name, settings in config.callbacks.items()}
+    for name, callback in callbacks.items():
         if not isinstance(callback, pl.Callback):
-            raise UserError(f"callbacks.{name}: {settings._target_} is not a Lightning callback")
-        callbacks.append(callback)
-    return callbacks
+            raise UserError(f"callbacks.{name}: {config.callbacks[name]._target_} is not a Lightning callback")
+    return list(callbacks.values())
 
 
 def build_loggers(config: DictConfig, interrupted: ResumePoint | None = None) -> list[Logger]:
@@ -120,6 +120,7 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], folder: Path
         callbacks=callbacks,
         plugins=plugins,
         use_distributed_sampler=False,
+        enable_progress_bar=any(isinstance(callback, StepProgressBar) for callback in callbacks),
         default_root_dir=folder,
         **settings,
     )

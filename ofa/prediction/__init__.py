@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,10 @@ def predict(
     check_texts(pipe, inputs)
     with Journal(folder, _settings(checkpoint, pipe, precision), inputs) as journal:
         numbers = {item: number for number, item in journal.pending}
-        for item, image, prediction in tqdm(predict_each(pipe, list(numbers)), task, len(numbers)):
+        interval = 0.1 if sys.stderr.isatty() else 30  # seconds between two states of the bar
+        for item, image, prediction in tqdm(
+            predict_each(pipe, list(numbers)), task, len(numbers), mininterval=interval
+        ):
             if images and "error" not in prediction:
                 save_image(folder / "pictures", numbers[item], item, image, prediction)
             journal.write(item, prediction)

@@ -110,7 +110,7 @@ def rows_of(label, tmp_path):
 
 
 def test_the_texts_without_the_image_do_not_separate_entailment_from_contradiction(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.demo.rows._picture", lambda scene: "not drawn")
+    monkeypatch.setattr("data.demo.rows.encode_scene", lambda scene: "not drawn")
     shares = {"colour only": [], "colour": [], "shape": [], "same shape as in the caption": []}
     for label in ("entailment", "contradiction"):
         rows = rows_of(label, tmp_path)

@@ -201,11 +201,11 @@ def test_a_preempted_job_of_two_processes_is_requeued_once_and_resumes_under_tor
 
 def test_a_nonfinite_loss_of_one_process_ends_all_with_one_error_or_is_skipped_by_all(folder):
     errors = [line for line in (folder / "stderr.txt").read_text().splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and errors[0].startswith("error: the loss of update 2 is nan, learning from the samples ")
+    assert len(errors) == 1 and errors[0].startswith("error: the loss of step 2 is nan, with the samples ")
     sample = errors[0].split("samples ")[1].split(",")[0]
     assert not (folder / "spoilt/model").exists()
-    left_out = "left out, as loss or gradient was not finite: 8 samples, among them "
-    assert f"{left_out}{sample}, " in (folder / "skipped/train.log").read_text()
+    skipped = "8 samples skipped, as loss or gradient was not finite, among them "
+    assert f"{skipped}{sample}, " in (folder / "skipped/train.log").read_text()
     first, second = (torch.load(folder / f"weights{rank}.pt", weights_only=True) for rank in (0, 1))
     assert_equal(first, second)
     assert all(weights.isfinite().all() for weights in first.values())

@@ -38,7 +38,7 @@ from training.distillation.teacher import Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
-from training.trainer import learnt_files, training_callbacks
+from training.trainer import training_callbacks, training_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")
 
@@ -421,7 +421,7 @@ def test_a_run_resumes_only_with_all_files_it_is_trained_on(tmp_path):
         TSVSource({"train": paths["train"], "val": paths["val"]}, {"id": 0}), ["id"], encode,
         batch_size=2, eval_batch_size=5, teacher_answers=TeacherAnswers(paths["answers"], "id", {}),
     )  # fmt: skip
-    files = learnt_files(data, SimpleNamespace(weight_files=[paths["teacher"]]))
+    files = training_files(data, SimpleNamespace(weight_files=[paths["teacher"]]))
     assert sorted(path.name for group in files.values() for path in group) == ["answers", "teacher", "train"]
 
 

@@ -107,7 +107,7 @@ def test_an_empty_caption_scores_nothing_and_line_breaks_are_spaces():
 def test_an_image_without_references_is_named_and_no_rows_give_no_number(kind):
     with pytest.raises(UserError, match="image i7 has no references"):
         kind().update("i7", "a dog", [])
-    with pytest.warns(UserWarning, match="before the ``update``"):
+    with pytest.warns(UserWarning, match="was called before"):
         assert kind().compute() == {}
 
 

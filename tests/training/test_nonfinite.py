@@ -1,5 +1,6 @@
-"""A loss or a gradient that is infinite or not a number stops a run by name, or leaves no trace but a count."""
+"""A loss or gradient that is not finite stops a run and names the samples, or these are skipped and counted."""
 
+import math
 import os
 from types import SimpleNamespace
 from unittest import mock
@@ -28,7 +29,7 @@ MICRO = OFAConfig.from_name("micro", dropout=0.0)
 
 
 class Disturbed(TrainingModule):
-    """Learns as usual, but for the batches whose first sample is among `bad`, to whose loss something is done."""
+    """Changes the loss of the batches whose first sample is among `bad`."""
 
     bad, disturb = (), None
 
@@ -39,7 +40,7 @@ class Disturbed(TrainingModule):
         return Loss(self.disturb(loss.sum, self.model.decoder.embed_tokens.weight), loss.sample_size, loss.terms)
 
 
-def no_number(loss, weight):
+def nan(loss, weight):
     return loss * float("nan")
 
 
@@ -48,7 +49,7 @@ def infinite(loss, weight):
 
 
 def gradient(loss, weight):
-    """The loss is as it was, its gradient is not a number."""
+    """A finite loss with a NaN gradient."""
     return loss + (weight * 0).sqrt().sum()
 
 
@@ -57,7 +58,7 @@ def nothing(loss, weight):
 
 
 class Weights(pl.Callback):
-    """Those of the model after every batch."""
+    """The weights of the model after every batch."""
 
     def __init__(self):
         self.after = []
@@ -71,7 +72,7 @@ def encode(row, rng, train):
 
 
 def fit(tmp_path, disturb, bad, on_nonfinite, rows=4, callbacks=(), **settings):
-    """One epoch of one sample a batch, in the file's order; the weights after each batch."""
+    """One epoch with one sample per batch, in the order of the file; the weights after each batch."""
     (tmp_path / "rows.tsv").write_text("".join(f"r{i}\n" for i in range(rows)))
     pl.seed_everything(1, verbose=False)
     data = OFADataModule(
@@ -100,110 +101,91 @@ def file_order(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("disturb", "message"),
+    ("disturb", "accumulate", "message"),
     [
-        (no_number, "the loss of update 3 is nan, learning from the samples r2; .*on_nonfinite=skip"),
-        (infinite, "the loss of update 3 is inf, learning from the samples r2; "),
-        (gradient, "the gradient of update 3 is not finite, learning from the samples r2; "),
+        (nan, 1, "the loss of step 3 is nan, with the samples r2; .*on_nonfinite=skip"),
+        (infinite, 1, "the loss of step 3 is inf, with the samples r2; "),
+        (gradient, 1, "the gradient of step 3 is not finite, with the samples r2; "),
+        (gradient, 2, "the gradient of step 2 is not finite, with the samples r2, r3;"),
     ],
 )
-def test_by_default_a_run_stops_and_names_update_and_samples(tmp_path, disturb, message):
+def test_by_default_a_run_stops_and_names_step_and_samples(tmp_path, disturb, accumulate, message):
     with pytest.raises(UserError, match=message):
-        fit(tmp_path, disturb, ["r2"], "stop")
+        fit(tmp_path, disturb, ["r2"], "stop", accumulate_grad_batches=accumulate)
 
 
-def test_a_gradient_is_that_of_all_batches_of_its_update(tmp_path):
-    with pytest.raises(UserError, match="the gradient of update 2 is not finite, learning from the samples r2, r3;"):
-        fit(tmp_path, gradient, ["r2"], "stop", accumulate_grad_batches=2)
-
-
-@pytest.mark.parametrize("disturb", [no_number, infinite, gradient])
-def test_skipped_samples_make_no_update_and_are_reported(tmp_path, disturb, caplog):
+@pytest.mark.parametrize("disturb", [nan, infinite, gradient])
+def test_skipped_samples_change_no_weights_and_are_reported(tmp_path, disturb, caplog):
     before, after, last = fit(tmp_path, disturb, ["r1"], "skip")[:3]
     assert torch.equal(before, after)
     assert torch.isfinite(last).all() and not torch.equal(after, last)
-    assert "training: left out, as loss or gradient was not finite: 1 samples, among them r1" in caplog.text
+    assert "training: 1 samples skipped, as loss or gradient was not finite, among them r1" in caplog.text
 
 
 @pytest.mark.parametrize("bad", ["r0", "r1"])
-def test_the_other_batches_of_an_update_still_make_it(tmp_path, bad):
-    skipped = fit(tmp_path, no_number, [bad], "skip", accumulate_grad_batches=2)
+def test_the_other_batches_of_a_step_still_count(tmp_path, bad):
+    skipped = fit(tmp_path, nan, [bad], "skip", accumulate_grad_batches=2)
     without = fit(tmp_path, nothing, [bad], "stop", accumulate_grad_batches=2)
-    # An update of Adam is some 1e-3; 1e-5 the decay of weights that this batch has no use for.
+    # A step of Adam changes weights by about 1e-3, weight decay by 1e-5.
     torch.testing.assert_close(skipped[-1], without[-1], rtol=0, atol=2e-5)
     assert not torch.equal(skipped[0], skipped[1])
 
 
-def test_an_update_whose_batches_are_all_left_out_is_none(tmp_path):
-    weights = fit(tmp_path, no_number, ["r2", "r3"], "skip", accumulate_grad_batches=2)
-    assert torch.equal(weights[1], weights[3])
+def test_a_step_without_a_batch_changes_no_weights_but_a_true_gradient_of_zero_does(tmp_path):
+    skipped = fit(tmp_path, nan, ["r2", "r3"], "skip", accumulate_grad_batches=2)
+    assert torch.equal(skipped[1], skipped[3])
+    zero = fit(tmp_path, nothing, ["r1"], "skip")
+    assert not torch.equal(zero[0], zero[1])  # by Adam's averages
 
 
-def test_a_true_gradient_of_zero_is_an_update(tmp_path):
-    weights = fit(tmp_path, nothing, ["r1"], "skip")
-    assert not torch.equal(weights[0], weights[1])  # Adam's averages go on
+class OfAnotherProcess(pl.Callback):
+    """Adds the gradient of another process to the average."""
+
+    def on_after_backward(self, trainer, module):
+        module.model.decoder.embed_tokens.weight.grad += 1
 
 
-def test_a_run_that_only_skips_stops(tmp_path):
-    rows = MAX_IN_A_ROW + 5
-    with pytest.raises(UserError, match=f"the loss of update {MAX_IN_A_ROW} is nan, like {MAX_IN_A_ROW} in a row"):
-        fit(tmp_path, no_number, [f"r{i}" for i in range(rows)], "skip", rows=rows)
-    fit(tmp_path, no_number, [f"r{i}" for i in range(rows) if i % 2], "skip", rows=rows)  # an update between each two
+@pytest.mark.parametrize("callbacks", [[], [OfAnotherProcess()]])
+def test_a_process_that_only_skips_stops(tmp_path, callbacks):
+    rows = [f"r{i}" for i in range(MAX_IN_A_ROW + 5)]
+    with pytest.raises(UserError, match=f"the loss of step {MAX_IN_A_ROW} is nan, like {MAX_IN_A_ROW} in a row"):
+        fit(tmp_path, nan, rows, "skip", rows=len(rows), callbacks=callbacks)
+    fit(tmp_path, nan, rows[1::2], "skip", rows=len(rows))  # a step between each two
 
 
 @pytest.fixture
 def sharded():
-    """The settings of a run of one process whose weights are sharded, as those of several are."""
+    """Settings of a run of one process with sharded weights."""
     if not WORKS_ON_CPUS:
-        pytest.skip("this PyTorch shards weights on GPUs alone")
-    with mock.patch.dict(os.environ):  # in which Lightning's launcher leaves words
+        pytest.skip("this PyTorch shards weights on GPUs only")
+    with mock.patch.dict(os.environ):  # Lightning's launcher sets variables
         yield {"strategy": FullySharded(reshard_after_forward=True), "devices": 1}
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("disturb", [no_number, gradient])
-def test_where_weights_are_sharded_one_batch_spoils_its_update_and_no_other(tmp_path, disturb, sharded, caplog):
+@pytest.mark.parametrize("disturb", [nan, gradient])
+def test_with_sharded_weights_a_bad_batch_skips_its_whole_step_and_no_other(tmp_path, disturb, sharded, caplog):
     weights = fit(tmp_path, disturb, ["r2"], "skip", rows=6, accumulate_grad_batches=2, **sharded)
     assert torch.equal(weights[1], weights[3])
     assert torch.isfinite(weights[5]).all() and not torch.equal(weights[3], weights[5])
-    assert "training: left out, as loss or gradient was not finite: 2 samples, among them r2, r3" in caplog.text
+    assert "training: 2 samples skipped, as loss or gradient was not finite, among them r2, r3" in caplog.text
 
 
-def test_where_weights_are_sharded_a_run_stops_as_others_do(tmp_path, sharded):
-    with pytest.raises(UserError, match="the loss of update 3 is nan, learning from the samples r2; "):
-        fit(tmp_path, no_number, ["r2"], "stop", **sharded)
+def test_with_sharded_weights_a_run_stops_as_others_do(tmp_path, sharded):
+    with pytest.raises(UserError, match="the loss of step 3 is nan, with the samples r2; "):
+        fit(tmp_path, nan, ["r2"], "stop", **sharded)
 
 
-@pytest.fixture
-def another_process(monkeypatch):
-    """The first process of two: what is gathered has the sample of the other one behind its own."""
+def test_samples_of_all_processes_are_named(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("training.nonfinite.gather", lambda own: [*own, "other"])
-
-
-def test_a_gradient_of_several_processes_names_the_samples_of_all(tmp_path, another_process):
-    with pytest.raises(UserError, match="the gradient of update 3 is not finite, learning from the samples r2, other;"):
+    with pytest.raises(UserError, match="the gradient of step 3 is not finite, with the samples r2, other;"):
         fit(tmp_path, gradient, ["r2"], "stop")
-
-
-def test_what_several_processes_left_out_is_reported_together(tmp_path, another_process, caplog):
-    fit(tmp_path, no_number, ["r1"], "skip")
-    assert "left out, as loss or gradient was not finite: 2 samples, among them r1, other" in caplog.text
-
-
-def test_a_process_that_only_skips_stops_though_another_makes_updates(tmp_path):
-    class OfAnother(pl.Callback):
-        """Its gradient, in the average."""
-
-        def on_after_backward(self, trainer, module):
-            module.model.decoder.embed_tokens.weight.grad += 1
-
-    rows = MAX_IN_A_ROW + 5
-    with pytest.raises(UserError, match=f"the loss of update {MAX_IN_A_ROW} is nan, like {MAX_IN_A_ROW} in a row"):
-        fit(tmp_path, no_number, [f"r{i}" for i in range(rows)], "skip", rows=rows, callbacks=[OfAnother()])
+    fit(tmp_path, nan, ["r1"], "skip")
+    assert "2 samples skipped, as loss or gradient was not finite, among them r1, other" in caplog.text
 
 
 class Logged(pl.Callback):
-    """What each batch has logged of the loss and, between them, what there was before."""
+    """The logged loss after each batch, which is that of an earlier batch if this one logged none."""
 
     def __init__(self):
         self.losses = []
@@ -213,49 +195,49 @@ class Logged(pl.Callback):
 
 
 def without_terms(self, batch):
-    """A loss that is no number, and terms that are none."""
+    """A loss and terms that are NaN."""
     loss = TrainingModule.loss(self, batch)
     if batch.ids[0] not in self.bad:
         return loss
-    nan = float("nan")
-    return Loss(loss.sum * nan, loss.sample_size, {name: term * nan for name, term in loss.terms.items()})
+    return Loss(loss.sum * math.nan, loss.sample_size, {name: term * math.nan for name, term in loss.terms.items()})
 
 
-def test_a_batch_that_is_left_out_is_in_no_logged_mean(tmp_path, monkeypatch):
+def test_a_skipped_batch_is_in_no_logged_mean(tmp_path, monkeypatch):
     monkeypatch.setattr(Disturbed, "loss", without_terms)
-    alone, beside = Logged(), Logged()
-    fit(tmp_path, None, ["r1"], "skip", callbacks=[alone])
-    assert alone.losses[1] == alone.losses[0] and torch.tensor(alone.losses).isfinite().all()
-    monkeypatch.setattr("training.module.all_reduce_sum", lambda own: own + 3.0)  # of another: 3 tokens, each term 3
-    fit(tmp_path, None, ["r1"], "skip", callbacks=[beside])
-    assert beside.losses[1] == 1.0 and torch.tensor(beside.losses).isfinite().all()
+    single, first_of_two = Logged(), Logged()
+    fit(tmp_path, None, ["r1"], "skip", callbacks=[single])
+    assert single.losses[1] == single.losses[0] and torch.tensor(single.losses).isfinite().all()
+    monkeypatch.setattr("training.module.all_reduce_sum", lambda own: own + 3.0)  # another rank: 3 tokens, terms 3
+    fit(tmp_path, None, ["r1"], "skip", callbacks=[first_of_two])
+    assert first_of_two.losses[1] == 1.0 and torch.tensor(first_of_two.losses).isfinite().all()
 
 
-def test_statistics_that_are_damaged_for_good_stop_a_run(tmp_path, monkeypatch):
+def test_running_statistics_that_are_not_finite_stop_a_run(tmp_path, monkeypatch):
     loss = TrainingModule.loss
 
     def damaging(self, batch):
         norm = next(m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d))
-        norm.running_mean[0] = float("nan")
+        norm.running_mean[0] = math.nan
         return loss(self, batch)
 
     monkeypatch.setattr(TrainingModule, "loss", damaging)
-    with pytest.raises(UserError, match="running_mean is not finite since update 1; look at the samples r0"):
-        fit(tmp_path, no_number, ["r0"], "skip")
+    with pytest.raises(UserError, match="running_mean is not finite since step 1; look at the samples r0"):
+        fit(tmp_path, nan, ["r0"], "skip")
 
 
-def test_another_word_is_refused():
+def test_an_unknown_choice_is_refused():
+    task = SimpleNamespace(processor=SimpleNamespace(tree=None))
     with pytest.raises(UserError, match="on_nonfinite=skipp is not one of stop, skip; did you mean 'skip'"):
-        TrainingModule(OFAModel(MICRO), None, None, None, None, Freezing(), on_nonfinite="skipp")
+        TrainingModule(OFAModel(MICRO), task, None, None, None, Freezing(), on_nonfinite="skipp")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_at_16_mixed_the_scaler_searches_its_scale_and_a_loss_still_stops(tmp_path):
+def test_at_16_mixed_the_scaler_skips_steps_and_a_bad_loss_still_stops(tmp_path):
     settings = {"accelerator": "gpu", "devices": 1, "precision": "16-mixed"}
     weights = fit(tmp_path, gradient, ["r1"], "stop", **settings)
     assert torch.equal(weights[0], weights[1]) and torch.isfinite(weights[-1]).all()
-    with pytest.raises(UserError, match="the loss of update 2 is nan"):
-        fit(tmp_path, no_number, ["r1"], "stop", **settings)
-    skipped = fit(tmp_path, no_number, ["r1"], "skip", **settings)
+    with pytest.raises(UserError, match="the loss of step 2 is nan"):
+        fit(tmp_path, nan, ["r1"], "stop", **settings)
+    skipped = fit(tmp_path, nan, ["r1"], "skip", **settings)
     assert torch.equal(skipped[0], skipped[1]) and not torch.equal(skipped[1], skipped[2])

@@ -46,7 +46,7 @@ def data_root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
     names = {"caption": ("caption_stage1_train", "caption_val", "caption_test")}
     for split in names["caption"]:
-        joint = "" if "train" in split else "&&the picture of a {0} wall."
+        joint = "" if "train" in split else "&&the photo of a {0} wall."
         rows = [[f"{split}{i}", str(100 + i), ("A {0} wall." + joint).format(c), "wall&&sky", jpeg(i)]
                 for i, c in enumerate(COLOURS)]  # fmt: skip
         write(folder / f"{split}.tsv", rows)
@@ -72,12 +72,12 @@ def published(data_root, vocabulary):
 
 
 def without_model(words):
-    """Those for evaluate.py, to which the checkpoint says its model."""
+    """Arguments for evaluate.py, which takes the model from the checkpoint."""
     return [word for word in words if not word.startswith("model=")]
 
 
 def without_java(folder, monkeypatch):
-    """Runs leave out METEOR from now on, whose Java program takes seconds to start for each split of each."""
+    """Leaves METEOR out, whose Java program takes seconds to start for each split."""
     java = folder / "java"
     java.write_text("#!/bin/sh\nexit 1\n")
     java.chmod(0o755)
@@ -126,16 +126,8 @@ def test_a_validation_split_without_truths_is_refused(published, data_root, tmp_
 
 
 def test_entailment_trains_and_is_scored_by_class(published, data_root, tmp_path):
-    run(
-        "train.py",
-        "task=snli_ve",
-        *published,
-        *SHORT,
-        "criterion.rdrop_alpha=1.0",
-        "trainer.log_every_n_steps=1",
-        "hydra.run.dir=run",
-        folder=tmp_path,
-    )
+    settings = ["criterion.rdrop_alpha=1.0", "trainer.log_every_n_steps=1", "hydra.run.dir=run"]
+    run("train.py", "task=snli_ve", *published, *SHORT, *settings, folder=tmp_path)
     assert "train/rdrop" in (tmp_path / "run/metrics.csv").read_text().splitlines()[0]
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics.keys() == {"val", "test"}
@@ -148,7 +140,7 @@ def test_entailment_trains_and_is_scored_by_class(published, data_root, tmp_path
     ]
 
 
-def test_questions_are_answered_by_candidates_by_beams_and_openly(published, data_root, tmp_path):
+def test_questions_are_answered_by_candidates_by_beams_and_without_a_list(published, data_root, tmp_path):
     with_worker = [*SHORT, "data.num_workers=1", "hydra.run.dir=run"]
     process = run("train.py", "task=vqa", *published, *with_worker, folder=tmp_path)
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -158,12 +150,12 @@ def test_questions_are_answered_by_candidates_by_beams_and_openly(published, dat
     assert [r["question_id"] for r in results] == [900, 901, 902, 903, 904, 905]
     assert Image.open(tmp_path / "run/pictures_val.png").width > 500
     rows = [line.replace("&&", ",") for line in (data_root / "vqa_test.tsv").read_text().splitlines()]
-    write(tmp_path / "asked.tsv", [row.split("\t") for row in rows])
+    write(tmp_path / "questions.tsv", [row.split("\t") for row in rows])
     columns = {"image": 5, "text": 2, "objects": 4}
-    answers = answers_of_pipeline(tmp_path / "run", "visual-question-answering", tmp_path / "asked.tsv", **columns)
+    answers = answers_of_pipeline(tmp_path / "run", "visual-question-answering", tmp_path / "questions.tsv", **columns)
     assert [answer["text"] for answer in answers] == [r["answer"] for r in results]
     checkpoint = tmp_path / "run/checkpoints/best.ckpt"  # keeps image size and answers, too
-    again = answers_of_pipeline(checkpoint, "visual-question-answering", tmp_path / "asked.tsv", **columns)
+    again = answers_of_pipeline(checkpoint, "visual-question-answering", tmp_path / "questions.tsv", **columns)
     assert [answer["text"] for answer in again] == [answer["text"] for answer in answers]
 
     by_beams = ["task.inference=beam_search", "generation.beam_size=12", "hydra.run.dir=beams"]
@@ -201,7 +193,7 @@ def test_what_cannot_work_is_refused_before_the_data_is_read(published, words, m
 
 
 @pytest.mark.parametrize("task", ["snli_ve", "vqa"])
-def test_the_demo_of_each_task_ends_with_scores_beside_chance(task, tmp_path):
+def test_the_demo_of_each_task_ends_with_scores_and_trivial_baselines(task, tmp_path):
     process = run("train.py", f"task={task}", *SMALL_DEMO, "hydra.run.dir=run", folder=tmp_path)
     assert "commonest by the words" in process.stdout
     assert Image.open(tmp_path / "run/pictures_test.png").width > 500

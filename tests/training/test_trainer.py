@@ -11,23 +11,20 @@ def interval(batches, every=500, accumulate=1, max_steps=-1, max_epochs=None):
     return validation_settings(config, batches)["val_check_interval"]
 
 
-def test_updates_between_validations_are_counted_in_batches():
+def test_steps_between_validations_are_counted_in_batches():
     assert interval(batches=10_000, every=500, accumulate=8, max_epochs=10) == 4000
 
 
 def test_a_run_too_short_for_a_validation_has_one_at_its_end():
     assert interval(batches=2, accumulate=8, max_epochs=10) == 20
     assert interval(batches=100, max_steps=30) == 30
-    # Two updates an epoch, of four batches and of one; the fifth update ends after the fourth batch of an epoch.
+    # Two steps per epoch, of four batches and of one; the fifth step ends after the fourth batch of an epoch.
     assert interval(batches=5, accumulate=4, max_steps=5) == 14
 
 
-def test_a_run_without_end_is_refused():
+def test_a_run_without_an_end_or_with_a_limit_of_batches_is_refused():
     with pytest.raises(UserError, match=r"trainer.max_steps or trainer.max_epochs"):
         interval(batches=5)
-
-
-def test_a_limit_of_batches_that_validations_would_not_know_of_is_refused():
-    trainer = {"max_steps": 10, "max_epochs": None, "accumulate_grad_batches": 1, "limit_train_batches": 4}
+    config = OmegaConf.create({"validate_every": 5, "trainer": {"max_steps": 10, "limit_train_batches": 4}})
     with pytest.raises(UserError, match="limit_train_batches may leave out every validation; set data.train_limit"):
-        validation_settings(OmegaConf.create({"validate_every": 5, "trainer": trainer}), 8)
+        validation_settings(config, 8)

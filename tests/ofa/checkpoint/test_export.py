@@ -114,7 +114,7 @@ def test_a_task_without_a_registered_processor_names_the_remedy(folder):
     file = folder / "task.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pipeline": "image-captoning"}))
     with pytest.raises(
-        UserError, match="task.json: no processor .* did you mean 'image-captioning'; import the module"
+        UserError, match="task.json: no processor .* did you mean 'image-captioning'.*; import the module"
     ):
         read_task(folder)
 

@@ -23,11 +23,7 @@ ARCHITECTURE = ("d_model", "encoder_layers", "encoder_ffn_dim", "encoder_attenti
 
 
 def describe(path: str | Path) -> list[Table]:
-    """Tables of the content of a checkpoint (see `find`), and of the result of loading it.
-
-    Raises:
-        UserError: it cannot be read or is not a checkpoint.
-    """
+    """Tables of the content of a checkpoint (see `find`), and of the result of loading it."""
     checkpoint = Checkpoint.open(path)
     try:
         config = checkpoint.config()
@@ -36,12 +32,10 @@ def describe(path: str | Path) -> list[Table]:
     with torch.device("meta"):
         model = OFAModel(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    architecture = [
-        (key, f"{value:g}" if isinstance(value, float) else str(value)) for key, value in config.to_dict().items()
-    ]
+    settings = {key: f"{v:g}" if isinstance(v, float) else str(v) for key, v in config.to_dict().items()}
     return [
         _table("file", [*_file(checkpoint), ("size", _size_name(config)), ("parameters", f"{parameters:,}")]),
-        _table("architecture", architecture),
+        _table("architecture", settings.items()),
         _table("loading", _loading(LoadReport.of(checkpoint, model))),
     ]
 

@@ -38,17 +38,8 @@ def load(path: str | Path, *, ema: bool = False) -> tuple[OFAModel, Tokenizer]:
 
 
 def load_model(source: str | Path | Checkpoint, *, ema: bool = False) -> OFAModel:
-    """Only the model, as `load`; needs no vocabulary. The random state of torch does not change.
-
-    Args:
-        source: a path, as for `load`, or an open checkpoint.
-        ema: as for `load`.
-
-    Raises:
-        UserError: as `load`.
-    """
-    checkpoint = Checkpoint.open(source, ema=ema)
-    _report_unused_ema(checkpoint)
+    """Only the model of a path or an open checkpoint; otherwise as `load`. Torch's random state does not change."""
+    checkpoint = _open(source, ema)
     config = checkpoint.config()
     report = LoadReport.of(checkpoint, _without_weights(config))
     report.check("copy it again, or take another file")
@@ -71,16 +62,9 @@ def load_weights(model: OFAModel, path: str | Path, *, ema: bool = False) -> Non
     """Copy the weights of a checkpoint into a model of the same size.
 
     If the model has a larger vocabulary, its additional rows are new (normal, std D^-0.5); the same holds for longer
-    position tables.
-
-    Args:
-        ema: as for `load`.
-
-    Raises:
-        UserError: as `load_model`, and if the sizes differ.
+    position tables. Arguments and errors as of `load`; also UserError if the sizes differ.
     """
-    checkpoint = Checkpoint.open(path, ema=ema)
-    _report_unused_ema(checkpoint)
+    checkpoint = _open(path, ema)
     report = LoadReport.of(checkpoint, model)
     report.check("set model= to the one it was trained with")
     own = model.state_dict()
@@ -90,19 +74,12 @@ def load_weights(model: OFAModel, path: str | Path, *, ema: bool = False) -> Non
 
 
 def read_config(path: str | Path) -> OFAConfig:
-    """The configuration of the model in a checkpoint, without reading its weights.
-
-    Raises:
-        UserError: as `load_model`.
-    """
+    """The configuration of the model in a checkpoint, without reading its weights; errors as of `load`."""
     return Checkpoint.open(path).config()
 
 
 def read_task(source: str | Path | Checkpoint) -> TaskSettings | None:
     """The task of the model in `source` (see `Checkpoint.open`); None if it is not stored.
-
-    It is stored in task.json of an export folder, configuration.json of a ModelScope folder, the options in a file of
-    the original trainer, and the checkpoint of a run.
 
     Raises:
         UserError: there is no such model, its description is damaged, or it is a run's checkpoint without a task.
@@ -130,12 +107,9 @@ def stored_task(checkpoint: Checkpoint) -> TaskSettings | None:
 
 
 def check_vocabulary(source: str | Path | Checkpoint, tokenizer: Tokenizer) -> None:
-    """Check that the weights of `source` (see `Checkpoint.open`) were trained with the vocabulary of `tokenizer`.
+    """Raises UserError unless the weights of `source` (see `Checkpoint.open`) were trained with this vocabulary.
 
     Weights without a vocabulary next to them pass.
-
-    Raises:
-        UserError: the same ids have other meanings, or there is no checkpoint.
     """
     checkpoint = Checkpoint.open(source)
     given, option = checkpoint.given, checkpoint.unusual_ids
@@ -197,14 +171,9 @@ class LoadReport:
             raise UserError(f"{self.checkpoint.path} holds a model of another size: {'; '.join(found)}; {remedy}")
 
     def tensors(self, std: float) -> Iterator[tuple[str, Tensor]]:
-        """Each weight of the model except the tied ones, in float32.
-
-        Args:
-            std: of new rows of position tables.
-        """
+        """Each weight of the model except the tied ones, in float32; `std` is that of new rows of position tables."""
         for name, tensor in self.checkpoint.tensors():
-            shape = self.resized.get(name)
-            if shape is not None:
+            if (shape := self.resized.get(name)) is not None:
                 tensor = _resize(name, tensor, shape, shape[1] ** -0.5 if name == EMBEDDING else std)
             yield name, tensor
         for name in self.counters:
@@ -241,10 +210,9 @@ def _without_weights(config: OFAConfig) -> OFAModel:
         return OFAModel(config)
 
 
-def _report_unused_ema(checkpoint: Checkpoint) -> None:
+def _open(source: str | Path | Checkpoint, ema: bool) -> Checkpoint:
+    checkpoint = Checkpoint.open(source, ema=ema)
     if checkpoint.format.ema is not None and not checkpoint.format.averaged:
-        log.info(
-            "%s also holds EMA weights, which are not used (python -m ofa.checkpoint convert %s FOLDER --ema)",
-            checkpoint.path,
-            checkpoint.path,
-        )
+        remedy = f"python -m ofa.checkpoint convert {checkpoint.path} FOLDER --ema"
+        log.info("%s also holds EMA weights, which are not used (%s)", checkpoint.path, remedy)
+    return checkpoint

@@ -26,8 +26,7 @@ class ClosedAnswerProcessor(ImageProcessor):
             without its `</s>` ("prev_output").
         inference: score every answer of the set ("all_candidates"), or search among them ("beam_search").
 
-    Raises:
-        SettingError: an unknown choice, or a beam search after a prefix that ends in `</s>`.
+    Construction raises SettingError for an unknown choice, or a beam search after a prefix that ends in `</s>`.
     """
 
     # These would count the decoder's prefix, too.
@@ -69,13 +68,8 @@ class ClosedAnswerProcessor(ImageProcessor):
     @property
     def generation(self) -> GenerationOptions:
         """Beam search among the answers by the sum of log-probabilities, so that long answers have no advantage."""
-        return GenerationOptions(
-            beam_size=5,
-            max_len=self.tree.longest,
-            prefix_counts_toward_max_len=False,
-            normalize_scores=False,
-            prefix_tree=self.tree,
-        )
+        lengths = {"max_len": self.tree.longest, "prefix_counts_toward_max_len": False}
+        return GenerationOptions(beam_size=5, normalize_scores=False, prefix_tree=self.tree, **lengths)
 
     def with_prefix(self, prompt: str, texts: tuple[str, ...], notes: tuple[str, ...]) -> Prompt:
         """A prompt made of cleaned texts, with what the decoder reads before the answer."""
@@ -84,11 +78,7 @@ class ClosedAnswerProcessor(ImageProcessor):
         return Prompt(source, texts, prefix, (*notes, *prompt_notes))
 
     def encode_answer(self, answer: str) -> list[int]:
-        """The ids of an answer, with `</s>`.
-
-        Raises:
-            ValueError: it is not one of the set.
-        """
+        """The ids of an answer, with `</s>`; ValueError if it is not one of the set."""
         tokens = self.tokenizer.encode(answer)
         if self.tree is not None and tuple(tokens) not in self._answer_of:
             raise ValueError(f"the answer {answer!r} is not in the list of {len(self.answers)} answers")

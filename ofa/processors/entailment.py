@@ -36,11 +36,7 @@ class EntailmentProcessor(ClosedAnswerProcessor):
     answers: ClassVar[tuple[str, ...]] = tuple(ANSWERS.values())
 
     def build_prompt(self, hypothesis: str, caption: str | None) -> Prompt:
-        """Whether an image, and its caption where that is used, imply a hypothesis.
-
-        Raises:
-            PromptError: the hypothesis is empty, or a caption that is used.
-        """
+        """Whether an image, and its caption where that is used, imply a hypothesis; PromptError if one is empty."""
         hypothesis, notes = cut_words(clean_caption, hypothesis, self.max_words)
         if not hypothesis:
             raise PromptError("the hypothesis is empty")

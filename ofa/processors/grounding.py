@@ -28,8 +28,6 @@ class GroundingProcessor(ImageProcessor):
             they have to be equal, or part of the bins could never be used.
         max_words: words of an expression that are read, the "source length" of the published recipes.
 
-    Raises:
-        SettingError: image_size and max_image_size differ.
     """
 
     pipeline = "visual-grounding"
@@ -69,11 +67,7 @@ class GroundingProcessor(ImageProcessor):
         return prompt
 
     def postprocess(self, hypothesis: Hypothesis, width: int, height: int) -> Box:
-        """The box that the hypothesis' first four tokens write, in pixels of an image of `width` x `height`.
-
-        Raises:
-            UserError: they are not four bins, because of changed generation options.
-        """
+        """The box that the first four tokens write, in pixels of the image; UserError if they are not bins."""
         bins = [token - BIN_OFFSET for token in hypothesis.tokens[:BOX_TOKENS]]
         if len(bins) < BOX_TOKENS or not all(0 <= number < N_BINS for number in bins):
             raise UserError(

@@ -28,13 +28,9 @@ from ofa.vocabulary import PAD
 
 @dataclass
 class DecoderOutput:
-    """Output of the decoder.
+    """Output of the decoder with the requested intermediate states."""
 
-    last_hidden_state: [B, T, D], after the final norm; `OFAModel.logits` turns it into logits.
-    features: the requested intermediate states.
-    """
-
-    last_hidden_state: Tensor
+    last_hidden_state: Tensor  # [B, T, D], after the final norm; `OFAModel.logits` turns it into logits
     features: dict[Feature, Tensor] = field(default_factory=dict)
 
 

@@ -52,17 +52,11 @@ class WeightDerivedCache(Generic[Value]):
 
 @dataclass
 class EncoderOutput:
-    """Output of the encoder; L counts image patches, then text tokens.
+    """Output of the encoder with the requested intermediate states; L counts image patches, then text tokens."""
 
-    last_hidden_state: [B, L, D], after the final norm.
-    padding: [B, L] booleans, True at positions that are masked.
-    positions: [1, L, D], the normalised position vectors of the source.
-    features: the requested intermediate states.
-    """
-
-    last_hidden_state: Tensor
-    padding: Tensor
-    positions: Tensor
+    last_hidden_state: Tensor  # [B, L, D], after the final norm
+    padding: Tensor  # [B, L] booleans, True at positions that are masked
+    positions: Tensor  # [1, L, D], the normalised position vectors of the source
     features: dict[Feature, Tensor] = field(default_factory=dict)
 
     def repeat_interleave(self, times: int) -> EncoderOutput:

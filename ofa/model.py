@@ -30,10 +30,9 @@ class OFAOutput:
 class OFAModel(nn.Module):
     """Encoder, decoder, and one embedding matrix tied between both and the output.
 
-    Example:
-        >>> model = OFAModel(OFAConfig.from_name("micro")).eval()
-        >>> model(torch.tensor([[0, 5, 2]]), decoder_input_ids=torch.tensor([[0, 7]])).logits.shape
-        torch.Size([1, 2, 59457])
+    >>> model = OFAModel(OFAConfig.from_name("micro")).eval()
+    >>> model(torch.tensor([[0, 5, 2]]), decoder_input_ids=torch.tensor([[0, 7]])).logits.shape
+    torch.Size([1, 2, 59457])
     """
 
     def __init__(self, config: OFAConfig) -> None:

@@ -24,16 +24,15 @@ _TYPES = {
     ("collections", "OrderedDict"): dict,
     ("collections", "Counter"): dict,
 }
-# What a defaultdict makes missing values with; not needed, since it becomes a dict.
+# Factories of a defaultdict; not needed, since it becomes a dict.
 _FACTORIES = {(m, name) for m in _BUILTINS for name in ("int", "long", "float", "bool", "str", "list", "dict", "tuple")}
 
 
 def load_plain_pickle(path: str | Path) -> Any:
     """The value of a pickle of plain data, of any protocol, Python 2's included.
 
-    Plain are dicts, lists, tuples, sets, strings, bytes, numbers, bools and None. A defaultdict, OrderedDict or Counter
-    becomes a dict, a NumPy scalar a number. Byte strings that Python 2 wrote become text: all of them read as UTF-8, or
-    all as Latin-1 if one of them is not UTF-8.
+    A defaultdict, OrderedDict or Counter becomes a dict, a NumPy scalar a number. Byte strings that Python 2 wrote
+    become text: all of them read as UTF-8, or all as Latin-1 if one of them is not UTF-8.
 
     Raises:
         UserError: the file cannot be read, is not a whole pickle, or names anything else, which was not executed.

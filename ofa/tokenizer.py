@@ -41,10 +41,9 @@ class Tokenizer:
     Raises:
         UserError: the two do not match, or the special tokens do not have OFA's ids.
 
-    Example:
-        >>> tokenizer = Tokenizer.demo()
-        >>> tokenizer.decode(tokenizer.encode("the red circle"))
-        'the red circle'
+    >>> tokenizer = Tokenizer.demo()
+    >>> tokenizer.decode(tokenizer.encode("the red circle"))
+    'the red circle'
     """
 
     def __init__(self, vocabulary: str, merges: str, name: str) -> None:

@@ -41,7 +41,7 @@ def load_model(source: str | Path | Checkpoint, *, ema: bool = False) -> OFAMode
     """Only the model of a path or an open checkpoint; otherwise as `load`. Torch's random state does not change."""
     checkpoint = _open(source, ema)
     config = checkpoint.config()
-    report = LoadReport.of(checkpoint, _without_weights(config))
+    report = LoadReport.of(checkpoint, without_weights(config))
     report.check("copy it again, or take another file")
     if checkpoint.format.settings is None:
         log.info("%s has no configuration: settings that no shape determines have their defaults", checkpoint.given)
@@ -52,7 +52,7 @@ def load_model(source: str | Path | Checkpoint, *, ema: bool = False) -> OFAMode
 
 def model_of(config: OFAConfig, weights: Mapping[str, Tensor]) -> OFAModel:
     """A model in evaluation mode that uses these tensors, by their names in its state_dict, without a copy."""
-    model = _without_weights(config)
+    model = without_weights(config)
     embedding = nn.Parameter(weights[EMBEDDING])  # one object, so that it stays tied
     model.load_state_dict({**weights, **dict.fromkeys((EMBEDDING, *TIED), embedding)}, assign=True)
     return model.eval()
@@ -130,22 +130,14 @@ def check_vocabulary(source: str | Path | Checkpoint, tokenizer: Tokenizer) -> N
 
 @dataclass
 class LoadReport:
-    """How the weights of a checkpoint fit a model.
-
-    Attributes:
-        missing: weights that only the model has.
-        unexpected: weights that only the checkpoint has.
-        misfits: sentences about weights of another shape.
-        resized: tables with another number of rows: their shape in the model by name.
-        counters: batch counters that the checkpoint lacks; they are set to 0.
-    """
+    """How the weights of a checkpoint fit a model."""
 
     checkpoint: Checkpoint
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    misfits: list[str] = field(default_factory=list)
-    resized: dict[str, torch.Size] = field(default_factory=dict)
-    counters: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # weights that only the model has
+    unexpected: list[str] = field(default_factory=list)  # weights that only the checkpoint has
+    misfits: list[str] = field(default_factory=list)  # sentences about weights of another shape
+    resized: dict[str, torch.Size] = field(default_factory=dict)  # shapes in the model of tables of other lengths
+    counters: list[str] = field(default_factory=list)  # batch counters that the checkpoint lacks, set to 0
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: OFAModel) -> LoadReport:
@@ -204,7 +196,7 @@ def _resize(name: str, tensor: Tensor, shape: torch.Size, std: float) -> Tensor:
     return rows
 
 
-def _without_weights(config: OFAConfig) -> OFAModel:
+def without_weights(config: OFAConfig) -> OFAModel:
     """A model on the meta device, whose construction uses neither memory nor random numbers."""
     with torch.device("meta"):
         return OFAModel(config)

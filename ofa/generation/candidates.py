@@ -37,7 +37,6 @@ def score_candidates(
     Args:
         model: one model, or several whose probabilities are averaged token by token; all in evaluation mode.
         batch: as for `generate`.
-        tree: the answers.
         prefix_tokens: [B, P], tokens that each sample's answer follows, right-padded with 1; they are not scored.
 
     Raises:
@@ -140,20 +139,13 @@ def _decode_tree(decoder: Decoder, encoder_output: EncoderOutput, tree: PrefixTr
 
 @dataclass
 class _Level:
-    """The n rows of depth d, which follow the P of the prompt, and the P + d keys that each of them sees.
-
-    rows: their range.
-    ancestors: [n, d], the rows each of them sees besides the prompt.
-    positions: [B], where they stand in each sample.
-    key_positions: [B, P + d], where the keys stand.
-    key_padding: [B, P + d] booleans, True after the end of a shorter prompt.
-    """
+    """The n rows of depth d, which follow the P of the prompt, and the P + d keys that each of them sees."""
 
     rows: slice
-    ancestors: Tensor
-    positions: Tensor
-    key_positions: Tensor
-    key_padding: Tensor
+    ancestors: Tensor  # [n, d], the rows each of them sees besides the prompt
+    positions: Tensor  # [B], where they stand in each sample
+    key_positions: Tensor  # [B, P + d], where the keys stand
+    key_padding: Tensor  # [B, P + d] booleans, True after the end of a shorter prompt
 
 
 def _levels(tree: PrefixTree, n_prompt: int, ends: Tensor) -> list[_Level]:

@@ -18,7 +18,6 @@ class SequenceOptions:
         max_len: at this length `</s>` is forced.
         prefix_counts_toward_max_len: whether the length includes prefix tokens; False for prefixes that are a prompt.
         min_len: before this length `</s>` is forbidden.
-        temperature: divides the logits.
         constraint_range: the allowed ids besides `</s>`, [first, end); None: the vocabulary.
         prefix_tree: the closed set of answers; None: any sequence.
         softmax_over_tree: normalise over the tree's next tokens, as in training; False: over the vocabulary, for a

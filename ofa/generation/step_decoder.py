@@ -73,12 +73,7 @@ class StepDecoder:
         return layer.residual(x, layer.self_attn_mid_layer_norm(attended).view(samples, beams, width))
 
     def select(self, samples: Tensor | None, beams: Tensor) -> None:
-        """Continue with other hypotheses.
-
-        Args:
-            samples: [B'], indices of the samples that stay; None if all do.
-            beams: [B', K'], for each of them the hypotheses to continue, as indices into its former K.
-        """
+        """Continue with the samples [B'] (None: all), each with the beams [B', K'], indices into its former K."""
         former = len(self.caches[0][0]) // len(self.cross[0][0])
         if samples is not None:
             self.cross = [(keys[samples], values[samples]) for keys, values in self.cross]

@@ -144,20 +144,12 @@ def _without_prefix(hypothesis: Hypothesis, length: int) -> Hypothesis:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageProcessor(Processor):
-    """A processor of an image, which is resized to a square; its aspect is not kept.
-
-    Args:
-        image_size: side of the resized image in pixels.
-        max_source_tokens: ids of a source; the default is the size of the position table.
-        mean, std: of each color channel, for normalization.
-
-    Construction raises SettingError for an impossible size.
-    """
+    """A processor of an image, which is resized to a square; construction raises SettingError for impossible values."""
 
     tokenizer: Tokenizer
-    image_size: int = 480
-    max_source_tokens: int = 1024
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_size: int = 480  # side of the resized image in pixels
+    max_source_tokens: int = 1024  # ids of a source; by default the size of the position table
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of each color channel, for normalization
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:

@@ -19,24 +19,18 @@ INFERENCES = ("all_candidates", "beam_search")
 class ClosedAnswerProcessor(ImageProcessor):
     """A processor with a closed set of answers.
 
-    Args:
-        max_words: words of each given text that are read, the "source length" of the published recipes.
-        max_source_tokens: ids of a source; less than the size of the position table, as an answer may follow it.
-        prompt_type: what the decoder reads before the answer: nothing ("none"), the source ("src"), or the source
-            without its `</s>` ("prev_output").
-        inference: score every answer of the set ("all_candidates"), or search among them ("beam_search").
-
-    Construction raises SettingError for an unknown choice, or a beam search after a prefix that ends in `</s>`.
+    What the decoder reads before the answer is, by `prompt_type`, nothing ("none"), the source ("src"), or the source
+    without its `</s>` ("prev_output").
     """
 
     # These would count the decoder's prefix, too.
     fixed_generation = ("min_len", "no_repeat_ngram_size", "length_penalty", "normalize_scores")
     original_settings = {"max_src_length": "max_words", "prompt_type": "prompt_type"}
 
-    max_words: int = 80
-    max_source_tokens: int = 992
+    max_words: int = 80  # words of each given text that are read, the "source length" of the published recipes
+    max_source_tokens: int = 992  # less than the size of the position table, as an answer may follow the source
     prompt_type: str = "prev_output"
-    inference: str = "all_candidates"
+    inference: str = "all_candidates"  # score every answer of the set, or search among them
 
     def __post_init__(self) -> None:
         super().__post_init__()

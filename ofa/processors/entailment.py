@@ -20,18 +20,14 @@ LABELS = {answer: label for label, answer in ANSWERS.items()}
 
 @dataclass(frozen=True, kw_only=True)
 class EntailmentProcessor(ClosedAnswerProcessor):
-    """Three answers: yes, maybe, no.
-
-    Args:
-        use_caption: put the caption into the prompt, as the published models were trained.
-    """
+    """Three answers: yes, maybe, no."""
 
     pipeline = "visual-entailment"
     text_inputs = {"text": True, "caption": False}
     original_name = "snli_ve"
     original_settings = {**ClosedAnswerProcessor.original_settings, "add_caption": "use_caption"}
 
-    use_caption: bool = True
+    use_caption: bool = True  # put the caption into the prompt, as the published models were trained
 
     answers: ClassVar[tuple[str, ...]] = tuple(ANSWERS.values())
 

@@ -21,14 +21,7 @@ BOX_TOKENS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class GroundingProcessor(ImageProcessor):
-    """Boxes, written as four bins.
-
-    Args:
-        max_image_size: pixels that bin 999 stands for. The published weights were trained with 512 for both sizes;
-            they have to be equal, or part of the bins could never be used.
-        max_words: words of an expression that are read, the "source length" of the published recipes.
-
-    """
+    """Boxes, written as four bins. Both sizes have to be equal, or part of the bins could never be used."""
 
     pipeline = "visual-grounding"
     prompt = 'which region does the text " {text} " describe?'
@@ -38,8 +31,8 @@ class GroundingProcessor(ImageProcessor):
     fixed_generation = ("max_len", "min_len")  # a box is four bins
 
     image_size: int = 512
-    max_image_size: int = 512
-    max_words: int = 80
+    max_image_size: int = 512  # pixels that bin 999 stands for
+    max_words: int = 80  # words of an expression that are read
 
     def __post_init__(self) -> None:
         super().__post_init__()

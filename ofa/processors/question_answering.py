@@ -18,16 +18,7 @@ from ofa.tokenizer import clean_question, cut_words
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionProcessor(ClosedAnswerProcessor):
-    """Questions about an image.
-
-    Args:
-        constrained: allow only answers of the list; false: any answer.
-        answer_list: all possible answers, or the JSON file of them.
-        use_objects: name the objects found in the image after the question.
-        max_objects: how many of them.
-
-    Construction raises SettingError if the list is missing, or if all candidates are to be scored without one.
-    """
+    """Questions about an image."""
 
     pipeline = "visual-question-answering"
     text_inputs = {"text": True, "objects": False}
@@ -38,9 +29,9 @@ class QuestionProcessor(ClosedAnswerProcessor):
         "max_object_length": "max_objects",
     }
 
-    constrained: bool = True
-    answer_list: str | Path | Sequence[str] | None = None
-    use_objects: bool = True
+    constrained: bool = True  # allow only answers of the list
+    answer_list: str | Path | Sequence[str] | None = None  # all possible answers, or the JSON file of them
+    use_objects: bool = True  # name the objects found in the image after the question
     max_objects: int = 30
 
     def __post_init__(self) -> None:

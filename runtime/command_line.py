@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from ofa.atomic_write import FULL
 from ofa.checkpoint import LAST
 from ofa.errors import UserError
-from runtime.checkpoint_io import how_to_resume
+from runtime.checkpoints import how_to_resume
 from runtime.collectives import world_size
 from runtime.hydra_internals import BASIC_LAUNCHER, known_mode, parse_arguments
 from runtime.launching import devices_of, distributed_run, rank_info, worker_overrides

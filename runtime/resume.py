@@ -7,10 +7,11 @@ is; with auto it resumes in place, by the command with which it was started.
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +21,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import CSVLogger, Logger
 from torch import Tensor
 
 from ofa.checkpoint import LAST, read_config, read_outline
 from ofa.config import typed
 from ofa.errors import UserError
-from runtime.checkpoint_io import PREVIOUS, verify_checkpoint
+from runtime.checkpoints import PREVIOUS, verify_checkpoint
 from runtime.collectives import broadcast_object, gather, rank, world_size
 from runtime.configuration import flatten, to_container
 from runtime.digest import digests
@@ -241,3 +243,30 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
+
+
+def truncate_csv_logs(loggers: Iterable[Logger], step: int, validates_first: bool) -> None:
+    """Keep the rows of the first `step` steps in each `metrics.csv`: a run that resumes in its folder repeats others.
+
+    If it resumes with the validation after these steps, existing scores of that validation are removed as well.
+
+    Lightning's writer deletes a file that it finds. Until the rows are written again they are in another file next to
+    it, so that none is lost if this is interrupted.
+    """
+    for logger in loggers:
+        if not isinstance(logger, CSVLogger):
+            continue
+        file = Path(logger.log_dir, "metrics.csv")
+        aside = file.with_name("metrics.before.csv")
+        if file.is_file() and not aside.is_file():
+            os.replace(file, aside)
+        if aside.is_file():
+            complete, _, _ = aside.read_text().rpartition("\n")  # without a last row that was not written completely
+            for cells in csv.DictReader(complete.splitlines()):
+                last = int(cells["step"])  # counted from 0
+                is_repeated = validates_first and last == step - 1
+                row = {key: x for key, x in cells.items() if x and not (is_repeated and key.startswith("val/"))}
+                if last < step:
+                    logger.experiment.log_metrics(row, last)
+            logger.save()
+            aside.unlink()

@@ -1,8 +1,6 @@
-"""Resuming an interrupted run as if it had not been interrupted: `resume=RUN`, `resume=auto`.
+"""Resuming an interrupted run as if it had not been interrupted.
 
-Lightning's checkpoints contain weights, their average, optimizer, schedule, loss scaling and position in data and
-loops; SaveTrainingState adds the rest. With a folder, the resumed run gets one of its own, and the old one stays as it
-is; with auto it resumes in place, by the command with which it was started.
+With `resume=RUN` the resumed run has a folder of its own; with `resume=auto` the command of a run resumes it in place.
 """
 
 from __future__ import annotations
@@ -52,23 +50,14 @@ MAY_DIFFER = ("resume", "save_every", "pictures", "log_every", "logger", "on_non
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A run to resume.
+    """A run to resume."""
 
-    Attributes:
-        run: its folder.
-        checkpoint: to resume from.
-        step: optimizer steps it had done.
-        validates_first: whether the validation after these steps comes first; LastCheckpoint saves it.
-        in_place: whether the resumed run uses the same folder.
-        is_tested: whether the run has its test scores.
-    """
-
-    run: Path
+    run: Path  # its folder
     checkpoint: Path
-    step: int
-    validates_first: bool
-    in_place: bool
-    is_tested: bool
+    step: int  # optimizer steps it had done
+    validates_first: bool  # whether the validation after these steps comes first; LastCheckpoint saves it
+    in_place: bool  # whether the resumed run uses the same folder
+    is_tested: bool  # whether the run has its test scores
 
     @property
     def is_finished(self) -> bool:
@@ -79,11 +68,7 @@ class ResumePoint:
 def find_resume_point(config: DictConfig, folder: Path) -> ResumePoint | None:
     """The run that `resume` names; with auto the one in `folder`, if that contains a checkpoint. All ranks call it.
 
-    If the last checkpoint is damaged, the one before it is used, with a warning.
-
-    Args:
-        config: of the new run.
-        folder: of the new run.
+    If the last checkpoint is damaged, the one before it is used, with a warning. `folder` is that of the new run.
 
     Raises:
         UserError: there is no such run, its settings differ, or it has no intact checkpoint; or the folder of the new
@@ -115,7 +100,6 @@ def _find(config: DictConfig, folder: Path) -> ResumePoint | None:
 
 
 def _open(config: DictConfig, run: Path) -> ResumePoint:
-    """The run in a folder that contains checkpoints."""
     _check_same_run(config, run)
     in_place = config.resume == AUTO
     checkpoint = _intact_checkpoint(run)
@@ -160,13 +144,11 @@ def _check_same_run(config: DictConfig, run: Path) -> None:
 
 
 class SaveTrainingState(pl.Callback):
-    """Adds the state of each process, and digests of the training files, to checkpoints, as plain values and tensors.
+    """Adds to checkpoints what Lightning does not save: the state of each process, and digests of the training files.
 
     The state of a process is its random states and accumulated gradients: a validation may come between the batches of
-    one optimizer step, if an epoch is not a multiple of the accumulation.
-
-    Training files have to be the same when the run resumes. They are read for this once, not before the first
-    checkpoint.
+    one optimizer step, if an epoch is not a multiple of the accumulation. Training files have to be the same when the
+    run resumes; they are not read for this before the first checkpoint.
 
     The position in the data is in the checkpoint already, but Lightning does not restore it to a loader that was
     created early, to count the steps of the run.

@@ -18,7 +18,7 @@ from ofa.atomic_write import atomic_write
 from runtime.collectives import gather
 from runtime.run_dir import METRICS
 from tasks.base import Task
-from tracking.predictions import PredictionBatch, SamplePrediction
+from tracking.sample_predictions import PredictionBatch, SamplePrediction
 from training.evaluation import EvaluationModule
 
 log = logging.getLogger(__name__)

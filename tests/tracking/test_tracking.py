@@ -35,9 +35,9 @@ from runtime.lightning_internals import StepProgressBar
 from runtime.resume import ResumePoint, find_resume_point
 from runtime.truncate_logs import truncate_csv_logs
 from tracking.csv_logger import StepCSVLogger
-from tracking.predictions import PredictionBatch, SamplePrediction
 from tracking.progress import ProgressLines, build_progress
 from tracking.provenance import git_state, provenance
+from tracking.sample_predictions import PredictionBatch, SamplePrediction
 from tracking.wandb_logger import Wandb
 from training.freezing import Freezing
 from training.module import TrainingModule

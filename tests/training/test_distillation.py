@@ -285,10 +285,7 @@ def test_on_policy_may_be_the_only_loss_on_the_teacher(teacher):
     [
         ({"feature_losses": "first:attention_mse_sum:encoder"}, "distill.teacher names 2"),
         ({"init_from_teacher": "first"}, "distill.teacher names 2"),
-        (
-            {"temperature": {"schedule": "flsw"}},
-            "distill.teacher names 2 .* schedule=flsw reads logits",
-        ),
+        ({"temperature": {"schedule": "flsw"}}, r"distill.teacher names 2 .* distill.temperature.schedule=flsw reads"),
     ],
 )
 def test_what_needs_one_teacher_is_refused_with_two(settings, message, teacher):

@@ -25,8 +25,7 @@ from tracking import report
 from training.build import build_model, build_tokenizer, log_recipe
 from training.data_files import build_data, evaluation_splits
 from training.distillation.cache import TeacherCache
-from training.distillation.plan import DistillationPlan
-from training.distillation.summary import log_distillation
+from training.distillation.plan import DistillationPlan, log_distillation
 from training.module import TrainingModule
 
 

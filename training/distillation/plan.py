@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from criterions.base import AllowedIds, Criterion
 from criterions.distillation.criterion import DistillationCriterion
 from criterions.distillation.layer_mapping import ACTIVATIONS, FeatureLossRule, map_layers, read_rules
-from criterions.distillation.on_policy import OnPolicy
+from criterions.distillation.logits import OnPolicy
 from criterions.distillation.temperature import Temperature
 from data.module import OFADataModule
 from ofa.checkpoint import check_vocabulary, find, load_model, read_config, weight_files

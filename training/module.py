@@ -13,6 +13,7 @@ from torch import Tensor
 from criterions.base import AllowedIds, Criterion, Loss
 from criterions.distillation.criterion import DistillationCriterion
 from data.batch import Batch
+from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from runtime.collectives import all_reduce_sum, world_size
@@ -88,6 +89,10 @@ class TrainingModule(EvaluationModule):
         except those of batches that are skipped because their loss is not finite.
         """
         loss = self.loss(batch)
+        if not isinstance(loss, Loss) or not loss.sum.requires_grad:
+            raise UserError(
+                f"{type(self.criterion).__name__} has to return a criterions.base.Loss whose sum depends on the logits"
+            )
         terms = torch.stack([term.detach().float() for term in loss.terms.values()])
         own = torch.cat([terms.new_tensor([loss.sample_size]), terms])
         size, *totals = all_reduce_sum(own if torch.isfinite(loss.sum) else torch.zeros_like(own))

@@ -18,9 +18,8 @@ from ofa.processors.settings import to_task_settings
 from ofa.tokenizer import Tokenizer
 from runtime.checkpoints import best_score
 from runtime.collectives import rank
-from runtime.resume import CONFIG, ResumePoint
+from runtime.resume import CONFIG, ResumePoint, truncate_csv_logs
 from runtime.sharding import full_model
-from runtime.truncate_logs import truncate_csv_logs
 from tasks.base import Task
 from tracking import report
 from training.build import build_model, build_tokenizer

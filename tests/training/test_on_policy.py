@@ -7,7 +7,7 @@ import torch
 
 from criterions.base import AllowedIds
 from criterions.distillation.criterion import DistillationCriterion
-from criterions.distillation.on_policy import OnPolicy
+from criterions.distillation.logits import OnPolicy
 from criterions.label_smoothing import LabelSmoothedCrossEntropy
 from ofa.config import OFAConfig
 from ofa.errors import UserError

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from criterions.base import Targets, log_probabilities
-from criterions.distillation.states import States
+from criterions.distillation.criterion import States
 from data.batch import Batch
 from ofa.errors import UserError
 from ofa.vocabulary import PAD

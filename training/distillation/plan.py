@@ -21,7 +21,7 @@ from criterions.distillation.layer_mapping import (
     map_layers,
     read_rules,
 )
-from criterions.distillation.on_policy import OnPolicy
+from criterions.distillation.logits import OnPolicy
 from criterions.distillation.temperature import Temperature
 from data.module import OFADataModule
 from ofa.checkpoint import check_vocabulary, find, load_model, read_config, weight_files

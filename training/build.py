@@ -78,18 +78,10 @@ def build_task(config: DictConfig, source: DataSource, tokenizer: Tokenizer) -> 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run minimizes and how: checked before any data or weight is read.
-
-    Attributes:
-        criterion: the loss on the targets or on rewards.
-        allowed: the ids that targets may have.
-        optim: optimizer and schedule.
-        freezing: which parts of the network are not trained.
-        distillation: the plan of a distillation; None: no teacher.
-    """
+    """What a run minimizes and how: checked before any data or weight is read."""
 
     criterion: Criterion
-    allowed: AllowedIds
+    allowed: AllowedIds  # the ids that targets may have
     optim: Optim
     freezing: Freezing
     distillation: DistillationPlan | None

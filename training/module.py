@@ -28,12 +28,6 @@ class TrainingModule(EvaluationModule):
     """Minimizes the criterion; validates and tests as its base class does.
 
     Args:
-        model: the network to train.
-        task: decodes and scores what the model generates.
-        generation: options of the beam search.
-        criterion: the loss.
-        optim: optimizer and schedule.
-        freezing: which parts of the network are not trained.
         allowed: the ids that targets may have; None: the answers of the task, or the whole vocabulary.
         on_nonfinite: reaction to a loss or gradient that is not finite, see NonFinite.
     """

@@ -122,12 +122,22 @@ def find_task(name: str, config_dir: Path | None = None) -> Any:
             if "_target_" not in content:
                 parents = [entry for entry in content.get("defaults", ()) if isinstance(entry, str)]
                 return next(find_task(parent, config_dir) for parent in parents if parent != "_self_")
-            try:
-                return get_class(content["_target_"])
-            except Exception as error:  # whatever importing a user's module raises
-                raise UserError(f"{content['_target_']} of task={name} cannot be imported: {error}") from error
+            return load_task(content["_target_"])
     names = task_names(config_dir)
     raise UserError(f"there is no task {name!r}, only {', '.join(names)}{did_you_mean(name, names)}; see --config-dir")
+
+
+def load_task(target: str) -> Any:
+    """The class of a task by its dotted path.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    try:
+        return get_class(target)
+    except Exception as error:  # whatever importing a user's module raises
+        reason = " ".join(str(error).split())
+        raise UserError(f"{target} cannot be imported ({reason}); put its folder on PYTHONPATH") from error
 
 
 def layout_of(name: str, config_dir: Path | None = None) -> Layout:

@@ -63,8 +63,11 @@ class Attention(nn.Module):
             attended = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=bias, dropout_p=dropout, scale=self.scale
             )
-        attended = attended * self.c_attn[:, None, None]
-        return self.out_proj(attended.transpose(1, 2).flatten(2)), {kind: features[kind] for kind in wanted}
+        return self.project(attended), {kind: features[kind] for kind in wanted}
+
+    def project(self, attended: Tensor) -> Tensor:
+        """The last steps of attention: each head's values [B, H, T, d] scaled and mixed to [B, T, D]."""
+        return self.out_proj((attended * self.c_attn[:, None, None]).transpose(1, 2).flatten(2))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

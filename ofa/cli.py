@@ -23,11 +23,7 @@ CHECKPOINT = "a file, a model folder, a run folder, or a Hugging Face id"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        The exit status: 0; 1 if no input has a prediction; 2 for an error of the user.
-    """
+    """Run the command; the exit status is 0, 1 if no input has a prediction, 2 for an error of the user."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("httpx").setLevel(logging.WARNING)

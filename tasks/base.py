@@ -12,7 +12,7 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class Task(ABC, Generic[Truth, Prediction]):
     next_task: ClassVar[tuple[str, str] | None] = None
 
     @classmethod
-    def build(cls, tokenizer: Tokenizer, **settings: Any) -> Self:
+    def build(cls, tokenizer: Tokenizer, **settings: Any) -> Task[Truth, Prediction]:
         """The task and its processor, of the flat settings in configs/task.
 
         Raises:

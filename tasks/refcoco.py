@@ -14,8 +14,8 @@ from torch import Tensor
 
 from data.batch import Sample
 from data.cells import clip_box, decode_image, parse_box
-from data.demo.files import read_scenes
 from data.demo.rows import grounding_rows
+from data.demo.source import read_scenes
 from data.layout import REFERRING
 from data.source import Row
 from data.tsv import TSVFile

@@ -17,17 +17,12 @@ def load_run_id(logger: str, interrupted: str | None) -> dict[str, Any]:
     """
     if interrupted is None:
         return {}
-    file = _file(logger, interrupted)
+    file = Path(interrupted, f"{logger}.json")
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def save_run_id(logger: str, folder: str, **values: Any) -> None:
     """Replace the saved values of a logger's run."""
-    file = _file(logger, folder)
-    new = file.with_suffix(".tmp")
+    new = Path(folder, f"{logger}.tmp")
     new.write_text(json.dumps(values))
-    os.replace(new, file)  # without fsync, since this may be called in every step
-
-
-def _file(logger: str, folder: str) -> Path:
-    return Path(folder, f"{logger}.json")
+    os.replace(new, new.with_suffix(".json"))  # without fsync, since this may be called in every step

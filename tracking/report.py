@@ -108,10 +108,7 @@ def print_next_steps(config: DictConfig, folder: Path, task: Task) -> None:
         model = [f"model={config.model.name}", *(override for override in given if override.startswith("model."))]
         same = [override for override in changed if not override.startswith("data.files")]  # which differ by task
         follow_up = shlex.join([f"task={name}", chosen[1], *model, *same])
-        _print_command(
-            purpose,
-            f"python train.py {follow_up} init={folder} tokenizer={folder / 'tokenizer'}",
-        )
+        _print_command(purpose, f"python train.py {follow_up} init={folder} tokenizer={folder / 'tokenizer'}")
     if "tensorboard" in config.logger:
         _print_command("Watch the curves:", f"tensorboard --logdir {folder}")
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from criterions.base import AllowedIds, Criterion
+from data.layout import load_task
 from data.module import OFADataModule
 from data.source import DataSource
 from ofa.config import OFAConfig, typed
@@ -53,7 +53,7 @@ def check_task(config: DictConfig) -> None:
     Raises:
         UserError: the task needs an initial model, or more than a part of the model in each process.
     """
-    task, name = get_class(config.task["_target_"]), config.task.name
+    task, name = load_task(config.task["_target_"]), config.task.name
     if task.starts_from is not None and config.init is None:
         raise UserError(f"task={name} starts from a trained model: set init=RUN, a run of task={task.starts_from}")
     if task.reward_columns and is_sharded_run(config):
@@ -67,7 +67,7 @@ def build_task(config: DictConfig, source: DataSource, tokenizer: Tokenizer) -> 
         UserError: a setting is impossible.
     """
     settings = {key: value for key, value in to_container(config.task).items() if key not in ("name", "_target_")}
-    kind = get_class(config.task["_target_"])
+    kind = load_task(config.task["_target_"])
     if settings.get("constrained") and settings["answer_list"] is None:
         settings["answer_list"] = answer_list(source)
     try:

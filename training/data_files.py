@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from data.layout import load_task
 from data.module import OFADataModule
 from data.source import DataSource, RowFormat
 from data.teacher_answers import TeacherAnswers, read_teacher_answers
@@ -26,7 +26,7 @@ def build_source(config: DictConfig) -> DataSource:
         UserError: it cannot be built with these settings.
     """
     settings = {key: value for key, value in to_container(config.data).items() if key not in ("name", *LOADING)}
-    task = get_class(config.task._target_)
+    task = load_task(config.task._target_)
     rows = RowFormat(config.task.name, task.columns, task.n_columns, task.splits, task.files, task)
     try:
         return instantiate(settings, _partial_=True)(task=rows)

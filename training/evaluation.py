@@ -16,7 +16,7 @@ from ofa.model import OFAModel
 from runtime.collectives import broadcast_object, broadcast_tensors, gather
 from runtime.sharding import full_model, is_sharded
 from tasks.base import Task
-from tracking.predictions import PredictionBatch, SamplePrediction
+from tracking.sample_predictions import PredictionBatch, SamplePrediction
 
 
 class EvaluationModule(pl.LightningModule):

@@ -15,8 +15,7 @@ from pytorch_lightning.loggers import Logger
 from data.module import OFADataModule
 from ofa.checkpoint import BEST, LAST
 from ofa.errors import UserError
-from runtime.checkpoint_io import CheckpointFiles
-from runtime.checkpoints import BestCheckpoint, LastCheckpoint, SaveAtEnd
+from runtime.checkpoints import BestCheckpoint, CheckpointFiles, LastCheckpoint, SaveAtEnd
 from runtime.configuration import instantiate, to_container
 from runtime.launching import Environment, devices_of
 from runtime.lightning_internals import StepProgressBar

@@ -19,10 +19,7 @@ class Constraints:
     caller keeps the node of each sequence in the prefix tree; without a tree nodes are ignored.
 
     Args:
-        options: lengths, constraint range and prefix tree.
-        n_samples: N.
         prefix_tokens: [N, P], tokens that each sample's sequences begin with, right-padded with 1; None: none.
-        device: of all tensors.
 
     Raises:
         UserError: a prefix token is outside the constraint range.
@@ -52,10 +49,9 @@ class Constraints:
         return None  # prefix tokens are scored over the vocabulary, with a tree, too
 
     def log_softmax(self, logits: Tensor, samples: Tensor, nodes: Tensor, length: int) -> Tensor:
-        """Log-probabilities [B, K, A] of float32 logits, among the next tokens of a tree if there is one.
+        """Log-probabilities [B, K, A] of float32 logits [B, K, A], among the next tokens of a tree if there is one.
 
         Args:
-            logits: [B, K, A].
             samples: [B], which of the N samples they belong to.
             nodes: [B, K], where each sequence stands in the tree.
             length: t.
@@ -66,10 +62,7 @@ class Constraints:
         return torch.log_softmax(logits, -1)
 
     def allow(self, log_probabilities: Tensor, samples: Tensor, nodes: Tensor, length: int) -> Tensor:
-        """[B, K, A]: minus infinity where the rules forbid a token; the others keep their log-probability.
-
-        Arguments as of `log_softmax`, whose result is `log_probabilities`.
-        """
+        """The result [B, K, A] of `log_softmax`, with minus infinity where the rules forbid a token."""
         allowed = log_probabilities.clone()
         allowed[..., NEVER_CHOSEN] = -torch.inf
         if self.tree is not None:

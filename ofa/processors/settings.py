@@ -40,11 +40,7 @@ def from_task_settings(
 ) -> tuple[ImageProcessor, GenerationOptions]:
     """The processor and generation options that settings describe; unknown settings are logged and ignored.
 
-    Args:
-        source: where the settings are from, as errors call it.
-
-    Raises:
-        UserError: an impossible value.
+    An impossible value raises UserError, which names `source`.
     """
     kind = PROCESSORS[task.pipeline]
     names = _saved_names(kind)

@@ -75,6 +75,13 @@ def test_the_required_parts_suffice_for_own_files(demo_run, tmp_path, vocabulary
     assert not (folder / "run/model/task.json").exists()
 
 
+def test_a_class_that_cannot_be_imported_is_named_with_the_remedy(tmp_path):
+    folder = write_example("A task", tmp_path)
+    process = run("train.py", "--config-dir", "configs", *DEMO, *SHORT, folder=folder, check=False)
+    message = process.stderr.splitlines()[-1]
+    assert message.startswith("error: count_task.CountTask cannot be imported") and message.endswith("on PYTHONPATH")
+
+
 def test_without_demo_rows_the_demo_is_refused(tmp_path):
     folder = write_required_parts(tmp_path)
     process = command(folder, "train.py", *DEMO, *SHORT, check=False)

@@ -26,10 +26,9 @@ from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
-from runtime.checkpoint_io import CheckpointFiles
+from runtime.checkpoints import CheckpointFiles
 from runtime.preemption import Preempted
-from runtime.resume import ResumePoint, find_resume_point
-from runtime.truncate_logs import truncate_csv_logs
+from runtime.resume import ResumePoint, find_resume_point, truncate_csv_logs
 from tracking.csv_logger import StepCSVLogger
 from training.build import build_teacher
 from training.distillation.cache import TeacherCache

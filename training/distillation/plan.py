@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
 
 from criterions.base import AllowedIds, Criterion
 from criterions.distillation.criterion import DistillationCriterion
-from criterions.distillation.layer_mapping import ACTIVATIONS, FeatureLossRule, map_layers, read_rules
+from criterions.distillation.layer_mapping import (
+    ACTIVATIONS,
+    FeatureLossRule,
+    layer_mapping_table,
+    map_layers,
+    read_rules,
+)
 from criterions.distillation.logits import OnPolicy
 from criterions.distillation.temperature import Temperature
 from data.module import OFADataModule
@@ -22,8 +31,11 @@ from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 from runtime.digest import digest, digests
 from runtime.overrides import CONFIGS
+from training.distillation.cache import TeacherCache
 from training.distillation.student import start_from_teacher, teacher_layers
 from training.distillation.teacher import PRECISIONS, Teacher
+
+log = logging.getLogger(__name__)
 
 # Settings that have no effect where the setting before them is null.
 OPTIONS_OF = {
@@ -275,3 +287,20 @@ def _plan_cache(
                 f"distill.cache_top_k={top_k} keeps the best; choose another, or distill without distill.cache"
             )
     return CachePlan(Path(folder), views, top_k)
+
+
+@rank_zero_only
+def log_distillation(plan: DistillationPlan, cache: TeacherCache | None) -> None:
+    """Log the teachers, the layer mapping and the state of the cache."""
+    log.info("teachers: %s", ", ".join(map(str, plan.files)))
+    if plan.criterion.feature_pairs:
+        Console().print(layer_mapping_table(plan.criterion.feature_pairs))
+    if cache is not None:
+        log_cache(cache, plan.cache.views)
+
+
+def log_cache(cache: TeacherCache, views: int) -> None:
+    """Log how complete a cache is."""
+    size = cache.n_bytes / 1e6
+    log.info("teacher cache %s: %d of %d samples, %.1f MB; views of each row: %d", cache.folder, len(cache),
+             cache.n_keys, size, views)  # fmt: skip

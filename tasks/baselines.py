@@ -47,6 +47,4 @@ def blind_answers(train: TSVFile, test: TSVFile, read: Callable[[Row], tuple[str
 
 def _form(text: str) -> str:
     """The text without the names of colours and shapes."""
-    return " ".join(
-        "_" if word.strip("?").removesuffix("s") in _NAMES or word in _NAMES else word for word in text.split()
-    )
+    return " ".join("_" if {word, word.strip("?").removesuffix("s")} & _NAMES else word for word in text.split())

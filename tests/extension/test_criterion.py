@@ -32,20 +32,17 @@ def logged(folder):
         return {key for row in csv.DictReader(file) for key, value in row.items() if value and key.startswith("train/")}
 
 
-def test_it_trains_on_the_demo_with_its_recipe(folder, teacher):
-    assert {"train/loss", "train/nll"} <= logged(folder / "teacher")
-
-
 @pytest.mark.parametrize("distill", ["logits", "hidden", "ofa_compress"])
-def test_it_is_the_loss_on_the_targets_of_a_distillation(distill, folder, teacher):
+def test_it_trains_on_the_demo_and_is_the_loss_on_the_targets_of_a_distillation(distill, folder, teacher):
+    assert {"train/loss", "train/nll"} <= logged(folder / "teacher")
     train(folder, "criterion=focal", f"distill={distill}", teacher, f"hydra.run.dir={distill}")
     assert {"train/loss", "train/ce", "train/nll", "train/kd"} <= logged(folder / distill)
 
 
 def test_it_is_combined_with_debug_settings_and_allowed_ids(folder):
     train(folder, "criterion=focal", "debug=overfit", "trainer.max_steps=1", "hydra.run.dir=overfit")
-    arguments = ["criterion=focal", "criterion.constraint_range=codes", "hydra.run.dir=codes"]
-    process = train(folder, *arguments, check=False)
+    restricted = ["criterion=focal", "criterion.constraint_range=codes", "hydra.run.dir=codes"]
+    process = train(folder, *restricted, check=False)
     assert "is outside criterion.constraint_range=codes" in process.stderr
 
 

@@ -200,7 +200,9 @@ def log_recipe(config: DictConfig) -> None:
         )
         return
     sizes = recipe.get("sizes", [config.model.name])
-    line = f"recipe {HydraConfig.get().runtime.choices.recipe}, for model={'|'.join(sizes)}, weights: {recipe['init']}"
+    line = (
+        f"recipe {HydraConfig.get().runtime.choices.recipe}, for model={' or '.join(sizes)}, weights: {recipe['init']}"
+    )
     differs = [] if config.model.name in sizes else [f"model={config.model.name}"]
     from_scratch = config.init is None and OmegaConf.select(config, "distill.init_from_teacher") is None
     if from_scratch and recipe["init"] != "scratch":

@@ -41,7 +41,7 @@ def read_answers(path: str | Path) -> list[str]:
 
 def order_answers(pairs: Sequence[tuple[Any, Any]], path: Path) -> list[str]:
     """The answers of (answer, index) pairs of a file, by index; UserError as of `read_answers`."""
-    if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
+    if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
         raise UserError(f'{path} holds no answers: expected {{"answer": index}} or a list of answers')
     if not pairs:
         raise UserError(f"{path} holds no answers: it is empty")
@@ -49,12 +49,12 @@ def order_answers(pairs: Sequence[tuple[Any, Any]], path: Path) -> list[str]:
     if count > 1:
         raise UserError(f"{path} holds the answer {answer!r} twice")
     by_index = {index: answer for answer, index in pairs}
-    missing = next((index for index in range(len(pairs)) if index not in by_index), None)
-    if missing is not None:
+    try:
+        return [by_index[index] for index in range(len(pairs))]
+    except KeyError as error:
         raise UserError(
-            f"the {len(pairs)} answers of {path} should have the indices 0 to {len(pairs) - 1}, but none has {missing}"
-        )
-    return [by_index[index] for index in range(len(pairs))]
+            f"the {len(pairs)} answers of {path} should have the indices 0 to {len(pairs) - 1}, but none has {error}"
+        ) from error
 
 
 def _is_pair(pair: Any) -> bool:

@@ -33,10 +33,9 @@ class ImageError(UserError):
 
 
 def open_image(encoded: bytes) -> Image.Image:
-    """The RGB image of an encoded file.
+    """The RGB image of an encoded file, with the pixels of the published system.
 
-    Pixels are those of the published system: transparency is dropped, not blended, and the EXIF orientation is not
-    applied, since boxes and published results refer to pixels as they are stored.
+    Transparency is dropped, not blended, and the EXIF orientation is not applied.
 
     Raises:
         ImageError: it does not decode in full, or has more than MAX_PIXELS.
@@ -55,11 +54,7 @@ def open_image(encoded: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image's red, green and blue, 8 bits each.
-
-    Raises:
-        ImageError: its values are neither bytes nor 16-bit numbers.
-    """
+    """The image's red, green and blue, 8 bits each; ImageError if its values are neither bytes nor 16-bit numbers."""
     if image.mode.startswith("I"):  # grey, which Pillow's own conversion would clip to white at 255
         grey = np.asarray(image)
         least, most = int(grey.min()), int(grey.max())

@@ -25,7 +25,7 @@ from ofa.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZE = {"cpu": 8, "cuda": 64}  # images at once, halved where the memory does not suffice
+BATCH_SIZE = {"cpu": 8, "cuda": 64}
 
 
 def pipeline(
@@ -96,9 +96,7 @@ def pipeline(
 
 
 class Pipeline:
-    """Images and texts to answers: one of each, or lists of them, which are processed in batches.
-
-    `pipe(image, text, ...)` takes the texts that the processor's `text_inputs` names, by position or name.
+    """Images and texts to answers: `pipe(image, text, ...)` takes one of each, or lists, which it processes in batches.
 
     | pipeline | texts | returns |
     |---|---|---|
@@ -133,7 +131,7 @@ class Pipeline:
             raise InputError(f"lists of {' and '.join(map(str, sorted(lengths)))} items: give one list, or equal ones")
         (n,) = lengths
         columns = [value if isinstance(value, list | tuple) else [value] * n for value in given]
-        places = [f"item {i + 1} of {n}: " if n > 1 else "" for i in range(n)]  # as errors call them
+        places = [f"item {i} of {n}: " if n > 1 else "" for i in range(1, n + 1)]  # as errors call them
         return self._answer_all(list(zip(places, *columns, strict=True)))
 
     def build_prompt(self, *texts: str | None) -> Prompt:

@@ -1,8 +1,7 @@
 """Text to token ids and back: `Tokenizer`, byte-level BPE followed by image codes and bins; `clean_caption` before it.
 
-The BPE part is in `vocab.json` and `merges.txt` of a model folder; ids of `<code_i>` and `<bin_i>` are computed (see
-`ofa.vocabulary`). Text never becomes a special, code or bin id: a literal "<mask>" is split into pieces, as in the
-published implementation.
+Ids of `<code_i>` and `<bin_i>` are computed (see `ofa.vocabulary`). Text never becomes a special, code or bin id: a
+literal "<mask>" is split into pieces, as in the published implementation.
 """
 
 from __future__ import annotations
@@ -55,11 +54,7 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Tokenizer:
-        """Reads the vocabulary of a model folder or, with a network, of a Hugging Face model ("OFA-Sys/ofa-tiny").
-
-        Raises:
-            UserError: the vocabulary is missing, cannot be downloaded, or has another format.
-        """
+        """The vocabulary of a model folder or a Hugging Face model ("OFA-Sys/ofa-tiny"); UserError if unusable."""
         folder = Path(source)
         if (folder / WORDPIECE_FILE).is_file() and not (folder / VOCABULARY_FILE).is_file():
             raise UserError(

@@ -42,7 +42,7 @@ def blind_answers(train: TSVFile, test: TSVFile, read: Callable[[Row], tuple[str
     scored = [(text, worth) for text, worth in readable(test, read).values() if worth]
     blind = [worth.get(overall.most_common(1)[0][0], 0.0) for _, worth in scored]
     reading = [worth.get((by_form.get(_form(text)) or overall).most_common(1)[0][0], 0.0) for text, worth in scored]
-    return {"commonest answer": sum(blind) / len(blind), "commonest by the words": sum(reading) / len(reading)}
+    return {"most frequent answer": sum(blind) / len(blind), "most frequent by the words": sum(reading) / len(reading)}
 
 
 def _form(text: str) -> str:

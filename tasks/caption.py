@@ -163,7 +163,7 @@ class Caption(Task[References, Captioned]):
         commonest, _ = Counter(captions[0] for captions in known).most_common(1)[0]
         scorer = CiderD(DocumentFrequencies.from_references(truths))
         others = [captions[0] for captions in truths[1:] + truths[:1]]
-        guesses = {"commonest caption": [commonest] * len(truths), "caption of another image": others}
+        guesses = {"most frequent caption": [commonest] * len(truths), "caption of another image": others}
         return {name: float(scorer.scores(captions, truths).mean()) for name, captions in guesses.items()}
 
 

@@ -118,7 +118,7 @@ class RefCOCO(Task[Region, BoxPrediction]):
         scenes = read_scenes(test.path)
         random_object = [_accuracy(scenes[i].boxes, [truth] * len(scenes[i].boxes)) for i, truth in truths.items()]
         return {
-            "commonest box": _accuracy([commonest] * len(truths), list(truths.values())),
+            "most frequent box": _accuracy([commonest] * len(truths), list(truths.values())),
             "random object": sum(random_object) / len(random_object),
         }
 

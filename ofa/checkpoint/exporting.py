@@ -78,7 +78,6 @@ def convert(
     Args:
         ema: take the averaged weights.
         tokenizer: source of the vocabulary; None: the one stored with the weights.
-        dtype: of the written weights.
         answers: JSON file of all answers to questions; None: those stored with the weights, if any.
         force: write into a folder that contains files.
 

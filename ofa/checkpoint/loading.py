@@ -81,8 +81,7 @@ def read_config(path: str | Path) -> OFAConfig:
 def read_task(source: str | Path | Checkpoint) -> TaskSettings | None:
     """The task of the model in `source` (see `Checkpoint.open`); None if it is not stored.
 
-    Raises:
-        UserError: there is no such model, its description is damaged, or it is a run's checkpoint without a task.
+    Raises UserError for a damaged description, or a run's checkpoint without a task.
     """
     checkpoint = Checkpoint.open(source)
     task = stored_task(checkpoint)

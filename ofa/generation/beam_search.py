@@ -53,10 +53,10 @@ def generate(
     search = _Search(options, constraints, device)
     length, allowed_ids = max(constraints.limits) + 1, constraints.allowed_ids
     decoders = [StepDecoder(m, encode(m, batch), length, allowed_ids, batch.get("code_masks")) for m in models]
-    while search.unfinished:
+    while len(search.samples):
         probabilities = [search.log_softmax(decoder.step(search.newest)) for decoder in decoders]
         samples, beams = search.advance(average(probabilities))
-        if search.unfinished:
+        if len(search.samples):
             for decoder in decoders:
                 decoder.select(samples, beams)
     return [sorted(found, key=lambda h: -h.score) for found in search.finished]
@@ -77,10 +77,6 @@ class _Search:
         self.scores = torch.zeros(n_samples, 1, 0, device=device)  # [B, K, t], sums up to each token
         self.nodes = torch.zeros(n_samples, 1, dtype=torch.long, device=device)  # [B, K], places in the tree
         self.finished: list[list[Hypothesis]] = [[] for _ in range(n_samples)]
-
-    @property
-    def unfinished(self) -> bool:
-        return len(self.samples) > 0
 
     @property
     def newest(self) -> Tensor:

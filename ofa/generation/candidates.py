@@ -6,7 +6,7 @@ itself, never the other rows. Positions follow the depth, so the rows of one lev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -55,7 +55,7 @@ def best_candidates(
 ) -> list[list[Hypothesis]]:
     """The n most probable answers for each sample, best first, without the prefix; arguments as `score_candidates`.
 
-    A hypothesis' score is its log-probability, whatever its length. There are fewer than n if the tree has fewer.
+    A hypothesis' score is its log-probability, whatever its length.
     """
     tree = tree.to(batch["input_ids"].device)
     by_node = _node_scores(model, batch, tree, prefix_tokens)
@@ -82,10 +82,10 @@ def _node_scores(
     """The log-probability of each of the tree's M nodes after its parent, [B, M]; the root's is 0."""
     start = torch.full_like(batch["input_ids"][:, :1], BOS)
     prompt = start if prefix_tokens is None else torch.cat([start, prefix_tokens], 1)
-    log_probabilities = []
-    for m in models_of(model):
-        states = _decode_tree(m.decoder, encode(m, batch), tree, prompt)
-        log_probabilities.append(_log_softmax(_choice_logits(m, states, tree), tree.choosers, states.shape[1]))
+    log_probabilities = [
+        _log_softmax(_choice_logits(m, _decode_tree(m.decoder, encode(m, batch), tree, prompt), tree), tree)
+        for m in models_of(model)
+    ]
     scores = torch.zeros(len(prompt), tree.off, device=prompt.device)  # 0: the only child is certain
     scores[:, tree.choices] = average(log_probabilities)
     return scores
@@ -102,9 +102,9 @@ def _choice_logits(model: OFAModel, states: Tensor, tree: PrefixTree) -> Tensor:
     return torch.cat([first.float(), rest.float()], 1)
 
 
-def _log_softmax(logits: Tensor, groups: Tensor, n_groups: int) -> Tensor:
-    """Log-softmax of logits [B, C] over each set of columns of the same group; groups [C] below n_groups."""
-    index = groups.expand_as(logits)
+def _log_softmax(logits: Tensor, tree: PrefixTree) -> Tensor:
+    """Log-softmax of the logits [B, C] of the tree's choices over siblings."""
+    index, n_groups = tree.choosers.expand_as(logits), 1 + len(tree.rows)
     highest = logits.new_full((len(logits), n_groups), -torch.inf).scatter_reduce(1, index, logits, "amax")
     shifted = logits - highest.gather(1, index)
     sums = logits.new_zeros(len(logits), n_groups).scatter_add(1, index, shifted.exp())
@@ -119,7 +119,7 @@ def _decode_tree(decoder: Decoder, encoder_output: EncoderOutput, tree: PrefixTr
     """
     samples, n_prompt = prompt.shape
     ends = (prompt != PAD).sum(1) - 1
-    levels = _levels(tree, n_prompt, ends)
+    levels = list(_levels(tree, n_prompt, ends))
     ids = torch.cat([prompt, tree.tokens[tree.columns[tree.rows]].expand(samples, -1)], 1)
     x = decoder.embed(ids, None)
     self_biases, cross_bias = decoder.position_biases(n_prompt + len(levels), encoder_output, None)
@@ -148,22 +148,18 @@ class _Level:
     key_padding: Tensor  # [B, P + d] booleans, True after the end of a shorter prompt
 
 
-def _levels(tree: PrefixTree, n_prompt: int, ends: Tensor) -> list[_Level]:
+def _levels(tree: PrefixTree, n_prompt: int, ends: Tensor) -> Iterator[_Level]:
     """The tree's levels, where the prompt of each sample ends at position `ends` [B]."""
     prompt = torch.arange(n_prompt, device=ends.device)
-    levels = []
     for depth, (first, end) in enumerate(pairwise(tree.row_levels), 1):
         steps = torch.arange(1, depth + 1, device=ends.device)
-        levels.append(
-            _Level(
-                rows=slice(n_prompt + first, n_prompt + end),
-                ancestors=n_prompt + tree.ancestors[first:end, :depth],
-                positions=ends + depth,
-                key_positions=torch.cat([prompt.expand(len(ends), -1), ends[:, None] + steps], 1),
-                key_padding=F.pad(prompt > ends[:, None], (0, depth)),
-            )
+        yield _Level(
+            rows=slice(n_prompt + first, n_prompt + end),
+            ancestors=n_prompt + tree.ancestors[first:end, :depth],
+            positions=ends + depth,
+            key_positions=torch.cat([prompt.expand(len(ends), -1), ends[:, None] + steps], 1),
+            key_padding=F.pad(prompt > ends[:, None], (0, depth)),
         )
-    return levels
 
 
 def _attend_self(x: Tensor, layer: DecoderLayer, bias: Tensor, n_prompt: int, levels: list[_Level]) -> Tensor:

@@ -34,19 +34,16 @@ class Constraints:
     ) -> None:
         self.options = options
         self.tree = None if options.prefix_tree is None else options.prefix_tree.to(device)
-        self.allowed_ids = self._allowed_ids(prefix_tokens, device)
+        self.allowed_ids = None  # prefix tokens are scored over the vocabulary, with a tree, too
+        if options.constraint_range is not None:
+            ids = torch.arange(*options.constraint_range, device=device)
+            self.allowed_ids = torch.cat([torch.arange(4, device=device), ids])
+        elif self.tree is not None and options.softmax_over_tree and prefix_tokens is None:
+            self.allowed_ids = self.tree.tokens
         self.prefix = None if prefix_tokens is None else self._columns_of_prefix(prefix_tokens)
         self.limits = [options.max_len] * n_samples
         if prefix_tokens is not None and not options.prefix_counts_toward_max_len:
             self.limits = [options.max_len + length for length in (prefix_tokens != PAD).sum(1).tolist()]
-
-    def _allowed_ids(self, prefix_tokens: Tensor | None, device: torch.device) -> Tensor | None:
-        if self.options.constraint_range is not None:
-            first, end = self.options.constraint_range
-            return torch.cat([torch.arange(4, device=device), torch.arange(first, end, device=device)])
-        if self.tree is not None and self.options.softmax_over_tree and prefix_tokens is None:
-            return self.tree.tokens
-        return None  # prefix tokens are scored over the vocabulary, with a tree, too
 
     def log_softmax(self, logits: Tensor, samples: Tensor, nodes: Tensor, length: int) -> Tensor:
         """Log-probabilities [B, K, A] of float32 logits [B, K, A], among the next tokens of a tree if there is one.

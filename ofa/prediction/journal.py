@@ -22,7 +22,6 @@ class Journal:
 
     Args:
         settings: what predictions depend on besides the inputs; kept in predictions.settings.json.
-        inputs: all inputs of the run.
 
     Raises:
         UserError: the folder holds predictions of other settings, or an invalid line.

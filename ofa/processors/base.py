@@ -1,7 +1,7 @@
 """The base of all processors: `Processor`, and `ImageProcessor` for inputs with an image.
 
-A processor is the model's side of a task: it builds the prompt, generates, and turns tokens into an answer. It knows
-neither files nor ground truth. A task has a processor and adds rows and scores; a pipeline has one and adds user input.
+A processor builds the prompt, generates, and turns tokens into an answer. It knows neither files nor ground truth. A
+task has a processor and adds rows and scores; a pipeline has one and adds user input.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def _check_types(values: Mapping[str, Any], owner: type) -> None:
     """Refuse values of JSON that fields of a dataclass cannot have."""
     kinds = get_type_hints(owner)
     for name, value in values.items():
-        if not _is_of_type(value, kinds[name]):
-            kind = kinds[name]
+        kind = kinds[name]
+        if not _is_of_type(value, kind):
             raise UserError(f"{name}={value!r} is not of type {kind.__name__ if isinstance(kind, type) else kind}")
 
 

@@ -46,6 +46,16 @@ def test_it_is_combined_with_debug_settings_and_allowed_ids(folder):
     assert "is outside criterion.constraint_range=codes" in process.stderr
 
 
+def test_one_that_returns_no_loss_is_named(folder):
+    (folder / "broken.py").write_text(
+        "from criterions.base import Criterion\n\n\nclass Broken(Criterion):\n"
+        "    def __call__(self, logits, targets, step, weights=None):\n        return logits.sum()\n"
+    )
+    (folder / "configs/criterion/broken.yaml").write_text("_target_: broken.Broken\n")
+    process = train(folder, "criterion=broken", "hydra.run.dir=broken", check=False)
+    assert process.stderr.strip().splitlines()[-1].startswith("error: Broken has to return a criterions.base.Loss")
+
+
 def test_without_focus_it_is_the_cross_entropy(folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     targets, logits = AllowedIds(9).targets(torch.tensor([[4, 2, 1], [5, 6, 2]])), torch.randn(5, 9)

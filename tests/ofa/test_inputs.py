@@ -80,7 +80,7 @@ def test_a_url_is_fetched_and_one_without_an_image_is_named(server):
         (np.zeros((2, 2), np.int64), "an array of int64 is not an image"),
     ],
 )
-def test_an_unusable_image_is_refused_in_a_sentence(given, message):
+def test_an_unusable_image_is_a_clear_error(given, message):
     with pytest.raises(InputError, match=message):
         read_image(given)
     assert issubclass(InputError, UserError)

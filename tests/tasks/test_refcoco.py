@@ -98,17 +98,13 @@ def test_a_box_over_the_edge_is_clipped_and_noted(task):
     assert (sample.truth.box, sample.notes) == ((0.0, 5.0, 30.0, 60.0), (CLIPPED,))
 
 
-def test_an_expression_of_too_many_words_is_cut_and_noted(task):
+def test_an_expression_of_too_many_words_and_a_prompt_of_too_many_tokens_are_cut_and_noted(task):
     sample = task.encode(make_row(text="very " * 100 + "red"), RNG, True)
     assert task.processor.tokenizer.decode(sample.source) == PROMPT.format(" ".join(["very"] * 80))
     assert sample.notes == ("text cut to 80 words",)
-
-
-def test_a_prompt_of_too_many_tokens_is_cut_and_noted():
     task = RefCOCO.build(tokenizer=Tokenizer.demo(), image_size=64, max_image_size=64, max_source_tokens=12)
     sample = task.encode(make_row(), RNG, True)
-    assert len(sample.source) == 12
-    assert sample.source[0] == BOS and sample.source[-1] == EOS
+    assert (len(sample.source), sample.source[0], sample.source[-1]) == (12, BOS, EOS)
     assert sample.notes == ("prompt cut to 12 tokens",)
 
 

@@ -112,11 +112,7 @@ def _log_softmax(logits: Tensor, tree: PrefixTree) -> Tensor:
 
 
 def _decode_tree(decoder: Decoder, encoder_output: EncoderOutput, tree: PrefixTree, prompt: Tensor) -> Tensor:
-    """States of the tree's root and its R rows, [B, 1 + R, D], after the final norm.
-
-    Args:
-        prompt: [B, P], `<s>` and what each sample's answer follows, right-padded with 1.
-    """
+    """States of the tree's root and its R rows, [B, 1 + R, D], after a prompt [B, P], right-padded with 1."""
     samples, n_prompt = prompt.shape
     ends = (prompt != PAD).sum(1) - 1
     levels = list(_levels(tree, n_prompt, ends))

@@ -38,9 +38,6 @@ def score_candidates(
         model: one model, or several whose probabilities are averaged token by token; all in evaluation mode.
         batch: as for `generate`.
         prefix_tokens: [B, P], tokens that each sample's answer follows, right-padded with 1; they are not scored.
-
-    Raises:
-        UserError: a model is in training mode.
     """
     tree = tree.to(batch["input_ids"].device)
     return _node_scores(model, batch, tree, prefix_tokens)[:, tree.paths(tree.leaves)].sum(-1)

@@ -24,11 +24,23 @@ NAMED_RANGES = {"bins": BINS, "codes": (CODE_OFFSET, BIN_OFFSET)}
 
 @dataclass
 class Loss:
-    """The loss of a batch: `sum` / `sample_size` is minimized; `terms` are sums to log, divided in the same way."""
+    """The loss of a batch: `sum` / `sample_size` is minimized; `terms` are sums to log, divided in the same way.
+
+    Raises:
+        UserError: at construction, where `sum` or a term is not a single number, or the term "loss" is missing.
+    """
 
     sum: Tensor
     sample_size: int
     terms: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        shapes = {"sum": tuple(self.sum.shape), **{name: tuple(term.shape) for name, term in self.terms.items()}}
+        if "loss" not in self.terms or any(shapes.values()):
+            raise UserError(
+                f"a Loss needs the sum over the batch and its terms, among them 'loss', as single numbers; it got "
+                f"tensors of the shapes {shapes}"
+            )
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,16 @@ class OFAConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and not (isinstance(value, int) and value >= 1):
+                raise UserError(f"{field.name}={value!r} is not a whole number of at least 1")
         for stack in ("encoder", "decoder"):
             heads = getattr(self, f"{stack}_attention_heads")
             if self.d_model % heads:
-                raise UserError(f"{stack}_attention_heads={heads} does not divide d_model={self.d_model}")
+                raise UserError(
+                    f"{stack}_attention_heads={heads} does not divide d_model={self.d_model}; choose a divisor of it"
+                )
         if self.resnet_type not in RESNET_STAGES:
             raise UserError(f"resnet_type={self.resnet_type!r} is not one of {', '.join(RESNET_STAGES)}")
         if self.code_image_size // 8 > self.image_bucket_size:

@@ -9,12 +9,7 @@ from typing import Any
 
 
 def load_run_id(logger: str, interrupted: str | None) -> dict[str, Any]:
-    """The values that the resumed run gave to `save_run_id`; empty without such a run or logger.
-
-    Args:
-        logger: name of the logger.
-        interrupted: folder of the run that is resumed, if any.
-    """
+    """The values that the run in the folder `interrupted` gave to `save_run_id`; empty without it or its logger."""
     if interrupted is None:
         return {}
     file = Path(interrupted, f"{logger}.json")

@@ -46,8 +46,8 @@ def log_model(model: OFAModel, device: torch.device) -> None:
 def log_batch_size(config: DictConfig) -> None:
     """Samples per optimizer step."""
     parts = config.data.batch_size, world_size(), config.trainer.accumulate_grad_batches
-    product = "batch {} x {} processes x {} accumulated batches".format(*parts)
-    log.info("effective batch size %d = %s", parts[0] * parts[1] * parts[2], product)
+    text = "effective batch size %d = batch %d x %d processes x %d accumulated batches"
+    log.info(text.replace("processes", "process") if parts[1] == 1 else text, parts[0] * parts[1] * parts[2], *parts)
 
 
 @rank_zero_only

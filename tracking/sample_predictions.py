@@ -44,8 +44,6 @@ class LogSamplePredictions(pl.Callback):
     Those of a test are also written to `pictures_<split>.png`. Rank 0 logs the first predictions of all ranks.
 
     Args:
-        folder: for the files.
-        task: draws the images.
         n_images: how many predictions of each split are logged.
     """
 

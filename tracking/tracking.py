@@ -28,9 +28,6 @@ class Tracking(Throughput):
     - at the end, the best score.
 
     Step numbers are Lightning's, which start at 0.
-
-    Args:
-        config: the composed configuration.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:

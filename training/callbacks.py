@@ -33,7 +33,6 @@ class WritePredictions(pl.Callback):
 
     Args:
         folder: for the files; on several machines, a folder on each.
-        task: knows the format of its server and the details of its metric.
     """
 
     def __init__(self, folder: Path, task: Task) -> None:

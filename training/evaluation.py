@@ -24,11 +24,6 @@ class EvaluationModule(pl.LightningModule):
 
     Each process predicts its shard. Rank 0 gathers all predictions in the order of the data, scores them, so that a
     score equals that of a single process to the last digit, and broadcasts the scores.
-
-    Args:
-        model: the network.
-        task: decodes and scores what the model generates.
-        generation: options of the beam search.
     """
 
     def __init__(self, model: OFAModel, task: Task, generation: GenerationOptions) -> None:

@@ -88,10 +88,8 @@ def test_weights_scale_it(model, weight):
 
 @pytest.mark.parametrize("weight", [0.0, 2.0])
 def test_two_equal_passes_do_not_diverge_and_others_do_so_finitely(model, weight):
-    target = padded(ANSWERS, 5).repeat(2, 1)
-    criterion = LabelSmoothedCrossEntropy(rdrop_alpha=2.0, encouraging_log_end=0.75)
-    hidden = states(model, target)
-    weights = torch.full((len(target),), weight)
+    target, weights = padded(ANSWERS, 5).repeat(2, 1), torch.full((10,), weight)
+    criterion, hidden = LabelSmoothedCrossEntropy(rdrop_alpha=2.0, encouraging_log_end=0.75), states(model, target)
     equal = loss_of_states(criterion, model, hidden[:5].repeat(2, 1, 1), target, weights=weights, tree=TREE)
     assert equal.terms["rdrop"] == 0
     different = loss_of_states(criterion, model, hidden, target, weights=weights, tree=TREE)

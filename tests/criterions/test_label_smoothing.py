@@ -9,7 +9,7 @@ from helpers.golden import fairseq_images, fill_fairseq, fill_hf, load_arrays, l
 from helpers.losses import loss_of_states
 from torch.nn.functional import cross_entropy, kl_div
 
-from criterions.base import AllowedIds
+from criterions.base import AllowedIds, Loss
 from criterions.label_smoothing import (
     LabelSmoothedCrossEntropy,
     encouraging_bonus,
@@ -322,3 +322,12 @@ def test_two_passes_are_declared_and_an_odd_number_of_rows_is_refused():
     targets = AllowedIds(9).targets(torch.tensor([[5, 2]] * 3))
     with pytest.raises(UserError, match="criterion.rdrop_alpha=0.5 .* 3 rows"):
         LabelSmoothedCrossEntropy(rdrop_alpha=0.5)(torch.randn(6, 9), targets, 0)
+
+
+@pytest.mark.parametrize(
+    ("total", "terms"),
+    [(torch.ones(2), {"loss": torch.ones(2)}), (torch.ones(()), {}), (torch.ones(()), {"nll": torch.ones(())})],
+)
+def test_a_loss_that_is_not_a_sum_or_lacks_its_term_is_refused(total, terms):
+    with pytest.raises(UserError, match="a Loss needs the sum over the batch and its terms, among them 'loss'"):
+        Loss(total, 2, terms)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.batch import collate
 from ofa.config import OFAConfig
 from ofa.model import OFAModel
 
@@ -135,3 +136,12 @@ def _scaled(name, n, profile):
     if any(part in name for part in ("embed_positions", "embed_image_positions", "type_embedding")):
         return f(0.5) * n
     return f(2) * n / f(np.sqrt(n.shape[-1]))
+
+
+def assert_collated(samples, recorded):
+    """Compares the tensors of a batch with the recorded ones; returns the batch."""
+    batch = collate(samples)
+    assert batch.input_ids.tolist() == recorded["batch_net_input"]["src_tokens"]
+    assert batch.decoder_input_ids.tolist() == recorded["batch_net_input"]["prev_output_tokens"]
+    assert batch.target.tolist() == recorded["batch"]["target"]
+    return batch

@@ -163,6 +163,7 @@ def test_image_codes_have_positions_in_the_image():
     ("changes", "message"),
     [
         ({"d_model": 66}, "encoder_attention_heads=4 does not divide d_model=66"),
+        ({"decoder_layers": 0}, "decoder_layers=0 is not a whole number of at least 1"),
         ({"resnet_type": "resnet51"}, "resnet_type='resnet51' is not one of"),
         ({"dropout": 1.5}, r"dropout=1.5 is not in \[0, 1\)"),
         ({"droput": 0.1}, "did you mean 'dropout'"),

@@ -193,7 +193,7 @@ def test_what_cannot_work_is_refused_before_the_data_is_read(published, words, m
 @pytest.mark.parametrize("task", ["snli_ve", "vqa"])
 def test_the_demo_of_each_task_ends_with_scores_and_trivial_baselines(task, tmp_path):
     process = run("train.py", f"task={task}", *SMALL_DEMO, "hydra.run.dir=run", folder=tmp_path)
-    assert "commonest by the words" in process.stdout
+    assert "most frequent by the words" in process.stdout
     assert Image.open(tmp_path / "run/pictures_test.png").width > 500
 
 

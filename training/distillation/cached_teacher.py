@@ -33,8 +33,7 @@ class CachedTeacher:
     The logits are always read from the cache, so that a run that fills it trains on the same values as later ones.
 
     Args:
-        cache: of the logits; its fingerprint is that of the teacher.
-        load: loads the teacher.
+        cache: its fingerprint is that of the teacher that `load` returns.
         top_k: number of ids stored for each token; None: all allowed ids.
     """
 
@@ -94,7 +93,6 @@ def pack(logits: Tensor, targets: Targets, top_k: int | None) -> list[bytes]:
 
     Args:
         logits: [N, A], the teacher's.
-        targets: of the batch.
         top_k: number of ids to store for each token; None: all allowed ids.
     """
     log_p = log_probabilities(logits, targets.allowed)

@@ -29,7 +29,6 @@ class DistillationModule(TrainingModule):
         *parts, **options: as for TrainingModule; the model is the student, the criterion a DistillationCriterion.
         teacher: returns what the criterion compares.
         on_policy: the loss on sampled sequences; None: no sampling.
-        seed: of the sampling.
     """
 
     def __init__(

@@ -47,17 +47,11 @@ OPTIONS_OF = {
 
 @dataclass(frozen=True)
 class CachePlan:
-    """How the logits of a teacher are stored.
-
-    Attributes:
-        folder: of the cache.
-        views: number of augmentations of each row.
-        top_k: number of ids stored for each token; None: all allowed ids.
-    """
+    """How the logits of a teacher are stored."""
 
     folder: Path
-    views: int
-    top_k: int | None
+    views: int  # augmentations of each row
+    top_k: int | None  # ids stored for each token; None: all allowed ids
 
 
 @dataclass(frozen=True)
@@ -66,13 +60,11 @@ class DistillationPlan:
 
     Attributes:
         files: the checkpoint of each teacher, a file or a model folder.
-        criterion: the loss, with its feature pairs.
-        allowed: the ids that targets may have.
         precision, image_size: of the teacher, as `Teacher` takes them.
         first_layers: the layers of the teacher that the student is initialized from, as `teacher_layers` returns them;
             None: no initialization from the teacher.
         on_policy: the loss on sequences sampled from the student; None: no sampling.
-        cache: where the logits of the teacher are stored; None: the teacher runs in each step.
+        cache: None: the teacher runs in each step.
     """
 
     files: list[Path]
@@ -106,12 +98,8 @@ class DistillationPlan:
     def fingerprint(self, data: OFADataModule, task: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
         """All that the records of a teacher cache depend on: a JSON value for each part, by the name used in errors.
 
-        The names are stored in the cache: one that is renamed here makes existing caches unusable.
-
-        Args:
-            data: with the training file.
-            task: the settings `task`.
-            tokenizer: its vocabulary.
+        The names are stored in the cache: one that is renamed here makes existing caches unusable. `task` is the
+        settings `task`.
         """
         predictions = data.teacher_answers
         return {
@@ -141,10 +129,7 @@ def plan_distillation(
 
     Args:
         settings: as in configs/distill/_settings.yaml, without `predictions`.
-        student: the architecture of the model that is trained.
-        criterion: its loss on the targets.
-        allowed: the ids that its targets may have.
-        tokenizer: its vocabulary.
+        criterion: the loss of the student on the targets.
         image_size: pixels of a side of its images; None: a task without images.
 
     Raises:

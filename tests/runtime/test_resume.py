@@ -363,7 +363,7 @@ def test_a_data_file_that_is_deleted_in_mid_epoch_does_no_harm(tmp_path, whole):
 def test_a_data_file_that_is_truncated_in_mid_epoch_ends_the_run_after_its_last_step(tmp_path, whole):
     file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 5, "workers": 1}
     content = file.read_bytes()
-    with pytest.raises(UserError, match="rows.tsv was changed while it was read: it had 20 bytes and has 10; restore it"):
+    with pytest.raises(UserError, match="was changed while it was read: it had 20 bytes and has 10; restore it"):
         fit(file, tmp_path / "run", more=[Change(6, lambda: os.truncate(file, 10))], **options)
     assert read(tmp_path / "run")["global_step"] > 5  # where the last validation was
     file.write_bytes(content)

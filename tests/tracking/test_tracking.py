@@ -32,8 +32,7 @@ from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from runtime.lightning_internals import StepProgressBar
-from runtime.resume import ResumePoint, find_resume_point
-from runtime.resume import truncate_csv_logs
+from runtime.resume import ResumePoint, find_resume_point, truncate_csv_logs
 from tracking.csv_logger import StepCSVLogger
 from tracking.predictions import PredictionBatch, SamplePrediction
 from tracking.progress import ProgressLines, build_progress

@@ -15,8 +15,7 @@ from PIL import Image
 from benchmarks.measure import Case, Machine, Workload
 from data.layout import REFERRING
 from data.module import OFADataModule
-from data.prepare.lines import Bounds
-from data.prepare.records import Conversion, Record
+from data.prepare.records import Bounds, Conversion, Record
 from data.prepare.writer import Options, convert
 from data.tsv import TSVFile, TSVSource
 from ofa.tokenizer import Tokenizer

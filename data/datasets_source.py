@@ -7,10 +7,9 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fsspec
 import PIL.Image
@@ -34,11 +33,10 @@ class DatasetsSource(DataSource):
     """The splits of one data set, or one file per split, as memory-mapped Arrow tables in the cache of `datasets`.
 
     Args:
-        task: the rows to deliver.
         source: hub id, file, glob, folder of images or tables, or folder of `save_to_disk`; or one of these per split.
         split: the split of the source for each split of the task, with slices, such as {val: 'validation[:20]'}. None:
             those of the same name.
-        map: the column of the source for each task column; null is an empty column. Others have the same name.
+        map: the column of the source for each task column; None is an empty column. Others have the same name.
         config, revision: of a hub id.
 
     Raises:
@@ -72,8 +70,9 @@ class DatasetsSource(DataSource):
         if isinstance(self.source, Mapping):
             return dict.fromkeys(self.source, "train")
         there = self._open("train").tables
-        renamed = {"val": "validation"} if "validation" in there else {}
-        names = {split: renamed.get(split, split) for split in ("train", *self.task.splits)}
+        names = {split: split for split in ("train", *self.task.splits)}
+        if "validation" in there:
+            names["val"] = "validation"
         return {split: name for split, name in names.items() if name in there}
 
     def prepare(self, splits: Collection[str]) -> None:
@@ -109,28 +108,33 @@ class DatasetsSource(DataSource):
 
     def _open(self, split: str) -> _Opened:
         source = self._source(split)
-        if source in self._opened:
-            return self._opened[source]
-        try:
-            self._opened[source] = _open(source, self._config, self._revision)
-        except ConnectionError as error:
-            raise UserError(
-                f"data.source={source}: the Hugging Face hub cannot be reached; read the data set once where it can, "
-                "or name a local file or folder"
-            ) from error
-        except UserError:
-            raise
-        except Exception as error:  # of the hub, of the file system, of each format's reader
-            raise UserError(f"data.source={source} cannot be read: {first_line(error)}") from error
+        if source not in self._opened:
+            try:
+                self._opened[source] = _open(source, self._config, self._revision)
+            except ConnectionError as error:
+                raise UserError(
+                    f"data.source={source}: the Hugging Face hub cannot be reached; read the data set once where it "
+                    "can, or name a local file or folder"
+                ) from error
+            except UserError:
+                raise
+            except Exception as error:  # of the hub, of the file system, of each format's reader
+                raise UserError(f"data.source={source} cannot be read: {first_line(error)}") from error
         return self._opened[source]
 
     def _table(self, split: str) -> datasets.Dataset:
-        opened = self._open(split)
+        """The rows of a split, which is a split of the source such as "train[:100]"."""
+        from datasets import ReadInstruction, concatenate_datasets
+
+        tables, chosen = self._open(split).tables, self.splits[split]
         try:
-            return opened.slice(self.splits[split])
+            parts = ReadInstruction.from_spec(chosen).to_absolute({name: len(table) for name, table in tables.items()})
+            if any(part.from_ >= part.to for part in parts):
+                raise ValueError("it has no rows")
+            return concatenate_datasets([tables[part.splitname].select(range(part.from_, part.to)) for part in parts])
         except Exception as error:  # of the syntax, of an unknown split
             raise UserError(
-                f"data.split: {self._source(split)} cannot be read as {self.splits[split]}: {first_line(error)}"
+                f"data.split: {self._source(split)} cannot be read as {chosen}: {first_line(error)}"
             ) from error
 
 
@@ -159,19 +163,19 @@ class DatasetRows(Sequence[Row]):
     def __getitem__(self, index: int) -> Row:
         index = range(len(self))[index]
         (stored,) = self.table[index].to_pylist()
-        row = Row({}, self.name, index + 1, "row")
-        values = {}
+        values: dict[str, str | bytes] = {}
+        row = Row(values, self.name, index + 1, "row")
         for column, field in self.fields.items():
-            if field is None:
-                values[column] = str(index + 1) if column in NUMBERED else ""
-                continue
             try:
-                values[column] = self._cell(column, field, _lookup(stored, field))
+                values[column] = self._cell(column, field, stored, index + 1)
             except (OSError, ValueError) as error:
                 raise row.error(f"column {field!r} ({column}) cannot be used: {first_line(error)}") from error
-        return Row(values, row.source, row.number, row.unit)
+        return row
 
-    def _cell(self, column: str, field: str, value: Any) -> str | bytes:
+    def _cell(self, column: str, field: str | None, stored: Mapping[str, Any], number: int) -> str | bytes:
+        if field is None:
+            return str(number) if column in NUMBERED else ""
+        value = _lookup(stored, field)
         if column == "image":
             return _read_image(value, self.folder)
         if field in self.labels and isinstance(value, int):
@@ -179,26 +183,12 @@ class DatasetRows(Sequence[Row]):
         return _answers(value) if column == "answers" else _text(value)
 
 
-@dataclass
-class _Opened:
+class _Opened(NamedTuple):
     """The tables of a source by split, the folder of its files, and what their content depends on."""
 
     tables: Mapping[str, datasets.Dataset]
     folder: Path
     depends_on: Sequence[Path | str]
-
-    def slice(self, split: str) -> datasets.Dataset:
-        """The rows of a split such as "train[:100]".
-
-        Raises:
-            ValueError: there is no such split, or it has no rows.
-        """
-        from datasets import ReadInstruction, concatenate_datasets
-
-        parts = ReadInstruction.from_spec(split).to_absolute({name: len(table) for name, table in self.tables.items()})
-        if any(part.from_ >= part.to for part in parts):
-            raise ValueError("it has no rows")
-        return concatenate_datasets([self.tables[p.splitname].select(range(p.from_, p.to)) for p in parts])
 
 
 def _open(source: str, config: str | None, revision: str | None) -> _Opened:
@@ -323,11 +313,7 @@ def _lookup(value: Any, field: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    """The cell of a value: several texts joined, numbers of a box separated by commas.
-
-    Raises:
-        ValueError: it is of another kind.
-    """
+    """The cell of a value: several texts joined, numbers of a box separated by commas; ValueError for another kind."""
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, int | float):
@@ -340,11 +326,7 @@ def _text(value: Any) -> str:
 
 
 def _answers(value: Any) -> str:
-    """The cell of answers: as it is, or from {answer: confidence}, or from the answers of several people.
-
-    Raises:
-        ValueError: it is of another kind.
-    """
+    """The cell of answers: as it is, or from {answer: confidence}, or from the answers of several people."""
     if isinstance(value, str) and value[:1] in ("{", "["):
         value = json.loads(value)
     if isinstance(value, str) and "|!+" in value:

@@ -137,9 +137,7 @@ def load_task(target: str) -> Any:
         return get_class(target)
     except Exception as error:  # whatever importing a user's module raises
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"{target} cannot be imported ({reason}); put its folder on PYTHONPATH"
-        ) from error
+        raise UserError(f"{target} cannot be imported ({reason}); put its folder on PYTHONPATH") from error
 
 
 def layout_of(name: str, config_dir: Path | None = None) -> Layout:

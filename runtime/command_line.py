@@ -198,6 +198,7 @@ def quieten_lightning() -> None:
         "The dirpath has changed",  # a resumed run keeps its last checkpoint in its own folder
         ".*Grad strides do not match bucket view strides",  # of 1x1 convolutions: the two are the same
         ".*`broadcast_buffers` is deprecated",  # by a setting that the oldest supported torch does not have
+        ".*DataLoader will create .* worker processes",  # more than cores; they also wait for the disk
         ".*when logging on epoch level in distributed setting",  # what is logged is already reduced
         ".*``compute`` method of metric .* was called before",  # of a split without truths
     ):

@@ -80,6 +80,8 @@ def find_resume_point(config: DictConfig, folder: Path) -> ResumePoint | None:
 def _find(config: DictConfig, folder: Path) -> ResumePoint | None:
     if config.resume == AUTO:
         return _open(config, folder) if _checkpoints(folder) else None
+    if not isinstance(config.resume, str | None):
+        raise UserError(f"resume={typed(config.resume)} is neither the folder of a run nor auto")
     run = None if config.resume is None else Path(config.resume)
     if run is not None and run.resolve() == folder.resolve():
         raise UserError(f"resume={run} is hydra.run.dir, too; give another folder, or resume in place: resume=auto")

@@ -55,7 +55,6 @@ def training_callbacks(
     """Callbacks of a test, and those for learning rates, tracking and checkpoints.
 
     Args:
-        folder: of the run.
         files: the files that training reads, as `training_files` returns them.
         chosen: those of `build_callbacks`.
     """

@@ -48,8 +48,7 @@ def clear_sides(scene: Scene, target: SceneObject, rivals: list[SceneObject]) ->
 def captions(scene: Scene) -> list[str]:
     """Five different true captions without punctuation, each naming all objects by colour and shape.
 
-    Objects come in reading order, from top to bottom and from left to right; in one caption reversed. Where that is the
-    same text, as with a single object, another wording takes its place.
+    Objects come from top to bottom and from left to right; in one caption reversed, unless that is the same text.
     """
     objects = sorted(scene.objects, key=lambda o: (o.cell, o.centre[0]))
     names = [with_article(o.colour, o.shape) for o in objects]
@@ -76,7 +75,7 @@ def with_article(colour: str, shape: str) -> str:
 
 
 def plural(shape: str) -> str:
-    """More than one of a shape."""
+    """The plural of a shape's name."""
     return shape + ("es" if shape.endswith("s") else "s")
 
 
@@ -104,24 +103,18 @@ class Claim:
 
 @dataclass(frozen=True)
 class Subject:
-    """The subject of a claim, chosen before the scene, so that it does not depend on the label.
-
-    colour: that it names.
-    colour_only: whether a claim that the image decides names no shape.
-    in_sight: whether a wrong claim with a shape names a colour that the scene has, on another shape.
-    """
+    """The subject of a claim, chosen before the scene, so that it does not depend on the label."""
 
     colour: str
-    colour_only: bool
-    in_sight: bool
+    colour_only: bool  # a claim that the image decides names no shape
+    in_sight: bool  # a wrong claim with a shape names a colour that the scene has, on another shape
 
 
 def pick_subject(config: SceneConfig, rng: np.random.Generator) -> Subject:
     """A colour, each half as common as the one before it, and two coin tosses.
 
-    Without frequent words, as real text has them, entailment could not be trained from scratch: neither the image nor
-    the text would be correlated with the answer, so training would have no gradient to start from. Claims that name a
-    colour only exist for the same reason.
+    Without frequent words and claims that name a colour only, entailment could not be trained from scratch: neither the
+    image nor the text would be correlated with the answer.
     """
     weights = 0.5 ** np.arange(len(config.colours))
     colour = config.colours[rng.choice(len(weights), p=weights / weights.sum())]
@@ -137,14 +130,11 @@ def hypothesis(
     from contradiction no better than chance.
 
     Args:
-        scene: of at least two objects.
         label: one of LABELS.
-        subject: what to talk about.
         config: whose shapes a contradiction may name.
-        rng: chooses the objects and the words.
 
     Raises:
-        UserError: the scene has too few objects.
+        UserError: the scene has fewer than two objects.
     """
     if len(scene.objects) < 2:
         raise UserError(
@@ -206,13 +196,11 @@ def possible_answers(config: SceneConfig) -> list[str]:
 def _looks(scene: Scene) -> list[SceneQuestion]:
     """The colour of an object with a unique shape, the shape of one with a unique colour."""
     shapes, colours = Counter(o.shape for o in scene.objects), Counter(o.colour for o in scene.objects)
+    by_shape = [o for o in scene.objects if shapes[o.shape] == 1]
+    by_colour = [o for o in scene.objects if colours[o.colour] == 1]
     return [
-        *[_sure(f"what color is the {o.shape}?", o.colour, "color") for o in scene.objects if shapes[o.shape] == 1],
-        *[
-            _sure(f"what shape is the {o.colour} object?", o.shape, "shape")
-            for o in scene.objects
-            if colours[o.colour] == 1
-        ],
+        *[_sure(f"what color is the {o.shape}?", o.colour, "color") for o in by_shape],
+        *[_sure(f"what shape is the {o.colour} object?", o.shape, "shape") for o in by_colour],
     ]
 
 

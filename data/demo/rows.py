@@ -11,16 +11,8 @@ from itertools import islice
 import numpy as np
 
 from data.cells import SEPARATOR
-from data.demo.language import (
-    LABELS,
-    SceneQuestion,
-    captions,
-    hypothesis,
-    pick,
-    pick_subject,
-    questions,
-    referring_expressions,
-)
+from data.demo import language
+from data.demo.language import LABELS, SceneQuestion, pick
 from data.demo.scenes import Scene, SceneConfig, draw_scene
 from ofa.errors import UserError
 
@@ -64,7 +56,7 @@ def grounding_rows(split: Split) -> Iterator[DemoRow]:
         while not expressions:
             scene = next(split.scenes)
             target = pick(split.rng, scene.objects)
-            expressions = referring_expressions(scene, target)
+            expressions = language.referring_expressions(scene, target)
         shortest = [text for text in expressions if len(text.split()) == len(expressions[0].split())]
         text = pick(split.rng, shortest)
         box = ",".join(f"{side:.2f}" for side in target.box)
@@ -77,7 +69,7 @@ def caption_rows(split: Split, all_captions: bool) -> Iterator[DemoRow]:
     Image ids are unique numbers, since captions are evaluated by image.
     """
     for i, scene in enumerate(islice(split.scenes, split.n_rows)):
-        texts = captions(scene)
+        texts = language.captions(scene)
         text = SEPARATOR.join(texts) if all_captions else pick(split.rng, texts)
         objects = _shape_names(scene, split.rng)
         yield DemoRow([split.name_of(i), split.number_of(i), text, objects, encode_scene(scene)], scene)
@@ -87,9 +79,9 @@ def entailment_rows(split: Split) -> Iterator[DemoRow]:
     """Columns uniq_id, image_id, image, hypothesis, caption, label: as many of each label, in random order."""
     labels = split.rng.permutation([LABELS[i % len(LABELS)] for i in range(split.n_rows)]).tolist()
     for i, label in enumerate(labels):
-        subject = pick_subject(split.config, split.rng)
+        subject = language.pick_subject(split.config, split.rng)
         for scene in islice(split.scenes, TRIES):
-            claim = hypothesis(scene, label, subject, split.config, split.rng)
+            claim = language.hypothesis(scene, label, subject, split.config, split.rng)
             if claim:
                 break
         else:
@@ -103,7 +95,7 @@ def entailment_rows(split: Split) -> Iterator[DemoRow]:
 def question_rows(split: Split) -> Iterator[DemoRow]:
     """Columns uniq_id (the question's number), image_id, question, answers, objects, image."""
     for i, scene in enumerate(islice(split.scenes, split.n_rows)):
-        question = _pick_question(questions(scene, split.config), split.rng)
+        question = _pick_question(language.questions(scene, split.config), split.rng)
         answers = SEPARATOR.join(f"{confidence}|!+{answer}" for confidence, answer in question.answers)
         texts = [question.text, answers, _shape_names(scene, split.rng)]
         yield DemoRow([split.number_of(i), image_id(scene), *texts, encode_scene(scene)], scene, question.kind)

@@ -72,7 +72,7 @@ class SceneConfig:
     """What scenes may contain.
 
     easy: large objects, each in the middle of its cell, all of different colours;
-    medium: two sizes, moved about inside the cell, colour and shape may recur, so that size or place tells which;
+    medium: two sizes, anywhere in the cell; colour and shape may recur, so that size or place identifies the object;
     hard: two sizes with a spread, placed anywhere.
 
     Raises:
@@ -116,20 +116,15 @@ class SceneConfig:
     def room(self) -> int:
         """How many objects certainly find a place."""
         cells = self.grid**2
-        if self.difficulty == "easy":
-            return min(cells, self.n_colours)
-        if self.difficulty == "hard":
-            return max(1, cells // 3)  # random places leave gaps
-        return cells
+        random_places = max(1, cells // 3)  # which leave gaps
+        return {"easy": min(cells, self.n_colours), "medium": cells, "hard": random_places}[self.difficulty]
 
     @property
     def colours(self) -> tuple[str, ...]:
-        """Those that occur."""
         return tuple(COLOURS)[: self.n_colours]
 
     @property
     def shapes(self) -> tuple[str, ...]:
-        """Those that occur."""
         return tuple(SHAPES)[: self.n_shapes]
 
 
@@ -237,8 +232,7 @@ def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
 def _light(rng: np.random.Generator, side: int) -> np.ndarray:
     """float32 [side, side, 3] factors: warm light from the left, cool light from above.
 
-    The two colours give the image a cue for x and a cue for y anywhere, also on objects, for a network whose residual
-    stream has no positions. One white gradient would give only their sum.
+    The two are a cue for x and one for y, also on objects, for a network whose residual stream has no positions.
     """
     warm, cool = rng.uniform(0.8, 1.2, 2) * 0.5
     from_edge = np.linspace(0.5, -0.5, side, dtype=np.float32)

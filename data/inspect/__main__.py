@@ -34,9 +34,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("file", type=Path, help="the TSV file")
     parser.add_argument("--task", metavar="NAME", help="whose columns it has; default: guessed from the first rows")
-    parser.add_argument(
-        "--config-dir", type=Path, metavar="DIR", help="folder of your own configs, with task/NAME.yaml"
-    )
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="your own configs, with task/NAME.yaml")
     parser.add_argument("--grid", type=Path, metavar="FILE", help="draw 16 of the rows to this image")
     parser.add_argument("--limit", type=int, metavar="N", help="read only N rows: the first, or with --seed any")
     parser.add_argument("--seed", type=int, help="choose the rows at random")
@@ -47,16 +45,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def inspect(arguments: argparse.Namespace) -> int:
-    """Prints the statistics of the file; returns as `main`.
-
-    Raises:
-        UserError: the file cannot be read, or the image of its rows cannot be written.
-    """
+    """Prints the statistics of the file; returns as `main`."""
     if arguments.grid:
         check_grid_path(arguments.grid)
     task = arguments.task or guess_task(arguments.file, arguments.config_dir)
     layout = layout_of(task, arguments.config_dir)
-    indices = _choose(len(open_file(arguments.file, layout)), arguments.limit, arguments.seed)
+    rows = len(open_file(arguments.file, layout))
+    indices: Sequence[int] = range(rows)
+    if arguments.seed is not None:
+        indices = np.random.default_rng(arguments.seed).permutation(rows).tolist()
+    indices = indices[: arguments.limit]
     grid = Grid()
     with tqdm(indices, desc="reading", unit="rows", leave=False, disable=None) as bar:
         found = survey(arguments.file, task, layout, bar, grid.add)
@@ -67,13 +65,6 @@ def inspect(arguments: argparse.Namespace) -> int:
         grid.save(arguments.grid)
         console.print(f"images of {len(grid.tiles)} rows: {arguments.grid}", highlight=False, soft_wrap=True)
     return 1 if found.problems else 0
-
-
-def _choose(rows: int, limit: int | None, seed: int | None) -> Sequence[int]:
-    count = rows if limit is None else min(limit, rows)
-    if seed is None:
-        return range(count)
-    return np.random.default_rng(seed).permutation(rows)[:count].tolist()
 
 
 if __name__ == "__main__":

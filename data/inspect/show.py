@@ -47,12 +47,9 @@ def tables(found: Survey, path: Path) -> Iterator[Table | str]:
 
 
 def _measures(found: Survey) -> Table:
-    names = ["least", *(f"{p} %" for p in _PERCENTILES[1:-1]), "most"]
-    rows = [
-        (name, *(f"{value:.4g}" for value in np.percentile(values, _PERCENTILES)))
-        for name, values in found.measures.items()
-    ]
-    return _table("numbers and their percentiles", ("what", *names), rows)
+    percentiles = {name: np.percentile(values, _PERCENTILES) for name, values in found.measures.items()}
+    rows = [(name, *(f"{value:.4g}" for value in values)) for name, values in percentiles.items()]
+    return _table("numbers and their percentiles", ("what", "least", "5 %", "50 %", "95 %", "most"), rows)
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:

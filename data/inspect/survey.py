@@ -36,8 +36,6 @@ class Survey:
     """Statistics of the rows that were read.
 
     Attributes:
-        task: name of the task.
-        layout: its columns.
         rows: of the file.
         read: how many of them were read.
         measures: numbers by name, such as "image width, px"; one for each row that has them.
@@ -58,8 +56,7 @@ class Survey:
 
 def open_file(path: Path, layout: Layout) -> TSVFile:
     """The rows of a file, all columns of its layout."""
-    columns = layout.columns
-    return TSVFile(path, {name: number for number, name in enumerate(columns)}, len(columns))
+    return TSVFile(path, {name: number for number, name in enumerate(layout.columns)}, len(layout.columns))
 
 
 def guess_task(path: Path, config_dir: Path | None = None) -> str:
@@ -73,17 +70,16 @@ def guess_task(path: Path, config_dir: Path | None = None) -> str:
         layout = find_task(name, config_dir).layout
         if layout is not None and layout not in layouts.values():
             layouts[name] = layout
-    fitting = {name: _count_fitting(open_file(path, layout)) for name, layout in layouts.items()}
+    fitting = {}
+    for name, layout in layouts.items():
+        rows = open_file(path, layout)
+        fitting[name] = sum(_fits(rows, index) for index in range(min(GUESSED, len(rows))))
     task = max(fitting, key=fitting.__getitem__)
     if not fitting[task]:
         raise UserError(
             f"none of the first {GUESSED} rows of {path} fits one of {', '.join(fitting)}; give --task, the right one"
         )
     return task
-
-
-def _count_fitting(rows: TSVFile) -> int:
-    return sum(_fits(rows, index) for index in range(min(GUESSED, len(rows))))
 
 
 def _fits(rows: TSVFile, index: int) -> bool:
@@ -107,11 +103,7 @@ def survey(
     indices: Iterable[int],
     show: Callable[[Example], None] = lambda example: None,
 ) -> Survey:
-    """Statistics of the rows of these indices.
-
-    Args:
-        show: called with each usable row.
-    """
+    """Statistics of the rows of these indices; calls `show` with each usable row."""
     rows = open_file(path, layout)
     found = Survey(task, layout, len(rows))
     ids: set[str] = set()

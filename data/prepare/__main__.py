@@ -9,13 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.prepare.answers import convert_answers
-from data.prepare.caption import KarpathyCaptions
-from data.prepare.lines import Bounds
-from data.prepare.records import Source
-from data.prepare.refer import Refer
-from data.prepare.snli_ve import SNLIVE
+from data.prepare.published import SNLIVE, VQA, KarpathyCaptions, Refer
+from data.prepare.records import Bounds, Source
 from data.prepare.tables import CSVTable, HuggingFace
-from data.prepare.vqa import VQA
 from data.prepare.writer import Options, convert, describe_left_out
 from ofa.errors import UserError
 
@@ -57,15 +53,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, source in SOURCES.items():
         command = commands.add_parser(name, help=source.help, description=source.help)
         source.add_arguments(command)
-        _add_common_arguments(command, source)
+        command.add_argument("--out", type=Path, required=True, metavar=source.makes, help="the output")
+        _add_common_arguments(command)
     answers = commands.add_parser("answers", help="a published answer list, a pickle, to JSON")
     answers.add_argument("pickle", type=Path, help="the published file, trainval_ans2label.pkl")
     answers.add_argument("json", type=Path, help="the file to write")
     return parser.parse_args(argv)
 
 
-def _add_common_arguments(parser: argparse.ArgumentParser, source: Source) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar=source.makes, help="the output")
+def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-side", type=_positive, metavar="PIXELS", help="resize larger images to this size, boxes with them"
     )
@@ -93,9 +89,8 @@ def _positive(text: str) -> int:
 
 def run(source: Source, arguments: argparse.Namespace) -> None:
     """Makes every file of the source, and prints the number of rows and of samples left out."""
-    options = Options(
-        Bounds(arguments.max_side, arguments.quality), arguments.workers, stop=arguments.on_error == "stop"
-    )
+    bounds = Bounds(arguments.max_side, arguments.quality)
+    options = Options(bounds, arguments.workers, stop=arguments.on_error == "stop")
     settings = {name: str(value) for name, value in vars(arguments).items() if name not in _NO_CONTENT}
     for conversion in source.conversions(arguments):
         progress = convert(conversion, settings, options)

@@ -1,7 +1,7 @@
 """Answers to questions: normalized and counted as VQA does, as cells, and as lists in JSON.
 
-The rules are those of VQA's evaluation (visualqa.org/evaluation.html): lower case, no articles, no punctuation except
-within numbers, apostrophes and colons, numbers up to ten as digits, contractions with their apostrophe.
+The rules are those of visualqa.org/evaluation.html: lower case, no articles, no punctuation except within numbers,
+apostrophes and colons, numbers up to ten as digits, contractions with their apostrophe.
 """
 
 from __future__ import annotations
@@ -58,12 +58,8 @@ def answers_cell(answers: Sequence[str], allowed: set[str] | None = None) -> str
 
     The confidence is three times the share of people who gave the answer, at most 1: three of ten make 0.9.
     """
-    counts = Counter(filter(None, answers))
-    return _cell(
-        (answer, 3 * count / len(answers))
-        for answer, count in counts.most_common()
-        if allowed is None or answer in allowed
-    )
+    counts = Counter(filter(None, answers)).most_common()
+    return _cell((a, 3 * count / len(answers)) for a, count in counts if allowed is None or a in allowed)
 
 
 def normalise_cell(confidences: Mapping[str, float]) -> str:
@@ -101,11 +97,7 @@ def convert_answers(source: Path, target: Path) -> int:
 
 
 def write_answers_of(tsv: Path) -> None:
-    """Writes and prints the list of answers in a file of questions, `x.answers.json` for `x.tsv`, if it has any.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Writes and prints the list of answers in a file of questions, `x.answers.json` for `x.tsv`, if it has any."""
     rows = TSVFile(tsv, {"answers": QUESTIONS.columns.index("answers")})
     given = filter(None, map(parse_answers, rows))
     answers = common_answers((max(confidences, key=confidences.__getitem__) for confidences in given), min_count=1)

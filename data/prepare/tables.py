@@ -28,9 +28,7 @@ BOX_FORMATS = ("xyxy", "xywh")
 def add_field_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that `FieldMap.of` reads."""
     parser.add_argument("--task", required=True, metavar="NAME", help="whose columns are written, such as refcoco")
-    parser.add_argument(
-        "--config-dir", type=Path, metavar="DIR", help="folder of your own configs, with task/NAME.yaml"
-    )
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="your own configs, with task/NAME.yaml")
     parser.add_argument(
         "--map",
         nargs="+",
@@ -48,19 +46,12 @@ def add_field_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class FieldMap:
-    """The field of a source for each column.
-
-    Attributes:
-        layout: the columns.
-        fields: the field of each column that has one; for a box in four fields, of x0, y0, x1 and y1.
-        box_format: x0, y0, x1, y1 or x0, y0, width, height.
-        normalise: whether answers are normalized as VQA does.
-    """
+    """The field of a source for each column."""
 
     layout: Layout
-    fields: Mapping[str, str]
-    box_format: str = "xyxy"
-    normalise: bool = False
+    fields: Mapping[str, str]  # of each column that has one; for a box in four fields, of x0, y0, x1 and y1
+    box_format: str  # one of BOX_FORMATS
+    normalise: bool  # answers, as VQA does
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, names: Sequence[str], source: object) -> FieldMap:
@@ -96,15 +87,7 @@ class FieldMap:
     def sample(
         self, number: int, place: str, row: Mapping[str, Any], image: Path | bytes | None, image_id: str
     ) -> Sample:
-        """The record of a row.
-
-        Args:
-            number: from 1; its id where the source has none.
-            place: its place in the source, for messages.
-            row: its fields: texts, lists of texts, numbers.
-            image: its image, or the path.
-            image_id: the name of the image where the source has none.
-        """
+        """The record of a row of texts, lists of texts and numbers; `number` and `image_id` replace missing ids."""
         if image is None:
             return LeftOut(place, f"the field {self.fields['image']!r} holds no image")
         values = {"uniq_id": str(number), "image_id": image_id}
@@ -174,9 +157,13 @@ class CSVTable:
             if names.count(name) > 1:
                 raise UserError(f"{path} has two fields {name!r} in its header; rename one")
         fields = FieldMap.of(arguments, names, path)
-        yield Conversion(arguments.out, fields.layout, (path,), partial(_csv_samples, path, fields))
-        if fields.layout.truth == "answers":
-            write_answers_of(arguments.out)
+        yield from _with_answers(Conversion(arguments.out, fields.layout, (path,), partial(_csv_samples, path, fields)))
+
+
+def _with_answers(conversion: Conversion) -> Iterator[Conversion]:
+    yield conversion
+    if conversion.layout.truth == "answers":
+        write_answers_of(conversion.file)
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -225,20 +212,13 @@ class HuggingFace:
         names = list(examples.features or next(_read(examples, arguments.source), {}))
         fields = FieldMap.of(arguments, names, arguments.source)
         path = Path(arguments.source)
-        sources = (path,) if path.is_file() else ()
-        folder = path.parent if path.is_file() else path
+        sources, folder = ((path,), path.parent) if path.is_file() else ((), path)
         samples = partial(_samples, examples, fields, arguments.source, folder)
-        yield Conversion(arguments.out, fields.layout, sources, samples)
-        if fields.layout.truth == "answers":
-            write_answers_of(arguments.out)
+        yield from _with_answers(Conversion(arguments.out, fields.layout, sources, samples))
 
 
 def _open(source: str, config: str | None, split: str) -> Any:
-    """The examples of a split as a stream.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The examples of a split as a stream."""
     from datasets import load_dataset  # takes seconds
 
     named = local_reader(source, "--source ") or {"path": source, "name": config}

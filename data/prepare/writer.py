@@ -27,8 +27,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from data.layout import Layout
-from data.prepare.lines import Bounds, make_line
-from data.prepare.records import Conversion, LeftOut, Sample
+from data.prepare.records import Bounds, Conversion, LeftOut, Sample, make_line
 from ofa.atomic_write import atomic_write
 from ofa.errors import UserError
 
@@ -38,33 +37,24 @@ SECONDS = 5.0  # between two syncs of files and journal
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a conversion.
-
-    Attributes:
-        bounds: of the images.
-        workers: processes; 1 is only this one.
-        stop: end at the first unusable sample that is not expected.
-    """
+    """Options of a conversion."""
 
     bounds: Bounds = Bounds()
-    workers: int = 1
-    stop: bool = False
+    workers: int = 1  # processes; 1 is only this one
+    stop: bool = False  # at the first unusable sample that is not expected
 
 
 def convert(conversion: Conversion, settings: dict[str, str], options: Options) -> Progress:
     """Makes the file, or the rest of it; a complete one is not changed.
 
     Args:
-        conversion: the file to make.
         settings: all that the content depends on in addition to the sources; a file made with others is not resumed.
-        options: how to make it.
 
     Raises:
         UserError: there is another file of this name, it cannot be written, no sample makes a row, or one does not and
             the options say to stop.
     """
-    sources = {str(path): _version(path) for path in conversion.sources}
-    journal = Journal(conversion.file, settings, sources)
+    journal = Journal(conversion.file, settings, {str(path): _version(path) for path in conversion.sources})
     if journal.is_finished:
         return journal.progress
     try:
@@ -92,7 +82,14 @@ def _write(conversion: Conversion, journal: Journal, options: Options) -> None:
         rows,
         rejected,
         closing(_in_order(make, chunks, options.workers)) as results,
-        _bar(conversion, progress.samples) as bar,
+        tqdm(
+            total=conversion.total,
+            initial=progress.samples,
+            desc=conversion.file.name,
+            unit="rows",
+            leave=False,
+            disable=None,  # on a terminal only
+        ) as bar,
     ):
         saved = time.monotonic()
         for lines in results:
@@ -107,11 +104,6 @@ def _write(conversion: Conversion, journal: Journal, options: Options) -> None:
         journal.forget()
         raise UserError(f"{conversion.file} would have no row; {describe_left_out(conversion.file, progress)}")
     journal.finish()
-
-
-def _bar(conversion: Conversion, done: int) -> tqdm:
-    """A progress bar, on a terminal only."""
-    return tqdm(total=conversion.total, initial=done, desc=conversion.file.name, unit="rows", leave=False, disable=None)
 
 
 def _read(conversion: Conversion) -> Iterator[Sample]:
@@ -148,10 +140,8 @@ def describe_left_out(tsv: Path, progress: Progress) -> str:
     )
 
 
-def _in_chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
-    samples = iter(samples)
-    while chunk := list(islice(samples, CHUNK)):
-        yield chunk
+def _in_chunks(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
+    return iter(lambda: list(islice(samples, CHUNK)), [])
 
 
 def _make_lines(samples: list[Sample], layout: Layout, tsv: Path, bounds: Bounds) -> list[bytes | LeftOut]:
@@ -195,18 +185,15 @@ def _exit_after_parent() -> None:
 
 @dataclass
 class Progress:
-    """Samples read, rows made of them, samples left out (including expected ones) and the first of these.
+    """What a conversion has done."""
 
-    `size` and `rejected_size` are the lengths in bytes of the files of rows and of samples left out.
-    """
-
-    samples: int = 0
-    rows: int = 0
-    left_out: int = 0
+    samples: int = 0  # read
+    rows: int = 0  # made of them
+    left_out: int = 0  # including expected ones
     expected: int = 0
-    first: str = ""
-    size: int = 0
-    rejected_size: int = 0
+    first: str = ""  # of those left out
+    size: int = 0  # bytes of the file of rows
+    rejected_size: int = 0  # bytes of the file of samples left out
 
 
 class Journal:
@@ -214,16 +201,14 @@ class Journal:
 
     Args:
         tsv: the file to make.
-        settings: all that its content depends on, except the sources.
-        sources: its source files and their versions.
+        settings, sources: all that its content depends on; sources with their versions.
 
     Raises:
         UserError: the file or a part of it exists and was not made with these settings of these sources.
     """
 
     def __init__(self, tsv: Path, settings: Mapping[str, str], sources: Mapping[str, str]) -> None:
-        self.tsv = tsv
-        self.settings, self.sources = dict(settings), dict(sources)
+        self.tsv, self.settings, self.sources = tsv, settings, sources
         self.part = tsv.with_name(f"{tsv.name}.part")
         self.rejected = rejected_of(tsv)
         self.path = tsv.with_name(f"{tsv.name}.journal")

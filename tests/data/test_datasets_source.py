@@ -212,8 +212,8 @@ SHORT = ["model=micro", "task.image_size=32", "trainer.max_steps=3", "trainer.ac
          "validate_every=2", "save_every=1", "data.batch_size=2", "trainer.accelerator=cpu"]  # fmt: skip
 
 
-QUICK = [(write_parquet, 1), (write_image_folder, 2), (write_json_lines, 1)]
-SLOW = [(write_parquet, 2), (write_image_folder, 1), (write_json_lines, 2)]
+QUICK = [(write_json_lines, 1), (write_parquet, 2)]
+SLOW = [(write_parquet, 1), (write_image_folder, 1), (write_image_folder, 2), (write_json_lines, 2)]
 
 
 @pytest.mark.parametrize(("write", "processes"), [*QUICK, *(pytest.param(*c, marks=pytest.mark.slow) for c in SLOW)])

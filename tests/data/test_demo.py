@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from helpers.demo import demo_files
 
-from data.demo.files import write_demo
 from data.demo.language import referring_expressions
 from data.demo.scenes import COLOURS, SHAPES, SceneConfig, draw_scene, make_scene
+from data.demo.source import write_demo
 from ofa.errors import UserError
 
 CONFIGS = [

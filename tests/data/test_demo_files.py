@@ -12,9 +12,9 @@ import pytest
 from helpers.demo import demo_files
 from PIL import Image
 
-from data.demo.files import read_scenes
 from data.demo.language import KINDS, LABELS
 from data.demo.scenes import SceneConfig
+from data.demo.source import read_scenes
 from data.layout import task_names
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
@@ -59,7 +59,7 @@ def test_files_have_the_published_columns_and_a_record_for_each_row(files, task)
 
 @every_task
 def test_no_two_splits_show_scenes_of_the_same_content(tmp_path, task, monkeypatch):
-    monkeypatch.setattr("data.demo.files._record_line", lambda row: row.scene.key)
+    monkeypatch.setattr("data.demo.source._record_line", lambda row: row.scene.key)
     few = SceneConfig(image_size=16, grid=2, max_objects=2, n_colours=3, n_shapes=2)  # 144 contents
     files = demo_files(task, tmp_path, few, {"train": 300, "evaluation": 60})
     contents = [set(file.with_suffix(".scenes.jsonl").read_text().splitlines()) for file in files.values()]

@@ -1,6 +1,6 @@
 """Demo files of a task by its name."""
 
-from data.demo.files import write_demo
+from data.demo.source import write_demo
 from data.layout import find_task
 
 

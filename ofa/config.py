@@ -132,6 +132,8 @@ def check_number(value: object, key: str, remedy: str, *, above_zero: bool = Fal
 
 def typed(value: object) -> object:
     """A value as typed on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return "null" if value is None else value
 
 

@@ -81,10 +81,10 @@ class CaptionScores(Metric):
         for line in bytes(dim_zero_cat(self.rows).cpu().numpy()).splitlines() if len(self.rows) else ():
             image_id, caption, references = json.loads(line)
             images.setdefault(image_id, _Image(image_id, caption)).references.extend(references)
-        scores = self._scores(list(images.values())) if images else {}
+        scores = self.image_scores(list(images.values())) if images else {}
         return {name: torch.tensor(score, dtype=torch.float32, device=self.device) for name, score in scores.items()}
 
-    def _scores(self, images: list[_Image]) -> dict[str, float]:
+    def image_scores(self, images: list[_Image]) -> dict[str, float]:
         captions, references = [image.caption for image in images], [image.references for image in images]
         frequencies = self.frequencies or DocumentFrequencies.from_references(references)
         return {"cider_d": CiderD(frequencies).scores(captions, references).mean().item()}
@@ -97,8 +97,8 @@ class CaptionReport(CaptionScores):
     and `spice` where its models are installed with pycocoevalcap. What cannot be computed is left out, with a warning.
     """
 
-    def _scores(self, images: list[_Image]) -> dict[str, float]:
-        return super()._scores(images) | _coco_scores(images)
+    def image_scores(self, images: list[_Image]) -> dict[str, float]:
+        return super().image_scores(images) | _coco_scores(images)
 
 
 @dataclass

@@ -18,8 +18,11 @@ def checked(**changes):
     [
         ({"trainer__precision": "16-mixed"}, "trainer.precision=16-mixed needs a GPU"),
         ({"trainer__num_nodes": 0}, "trainer.num_nodes=0 is not a whole number of at least 1"),
-        ({"trainer__sync_batchnorm": True}, "trainer.sync_batchnorm=True needs GPUs; leave it false"),
-        ({"trainer__strategy": {"gradient_compression": "bf16"}}, "compression=bf16 needs GPUs; leave it null"),
+        ({"trainer__sync_batchnorm": True}, "trainer.sync_batchnorm=true needs GPUs; leave it false"),
+        (
+            {"trainer__strategy": {"gradient_compression": "bf16"}},
+            "trainer.strategy.gradient_compression=bf16 needs GPUs; leave it null",
+        ),
         ({"trainer__max_steps": 0}, "trainer.max_steps=0 is a run without steps"),
         ({"trainer__max_epochs": 0}, "trainer.max_epochs=0 is not a whole number of at least 1"),
         ({"data__batch_size": 0}, "data.batch_size=0"),
@@ -49,7 +52,7 @@ def test_sharding_on_a_cpu_is_refused_if_torch_does_not_support_it(monkeypatch):
     ("changes", "message"),
     [
         ({"ema__decay": 0.9}, "ema.decay=0.9 and trainer=fsdp do not go together"),
-        ({"model__compile": True}, "model.compile=True and trainer=fsdp do not go together"),
+        ({"model__compile": True}, "model.compile=true and trainer=fsdp do not go together"),
         ({"distill__on_policy": {"weight": 0.5}}, "distill.on_policy.weight=0.5 and trainer=fsdp do not go together"),
         ({"trainer__precision": "16-mixed"}, "trainer.precision=16-mixed does not work with trainer=fsdp"),
     ],

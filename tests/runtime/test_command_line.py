@@ -88,7 +88,11 @@ def test_a_wrong_override_is_refused_in_one_line_with_the_closest_name(words, me
         ("evaluate", ["optim=adamw", "checkpoint=RUN"], "evaluate.py does not use .*; leave optim=adamw out"),
         ("evaluate", ["distill=logits", "checkpoint=RUN"], "evaluate.py does not use .*; leave distill=logits out"),
         ("evaluate", ["task=refcoco"], "checkpoint has to be given: evaluate.py checkpoint=..."),
-        ("fill_cache", ["distill=logits"], "given: python -m training.fill_cache distill.teacher=..."),
+        (
+            "fill_cache",
+            ["distill=logits"],
+            "distill.teacher has to be given: python -m training.fill_cache distill.teacher=...",
+        ),
     ],
 )
 def test_groups_and_settings_that_a_command_does_not_use_or_needs_are_named_with_it(name, words, message):

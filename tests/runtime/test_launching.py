@@ -47,7 +47,10 @@ def test_a_machine_has_a_process_for_each_device(monkeypatch, devices, count):
     [
         *[(trainer(devices), "is not a number of devices") for devices in (0, "two", -2, [])],
         *[(trainer(devices, "gpu"), "this machine has 2 GPUs") for devices in (3, [0, 2])],
-        (OmegaConf.create({"accelerator": "cpu", "devices": 2}), "devices=2 is more than one process; set trainer=ddp"),
+        (
+            OmegaConf.create({"accelerator": "cpu", "devices": 2}),
+            "trainer.devices=2 is more than one process; set trainer=ddp as well",
+        ),
     ],
 )
 def test_invalid_or_missing_devices_are_refused(monkeypatch, settings, message):

@@ -475,7 +475,7 @@ def test_a_missing_or_damaged_run_is_refused_in_one_line(interrupted, tmp_path):
     with pytest.raises(UserError, match="there is no .*last.ckpt, which the first validation writes"):
         find_resume_point(config, tmp_path)
     shutil.rmtree(folder)
-    with pytest.raises(UserError, match="resume=True is neither the folder of a run nor auto"):
+    with pytest.raises(UserError, match="resume=true is neither the folder of a run nor auto"):
         find_resume_point(OmegaConf.create({"resume": True}), tmp_path / "new")
     with pytest.raises(UserError, match="resume=.*run is not the folder of a run"):
         find_resume_point(config, tmp_path)

@@ -34,9 +34,6 @@ class TaskDataset(Dataset[Sample]):
     A sample's key is view * number of rows + row; with views it denotes the same sample in every run.
 
     Args:
-        rows: of a DataSource; reading one may raise RowError.
-        encode: (row, random generator, is training) -> sample; may raise RowError.
-        train: whether samples are for training.
         limit: use the first `limit` rows only.
         seed: of the augmentations, where every epoch has a new one.
         watchdog: records the row that each worker reads.

@@ -19,25 +19,15 @@ WRITER = "python evaluate.py task=TASK checkpoint=TEACHER split=train"
 
 @dataclass(frozen=True)
 class TeacherAnswers:
-    """A teacher's answers to the training rows.
+    """A teacher's answers to the training rows."""
 
-    Attributes:
-        path: the file of predictions.
-        column: the column that the answers replace.
-        by_id: the new value of this column by the row's `uniq_id`.
-    """
-
-    path: Path
-    column: str
-    by_id: Mapping[str, str]
+    path: Path  # of the predictions
+    column: str  # that the answers replace
+    by_id: Mapping[str, str]  # the new value of this column by the row's `uniq_id`
 
 
 class AnsweredRows(Sequence[Row]):
-    """`rows` with the teacher's answers as targets.
-
-    Raises:
-        RowError: on reading a row without a teacher answer.
-    """
+    """`rows` with the teacher's answers as targets; reading a row without one raises RowError."""
 
     def __init__(self, rows: Sequence[Row], answers: TeacherAnswers) -> None:
         self.rows, self.answers = rows, answers

@@ -23,13 +23,7 @@ TIMED_OUT, DIED = "DataLoader timed out", "DataLoader worker (pid"
 
 
 class WorkerWatchdog:
-    """The row that each worker of a loader reads, in shared memory.
-
-    Args:
-        source, unit: of the rows, as errors name them.
-        num_workers: of the loader.
-        timeout: of the loader, in seconds; 0: none.
-    """
+    """The row that each worker of a loader reads, in shared memory; `source` and `unit` name rows in errors."""
 
     def __init__(self, source: str, unit: str, num_workers: int, timeout: int) -> None:
         self.source, self.unit, self.timeout = source, unit, timeout

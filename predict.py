@@ -3,10 +3,10 @@
 import sys
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_class
 from omegaconf import DictConfig
 
 import ofa.prediction
+from data.layout import load_task
 from ofa.config import check_choice
 from ofa.errors import UserError
 from runtime.command_line import command
@@ -25,7 +25,7 @@ def predict(config: DictConfig) -> None:
         config.checkpoint,
         config.input,
         config.output,
-        task=None if config.get("task") is None else get_class(config.task["_target_"]).processor_class.pipeline,
+        task=None if config.get("task") is None else load_task(config.task["_target_"]).processor_class.pipeline,
         texts={name: config[name] for name in TEXTS if config[name] is not None},
         images=config.pictures,
         precision=config.precision,

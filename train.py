@@ -22,7 +22,6 @@ from training.run import (
     build_training_data,
     build_training_tokenizer,
     export_best,
-    log_choices,
     log_parts,
     save_run_files,
     score_of_run,
@@ -48,7 +47,8 @@ def train(config: DictConfig) -> float | None:
         report.log_finished(folder)
         return score_of_run(folder)
     loggers, chosen_callbacks = build_loggers(config, resume_point), build_callbacks(config)
-    log_choices(config, folder)
+    report.log_start(config, folder)
+    build.log_recipe(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once

@@ -38,8 +38,6 @@ CASES: dict[str, list[Case]] = {
     "prepare": [Preparing(workers=1), Preparing(workers=2), Preparing(workers=1, max_side=512, rows=200)],
 }
 
-WIDTH = 150  # columns of the table when it is not printed to a terminal
-
 
 def main() -> None:
     arguments = parse_arguments()
@@ -47,12 +45,16 @@ def main() -> None:
     names = arguments.names or [name for name in CASES if name not in ON_REQUEST]
     cases = [case for name in names for case in CASES[name]]
     torch.set_num_threads(arguments.threads)
-    console = Console(width=None if Console().is_terminal else WIDTH)
+    console = Console(width=None if Console().is_terminal else 150)
 
-    print_rates(console, machine, arguments.threads)
-    progress = Console(stderr=True)
+    for precision in PRECISIONS if machine.device == "cuda" else [machine.precision]:
+        rates = RateMeter(Machine(machine.device, precision)).measure()
+        console.print(
+            f"{machine.device}, {arguments.threads} threads, {precision}: matrix products {rates.matrix:.0f}, 3x3 "
+            f"convolutions {rates.convolution_3x3:.0f}, 1x1 convolutions {rates.convolution_1x1:.0f} GFLOP/s"
+        )
     rows = []
-    for case in track(cases, "measuring", console=progress, transient=True):
+    for case in track(cases, "measuring", console=Console(stderr=True), transient=True):
         measurement = measure_in_subprocess(case, machine, arguments.threads, arguments.repetitions)
         rows.append(figures(measurement, machine))
     compare(rows)
@@ -64,9 +66,8 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed and memory of the parts.")
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"{', '.join(CASES)}; none: all but {', '.join(ON_REQUEST)}"
-    )
+    cases = f"{', '.join(CASES)}; none: all but {', '.join(ON_REQUEST)}"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=cases)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU, default %(default)s")
@@ -77,16 +78,6 @@ def parse_arguments() -> argparse.Namespace:
         if name not in CASES:
             parser.error(f"{name!r} is not one of {', '.join(CASES)}")
     return arguments
-
-
-def print_rates(console: Console, machine: Machine, threads: int) -> None:
-    """Prints the rates of the machine; those of a GPU in both precisions."""
-    for precision in PRECISIONS if machine.device == "cuda" else [machine.precision]:
-        rates = RateMeter(Machine(machine.device, precision)).measure()
-        console.print(
-            f"{machine.device}, {threads} threads, {precision}: matrix products {rates.matrix:.0f}, "
-            f"3x3 convolutions {rates.convolution_3x3:.0f}, 1x1 convolutions {rates.convolution_1x1:.0f} GFLOP/s"
-        )
 
 
 def measure_in_subprocess(case: Case, machine: Machine, threads: int, repetitions: int) -> Measurement:

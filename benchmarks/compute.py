@@ -44,11 +44,13 @@ class ModelCase(Case):
     def random_text(self, length: int, machine: Machine) -> Tensor:
         return torch.randint(UNK + 1, CODE_OFFSET, (self.batch_size, length), device=machine.device)
 
-    def encode_once(self, model: OFAModel, inputs: dict[str, Tensor], machine: Machine) -> None:
-        """Encodes the inputs and replaces the encoder's forward pass by the result, so that it takes no time."""
+    def build_encoded(self, machine: Machine) -> tuple[OFAModel, dict[str, Tensor]]:
+        """A model in evaluation mode and inputs, whose encoding is computed once, so that it takes no time."""
+        model, inputs = self.build_model(machine, train=False), self.build_inputs(machine)
         with torch.no_grad(), machine.autocast():
             encoded = model.encoder(**inputs)
         model.encoder.forward = lambda **_: encoded
+        return model, inputs
 
 
 def training_step(module: nn.Module, optim: Optim, forward: Callable[[], Any], machine: Machine) -> Callable[[], None]:
@@ -75,8 +77,7 @@ class TrainingStep(ModelCase):
     label = "training step, {image_size} px"
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
-        model = self.build_model(machine, train=True)
-        inputs = self.build_inputs(machine)
+        model, inputs = self.build_model(machine, train=True), self.build_inputs(machine)
         previous, target = (self.random_text(self.target_tokens, machine) for _ in range(2))
         criterion = LabelSmoothedCrossEntropy()
 
@@ -95,8 +96,7 @@ class Encoding(ModelCase):
     label = "encoder, {image_size} px"
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
-        encoder = self.build_model(machine, train=False).encoder
-        inputs = self.build_inputs(machine)
+        encoder, inputs = self.build_model(machine, train=False).encoder, self.build_inputs(machine)
 
         def encode() -> None:
             with torch.no_grad(), machine.autocast():
@@ -117,12 +117,10 @@ class Decoding(ModelCase):
     label = "decoding, {image_size} px, {beams} beams x {tokens} {kind}"
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
-        model = self.build_model(machine, train=False)
-        inputs = self.build_inputs(machine)
+        model, inputs = self.build_encoded(machine)
         options = GenerationOptions(
             beam_size=self.beams, max_len=self.tokens, min_len=self.tokens, constraint_range=self.constraint_range
         )
-        self.encode_once(model, inputs, machine)
 
         def decode() -> None:
             with machine.autocast():
@@ -145,11 +143,9 @@ class Candidates(ModelCase):
     label = "scoring, {image_size} px, {answers} answers"
 
     def prepare(self, machine: Machine, folder: Path) -> Workload:
-        model = self.build_model(machine, train=False)
-        inputs = self.build_inputs(machine)
+        model, inputs = self.build_encoded(machine)
         prompt = self.random_text(self.prompt_tokens, machine)
         tree = PrefixTree(short_answers(self.answers))
-        self.encode_once(model, inputs, machine)
 
         def score() -> None:
             with machine.autocast():

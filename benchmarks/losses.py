@@ -83,17 +83,16 @@ class MaskedLoss(ConstrainedLoss):
         tree = tree.to(target.device)
         allowed = torch.zeros(*target.shape, model.config.vocab_size, dtype=torch.bool, device=target.device)
         allowed[..., tree.tokens] = tree.mask(tree.nodes_along(target))
-        return lambda: masked_loss(model.logits(hidden), target, allowed, smoothing=0.1)
 
+        def mean_loss() -> Tensor:
+            log_p = model.logits(hidden).float().masked_fill(~allowed, -torch.inf).log_softmax(-1)
+            valid = target != PAD
+            log_p, of_valid = log_p[valid], allowed[valid]
+            nll = -log_p.gather(-1, target[valid][:, None])[:, 0]
+            eps = 0.1 / (of_valid.sum(-1) - 1 + 1e-6)
+            return ((1 - 0.1 - eps) * nll - eps * log_p.masked_fill(~of_valid, 0).sum(-1)).mean()
 
-def masked_loss(logits: Tensor, target: Tensor, allowed: Tensor, smoothing: float) -> Tensor:
-    """Mean label-smoothed loss over target [B, T], from logits and allowed ids [B, T, V]."""
-    log_p = logits.float().masked_fill(~allowed, -torch.inf).log_softmax(-1)
-    valid = target != PAD
-    log_p, target, allowed = log_p[valid], target[valid], allowed[valid]
-    nll = -log_p.gather(-1, target[:, None])[:, 0]
-    eps = smoothing / (allowed.sum(-1) - 1 + 1e-6)
-    return ((1 - smoothing - eps) * nll - eps * log_p.masked_fill(~allowed, 0).sum(-1)).mean()
+        return mean_loss
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
@@ -64,11 +64,6 @@ class Rates:
     def convolution(self) -> float:
         """The rate of equally many operations in 3x3 and 1x1 convolutions, about the mix of a bottleneck block."""
         return 2 / (1 / self.convolution_3x3 + 1 / self.convolution_1x1)
-
-    @classmethod
-    def median(cls, rates: Sequence[Rates]) -> Rates:
-        """The median of each rate."""
-        return cls(*map(median, zip(*map(astuple, rates), strict=True)))
 
 
 class RateMeter:
@@ -158,4 +153,5 @@ def measure(case: Case, machine: Machine, repetitions: int, folder: Path) -> Mea
         rates.append(meter.measure())
         seconds.append(machine.seconds(workload.run))
     peak_memory = (workload.peak_memory or machine.peak_memory)()
-    return Measurement(case.name, workload.unit, workload.items, seconds, operations, Rates.median(rates), peak_memory)
+    medians = Rates(*map(median, zip(*map(astuple, rates), strict=True)))
+    return Measurement(case.name, workload.unit, workload.items, seconds, operations, medians, peak_memory)

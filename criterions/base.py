@@ -24,11 +24,23 @@ NAMED_RANGES = {"bins": BINS, "codes": (CODE_OFFSET, BIN_OFFSET)}
 
 @dataclass
 class Loss:
-    """The loss of a batch: `sum` / `sample_size` is minimized; `terms` are sums to log, divided in the same way."""
+    """The loss of a batch: `sum` / `sample_size` is minimized; `terms` are sums to log, divided in the same way.
+
+    Raises:
+        UserError: at construction, where `sum` or a term is not a single number, or the term "loss" is missing.
+    """
 
     sum: Tensor
     sample_size: int
     terms: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        shapes = {"sum": tuple(self.sum.shape), **{name: tuple(term.shape) for name, term in self.terms.items()}}
+        if "loss" not in self.terms or any(shapes.values()):
+            raise UserError(
+                f"a Loss needs the sum over the batch and its terms, among them 'loss', as single numbers; it got "
+                f"tensors of the shapes {shapes}"
+            )
 
 
 @dataclass(frozen=True)
@@ -64,8 +76,7 @@ class Targets:
 class Criterion(Protocol):
     """A loss on the target tokens. A subclass in any importable module is chosen by `_target_` in its config file.
 
-    Softmax, distillation and the teacher cache share one set of allowed ids, which is not the criterion's concern:
-    it receives the logits of those ids. Parameters of a criterion that is a `torch.nn.Module` are trained.
+    It receives the logits of the allowed ids only. Parameters of a criterion that is a `torch.nn.Module` are trained.
 
     Attributes:
         passes: dropout passes of each sample. With 2, rows b and b + B / 2 of the batch are the same sample.
@@ -121,8 +132,8 @@ class AllowedIds:
 
     def __str__(self) -> str:
         """The setting that restricts the ids, as it is given on the command line."""
-        range = f"criterion.constraint_range={self.constraint_range}"
-        return "the answers of the task" if self.constraint_range is None else range
+        named = self.constraint_range is not None
+        return f"criterion.constraint_range={self.constraint_range}" if named else "the answers of the task"
 
     @property
     def range(self) -> Sequence[int] | None:
@@ -151,38 +162,26 @@ class AllowedIds:
             UserError: a target is not allowed.
         """
         valid = target != PAD
+        tokens = target[valid]
         if self.tree is not None:
             tree = self.tree.to(target.device)
-            columns, allowed = _columns_of_tree(target, valid, tree)
+            columns, allowed = tree.columns_of(tokens), tree.mask(tree.nodes_along(target)[valid])
+            known = columns < len(tree.tokens)
+            inside = known & allowed.gather(-1, columns.where(known, 0)[:, None])[:, 0]
+            # Reading the result synchronizes with the device; indexing by `valid` has just done so: it costs little.
+            if not inside.all():
+                row = target[valid.nonzero()[~inside][0, 0]]
+                answer = row[row != PAD].tolist()
+                raise UserError(f"the target {answer} is none of the tree's answers; its loss is infinite")
             return Targets(valid, columns, self.vocabulary_size, tree.tokens, allowed)
-        if self.range is not None:
-            ids, columns = self._columns_of_range(target[valid])
-            return Targets(valid, columns, self.vocabulary_size, ids)
-        return Targets(valid, target[valid], self.vocabulary_size)
-
-    def _columns_of_range(self, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The allowed ids [A], and target [N] as indices into them."""
+        if self.range is None:
+            return Targets(valid, tokens, self.vocabulary_size)
         first, end = self.range
-        special = torch.arange(4, device=target.device)
-        ids = torch.cat([special, torch.arange(first, end, device=target.device)])
-        columns = torch.where(target < 4, target, target - first + 4)
-        outside = (target >= 4) & ((target < first) | (target >= end))
+        outside = (tokens >= 4) & ((tokens < first) | (tokens >= end))
         if outside.any():  # a gather out of bounds would end a CUDA context without a readable message
-            raise UserError(f"the target {int(target[outside][0])} is outside {self}; null allows the whole vocabulary")
-        return ids, columns
-
-
-def _columns_of_tree(target: Tensor, valid: Tensor, tree: PrefixTree) -> tuple[Tensor, Tensor]:
-    """For the `valid` tokens of target [B, T]: their columns [N] in the tree, and the allowed columns [N, A]."""
-    columns = tree.columns_of(target[valid])
-    allowed = tree.mask(tree.nodes_along(target)[valid])
-    known = columns < len(tree.tokens)
-    inside = known & allowed.gather(-1, columns.where(known, 0)[:, None])[:, 0]
-    # Reading the result synchronizes with the device; indexing by `valid` has just done so, hence it costs little.
-    if not inside.all():
-        row = target[valid.nonzero()[~inside][0, 0]]
-        raise UserError(f"the target {row[row != PAD].tolist()} is none of the tree's answers; its loss is infinite")
-    return columns, allowed
+            raise UserError(f"the target {int(tokens[outside][0])} is outside {self}; null allows the whole vocabulary")
+        ids = torch.cat([torch.arange(4, device=target.device), torch.arange(first, end, device=target.device)])
+        return Targets(valid, torch.where(tokens < 4, tokens, tokens - first + 4), self.vocabulary_size, ids)
 
 
 def log_probabilities(logits: Tensor, allowed: Tensor | None) -> Tensor:

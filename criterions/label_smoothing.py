@@ -1,15 +1,20 @@
-"""Label-smoothed cross entropy over the allowed ids."""
+"""Label-smoothed cross entropy over the allowed ids, with R-Drop and the bonus of the encouraging loss."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from criterions.base import Criterion, Loss, Targets, log_probabilities
-from criterions.encouraging import smoothed_bonus
 from ofa.errors import UserError
 
+_MIN_REST = 1e-5  # lower bound of 1 - p, below which the gradient of the bonus would leave float32
 
+
+@dataclass(eq=False)
 class LabelSmoothedCrossEntropy(Criterion):
     """Cross entropy with a share of the probability spread over all allowed ids (arXiv 1512.00567, section 7).
 
@@ -27,41 +32,30 @@ class LabelSmoothedCrossEntropy(Criterion):
         UserError: at construction, for a value that no loss can have.
     """
 
-    def __init__(
-        self,
-        label_smoothing: float = 0.1,
-        drop_worst_ratio: float = 0.0,
-        drop_worst_after: int = 0,
-        sentence_average: bool = False,
-        rdrop_alpha: float = 0.0,
-        encouraging_log_end: float | None = None,
-        drop_best_ratio: float = 0.0,
-        drop_best_after: int = 0,
-    ) -> None:
-        shares = {
-            "label_smoothing": label_smoothing,
-            "drop_worst_ratio": drop_worst_ratio,
-            "drop_best_ratio": drop_best_ratio,
-        }
-        for key, share in shares.items():
-            if not 0 <= share < 1:
-                raise UserError(f"criterion.{key}={share} is not in [0, 1)")
-        if drop_worst_ratio + drop_best_ratio >= 1:
+    label_smoothing: float = 0.1
+    drop_worst_ratio: float = 0.0
+    drop_worst_after: int = 0
+    sentence_average: bool = False
+    rdrop_alpha: float = 0.0
+    encouraging_log_end: float | None = None
+    drop_best_ratio: float = 0.0
+    drop_best_after: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("label_smoothing", "drop_worst_ratio", "drop_best_ratio"):
+            if not 0 <= vars(self)[key] < 1:
+                raise UserError(f"criterion.{key}={vars(self)[key]} is not in [0, 1)")
+        if self.drop_worst_ratio + self.drop_best_ratio >= 1:
             raise UserError(
-                f"criterion.drop_worst_ratio={drop_worst_ratio} and criterion.drop_best_ratio={drop_best_ratio} leave "
-                "no token; their sum must be below 1"
+                f"criterion.drop_worst_ratio={self.drop_worst_ratio} and criterion.drop_best_ratio="
+                f"{self.drop_best_ratio} leave no token; their sum must be below 1"
             )
-        if rdrop_alpha < 0:
-            raise UserError(f"criterion.rdrop_alpha={rdrop_alpha} is negative; 0 switches R-Drop off")
-        if encouraging_log_end is not None and not 0 < encouraging_log_end <= 1:
-            raise UserError(f"criterion.encouraging_log_end={encouraging_log_end} is not in (0, 1]; null: no bonus")
-        self.label_smoothing = label_smoothing
-        self.drop_worst_ratio, self.drop_worst_after = drop_worst_ratio, drop_worst_after
-        self.drop_best_ratio, self.drop_best_after = drop_best_ratio, drop_best_after
-        self.sentence_average = sentence_average
-        self.rdrop_alpha = rdrop_alpha
-        self.encouraging_log_end = encouraging_log_end
-        self.passes = 2 if rdrop_alpha > 0 else 1
+        if self.rdrop_alpha < 0:
+            raise UserError(f"criterion.rdrop_alpha={self.rdrop_alpha} is negative; 0 switches R-Drop off")
+        end = self.encouraging_log_end
+        if end is not None and not 0 < end <= 1:
+            raise UserError(f"criterion.encouraging_log_end={end} is not in (0, 1]; null: no bonus")
+        self.passes = 2 if self.rdrop_alpha > 0 else 1
 
     def __call__(self, logits: Tensor, targets: Targets, step: int, weights: Tensor | None = None) -> Loss:
         """The loss of a batch, see `Criterion`; the log-probabilities of a sample are multiplied by its weight.
@@ -131,3 +125,28 @@ def pass_divergence(log_p: Tensor) -> Tensor:
     """
     p, q = log_p.chunk(2)
     return ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2
+
+
+def encouraging_bonus(p: Tensor, log_end: float) -> Tensor:
+    """The bonus of the encouraging loss (arXiv 2110.06537), with which likely tokens keep a larger gradient.
+
+    log(1 - p), of any shape; for p above `log_end`, in (0, 1], the tangent line at `log_end` instead.
+    """
+    bonus = (1 - p).clamp(min=_MIN_REST).log()
+    if log_end == 1:
+        return bonus
+    tangent = math.log(1 - log_end) - (p - log_end) / (1 - log_end)
+    return torch.where(p > log_end, tangent, bonus)
+
+
+def smoothed_bonus(log_p: Tensor, targets: Targets, smoothing: float, log_end: float) -> Tensor:
+    """(1 - smoothing) * bonus(target) + smoothing / V * sum of bonus, [N], of log-probabilities [N, A].
+
+    Recorded values of the published implementation have this form: the sum is over the allowed ids, and the share of
+    each is nevertheless that of one of all V ids of the vocabulary.
+    """
+    bonus = encouraging_bonus(log_p.exp(), log_end)
+    if targets.allowed is not None:
+        bonus = bonus.masked_fill(~targets.allowed, 0)
+    of_target = bonus.gather(-1, targets.columns[:, None])[:, 0]
+    return (1 - smoothing) * of_target + smoothing / targets.vocabulary_size * bonus.sum(-1)

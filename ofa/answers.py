@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,7 @@ CONVERTER = "python -m data.prepare answers"
 
 
 def read_answers(path: str | Path) -> list[str]:
-    """The answers of a JSON file, {"answer": index} with the indices 0 .. n - 1 in any order, or a plain list.
-
-    Returns:
-        the answers in the order of their indices.
+    """The answers of a JSON file, {"answer": index} with the indices 0 .. n - 1, or a plain list, by index.
 
     Raises:
         UserError: the file cannot be read, has another format, or has no answers or one twice.
@@ -42,27 +40,21 @@ def read_answers(path: str | Path) -> list[str]:
 
 
 def order_answers(pairs: Sequence[tuple[Any, Any]], path: Path) -> list[str]:
-    """The answers of (answer, index) pairs, by index.
-
-    Raises:
-        UserError: they are not such pairs, an answer occurs twice, or the indices are not 0 .. n - 1.
-    """
-    if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
+    """The answers of (answer, index) pairs of a file, by index; UserError as of `read_answers`."""
+    if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
         raise UserError(f'{path} holds no answers: expected {{"answer": index}} or a list of answers')
     if not pairs:
         raise UserError(f"{path} holds no answers: it is empty")
-    seen: set[str] = set()
-    for answer, _ in pairs:
-        if answer in seen:
-            raise UserError(f"{path} holds the answer {answer!r} twice")
-        seen.add(answer)
+    answer, count = Counter(answer for answer, _ in pairs).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{path} holds the answer {answer!r} twice")
     by_index = {index: answer for answer, index in pairs}
-    missing = next((index for index in range(len(pairs)) if index not in by_index), None)
-    if missing is not None:
+    try:
+        return [by_index[index] for index in range(len(pairs))]
+    except KeyError as error:
         raise UserError(
-            f"the {len(pairs)} answers of {path} should have the indices 0 to {len(pairs) - 1}, but none has {missing}"
-        )
-    return [by_index[index] for index in range(len(pairs))]
+            f"the {len(pairs)} answers of {path} should have the indices 0 to {len(pairs) - 1}, but none has {error}"
+        ) from error
 
 
 def _is_pair(pair: Any) -> bool:

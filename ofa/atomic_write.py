@@ -17,11 +17,7 @@ def part_of(file: Path) -> Path:
 
 
 def write_part(file: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with the temporary path of `file`, and wait until its data is on disk.
-
-    Args:
-        write: called with the path to write to.
-    """
+    """Call `write` with the temporary path of `file`, and wait until its data is on disk."""
     part = part_of(file)
     part.touch()
     mode = part.stat().st_mode  # as for any new file; safetensors lets nobody else read its own
@@ -37,8 +33,6 @@ def atomic_write(file: Path, write: Callable[[Path], object], previous: Path | N
     Whenever the process or the machine stops, `file` or `previous` exists and is complete.
 
     Args:
-        file: replaced if it exists.
-        write: called with the path to write to.
         previous: new name of the replaced file; None: it is deleted.
 
     Raises:
@@ -52,12 +46,7 @@ def atomic_write(file: Path, write: Callable[[Path], object], previous: Path | N
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
-    _sync_folder(file.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync the folder itself, so that a power failure does not undo the renaming."""
-    opened = os.open(folder, os.O_RDONLY)
+    opened = os.open(file.parent, os.O_RDONLY)  # the folder: a power failure shall not undo the renaming
     try:
         with contextlib.suppress(OSError):  # some network file systems cannot; the files are on disk in any case
             os.fsync(opened)

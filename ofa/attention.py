@@ -1,8 +1,7 @@
 """Multi-head attention with an additive bias and one learned scale per head (NormFormer, arXiv 2110.09456).
 
-Positions are not added to embeddings; they enter attention as biases (TUPE, arXiv 2006.15595; buckets as in T5, arXiv
-1910.10683, and BEiT, arXiv 2106.08254). Bucket tables are computed for the current size and cached, not stored with
-the weights: at full size they would be 50 MB.
+Positions enter attention as biases (TUPE, arXiv 2006.15595; buckets as in T5, arXiv 1910.10683, and BEiT, arXiv
+2106.08254). Bucket tables are computed for the current size and cached: at full size they would be 50 MB.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from torch import Tensor, nn
 class Attention(nn.Module):
     """softmax(q k^T / sqrt(scale_factor * d) + bias) v, each head's output times `c_attn`, then `out_proj`.
 
-    Keys and values are projected by `keys_values` and passed in, so that a caller can cache and share them: queries
-    may be the positions of a sequence or the beams of one sample.
+    Keys and values are projected by `keys_values` and passed in, so that a caller can cache and share them.
     """
 
     def __init__(self, width: int, heads: int, scale_factor: float, dropout: float) -> None:
@@ -63,8 +61,11 @@ class Attention(nn.Module):
             attended = F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=bias, dropout_p=dropout, scale=self.scale
             )
-        attended = attended * self.c_attn[:, None, None]
-        return self.out_proj(attended.transpose(1, 2).flatten(2)), {kind: features[kind] for kind in wanted}
+        return self.project(attended), {kind: features[kind] for kind in wanted}
+
+    def project(self, attended: Tensor) -> Tensor:
+        """The last steps of attention: each head's values [B, H, T, d] scaled and mixed to [B, T, D]."""
+        return self.out_proj((attended * self.c_attn[:, None, None]).transpose(1, 2).flatten(2))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -75,10 +76,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def position_scores(
     queries: Tensor, keys: Tensor, query_linear: nn.Linear, key_linear: nn.Linear, heads: int, scale_factor: float
 ) -> Tensor:
-    """The absolute part of the position bias, [N, H, T, L], of position vectors [N, T, D] and [N, L, D].
-
-    TUPE (arXiv 2006.15595): positions have their own projections, separate from the content.
-    """
+    """The absolute part of the position bias, [N, H, T, L], of position vectors [N, T, D] and [N, L, D]."""
     q = split_heads(query_linear(queries), heads)
     k = split_heads(key_linear(keys), heads)
     return (q * (scale_factor * q.shape[-1]) ** -0.5) @ k.transpose(-1, -2)

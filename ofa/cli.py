@@ -23,19 +23,21 @@ CHECKPOINT = "a file, a model folder, a run folder, or a Hugging Face id"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        The exit status: 0; 1 if no input has a prediction; 2 for an error of the user.
-    """
+    """Run the command; the exit status is 0, 1 if no input has a prediction, 2 for an error of the user."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        return options.run(options)
+        if options.command == "predict":
+            return _predict(options)
+        if options.command == "inspect":
+            Console(soft_wrap=False).print(*describe(options.checkpoint), sep="\n")
+        else:
+            _convert(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,7 +47,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands.add_parser("predict", help="predict for an image, a folder or a CSV file"))
     inspect = commands.add_parser("inspect", help="print what a checkpoint contains")
     inspect.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
-    inspect.set_defaults(run=_inspect)
     _add_convert(commands.add_parser("convert", help="write a checkpoint as a self-contained model folder"))
     return parser
 
@@ -64,7 +65,6 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cuda:1; default: a GPU if there is one")
     parser.add_argument("--precision", choices=PRECISIONS, default="32-true", help="default %(default)s")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at once")
-    parser.set_defaults(run=_predict)
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -75,11 +75,10 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights, default %(default)s")
     parser.add_argument("--answers", metavar="FILE", help="JSON file of all answers to questions")
     parser.add_argument("--force", action="store_true", help="write into OUT even if it contains files")
-    parser.set_defaults(run=_convert)
 
 
 def _predict(options: argparse.Namespace) -> int:
-    texts = {name: getattr(options, name) for name in ("text", "caption", "objects")}
+    texts = {"text": options.text, "caption": options.caption, "objects": options.objects}
     n_predicted = predict(
         options.checkpoint,
         options.input,
@@ -96,12 +95,7 @@ def _predict(options: argparse.Namespace) -> int:
     return 0 if n_predicted else 1
 
 
-def _inspect(options: argparse.Namespace) -> int:
-    Console(soft_wrap=False).print(*describe(options.checkpoint), sep="\n")
-    return 0
-
-
-def _convert(options: argparse.Namespace) -> int:
+def _convert(options: argparse.Namespace) -> None:
     convert(
         options.source,
         options.folder,
@@ -112,4 +106,3 @@ def _convert(options: argparse.Namespace) -> int:
         force=options.force,
     )
     print(f"written to {options.folder}")
-    return 0

@@ -14,12 +14,9 @@ from ofa.vocabulary import VOCABULARY_SIZE
 
 # Blocks in the three stages of the bottleneck ResNet; 14 and 26 are timm's names for small ones, here for tests.
 RESNET_STAGES = {
-    "resnet14": (1, 1, 1),
-    "resnet26": (2, 2, 2),
-    "resnet50": (3, 4, 6),
-    "resnet101": (3, 4, 23),
+    "resnet14": (1, 1, 1), "resnet26": (2, 2, 2), "resnet50": (3, 4, 6), "resnet101": (3, 4, 23),
     "resnet152": (3, 8, 36),
-}
+}  # fmt: skip
 
 # name: (d_model, attention heads, encoder layers, decoder layers, resnet_type), OFA paper (arXiv 2202.03052), table 1;
 # the feed-forward width is 4 x d_model in every size.
@@ -35,10 +32,9 @@ SIZES = {
 
 @dataclass(frozen=True)
 class OFAConfig:
-    """Architecture and regularisation of an OFA model; names as in the published `config.json` files.
+    """Architecture and regularisation of an OFA model, by the names in published `config.json` files.
 
-    Raises:
-        UserError: at construction, for an invalid combination of values.
+    Construction raises UserError for an invalid combination of values.
     """
 
     d_model: int = 256
@@ -64,10 +60,16 @@ class OFAConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and not (isinstance(value, int) and value >= 1):
+                raise UserError(f"{field.name}={value!r} is not a whole number of at least 1")
         for stack in ("encoder", "decoder"):
             heads = getattr(self, f"{stack}_attention_heads")
             if self.d_model % heads:
-                raise UserError(f"{stack}_attention_heads={heads} does not divide d_model={self.d_model}")
+                raise UserError(
+                    f"{stack}_attention_heads={heads} does not divide d_model={self.d_model}; choose a divisor of it"
+                )
         if self.resnet_type not in RESNET_STAGES:
             raise UserError(f"resnet_type={self.resnet_type!r} is not one of {', '.join(RESNET_STAGES)}")
         if self.code_image_size // 8 > self.image_bucket_size:
@@ -81,10 +83,7 @@ class OFAConfig:
 
     @classmethod
     def from_name(cls, name: str, **changes: Any) -> OFAConfig:
-        """The published size `name` (tiny, medium, base, large, huge; or micro), with `changes` to single fields.
-
-        Raises:
-            UserError: there is no such size or field, or the values are invalid.
+        """The size `name`, one of SIZES, with `changes` to single fields; UserError if it or a field does not exist.
 
         >>> OFAConfig.from_name("tiny", dropout=0.0).d_model
         256
@@ -92,25 +91,14 @@ class OFAConfig:
         if name not in SIZES:
             raise UserError(f"model {name!r} is not one of {', '.join(SIZES)}{did_you_mean(name, SIZES)}")
         width, heads, encoder_layers, decoder_layers, resnet_type = SIZES[name]
-        size = dict(
-            d_model=width,
-            encoder_layers=encoder_layers,
-            encoder_ffn_dim=4 * width,
-            encoder_attention_heads=heads,
-            decoder_layers=decoder_layers,
-            decoder_ffn_dim=4 * width,
-            decoder_attention_heads=heads,
-            resnet_type=resnet_type,
-        )
+        size = {"d_model": width, "resnet_type": resnet_type}
+        for stack, layers in (("encoder", encoder_layers), ("decoder", decoder_layers)):
+            size |= {f"{stack}_layers": layers, f"{stack}_ffn_dim": 4 * width, f"{stack}_attention_heads": heads}
         return cls.from_dict({**size, **changes})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> OFAConfig:
-        """From field names and values.
-
-        Raises:
-            UserError: a name is unknown (the message has the closest valid one), or the values are invalid.
-        """
+        """From field names and values; UserError for an unknown name or an invalid value."""
         names = {field.name for field in dataclasses.fields(cls)}
         for name in values:
             if name not in names:
@@ -151,7 +139,7 @@ def typed(value: object) -> object:
 
 
 def did_you_mean(name: str, valid: Any) -> str:
-    """'; did you mean ...?' with the closest valid name; empty if none is close.
+    """'; did you mean ...?' with the closest valid name, or nothing.
 
     >>> did_you_mean("tinny", ["tiny", "base"])
     "; did you mean 'tiny'?"

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ofa.attention import (
     Attention,
@@ -23,19 +22,15 @@ from ofa.config import OFAConfig
 from ofa.encoder import EncoderOutput
 from ofa.errors import UserError
 from ofa.features import Feature, Recorder
-from ofa.layers import TransformerLayer, drop_path_rates, relative_tables
+from ofa.layers import TransformerLayer, drop_path_rates, relative_tables, run_layer
 from ofa.vocabulary import PAD
 
 
 @dataclass
 class DecoderOutput:
-    """Output of the decoder.
+    """Output of the decoder with the requested intermediate states."""
 
-    last_hidden_state: [B, T, D], after the final norm; `OFAModel.logits` turns it into logits.
-    features: the requested intermediate states.
-    """
-
-    last_hidden_state: Tensor
+    last_hidden_state: Tensor  # [B, T, D], after the final norm; `OFAModel.logits` turns it into logits
     features: dict[Feature, Tensor] = field(default_factory=dict)
 
 
@@ -109,12 +104,8 @@ class Decoder(nn.Module):
 
     def parts_of_image_codes(self) -> list[nn.Module]:
         """Modules used only if a target is a sequence of image codes."""
-        return [
-            self.code_layernorm_embedding,
-            self.embed_image_positions,
-            self.image_pos_ln,
-            self.image_rel_pos_table_list,
-        ]
+        norms = [self.code_layernorm_embedding, self.image_pos_ln]
+        return [*norms, self.embed_image_positions, self.image_rel_pos_table_list]
 
     def forward(
         self,
@@ -138,10 +129,7 @@ class Decoder(nn.Module):
         for i, (layer, self_bias) in enumerate(zip(self.layers, self_biases, strict=True)):
             kinds = (recorder.kinds("decoder", i), recorder.kinds("cross", i))
             arguments = (x, encoder_output.last_hidden_state, self_bias, cross_bias, *kinds)
-            if self.gradient_checkpointing and self.training:
-                x, states, cross_states = checkpoint(layer, *arguments, use_reentrant=False)
-            else:
-                x, states, cross_states = layer(*arguments)
+            x, states, cross_states = run_layer(layer, arguments, self.gradient_checkpointing and self.training)
             recorder.keep("decoder", i, states)
             recorder.keep("cross", i, cross_states)
             recorder.keep("decoder", i + 1, {"hidden": x})
@@ -199,12 +187,10 @@ class Decoder(nn.Module):
         self, positions: Tensor, source_positions: Tensor, tables: nn.ModuleList, buckets: Tensor
     ) -> tuple[list[Tensor], Tensor]:
         heads, scale_factor = self.config.decoder_attention_heads, self.config.attn_scale_factor
-        absolute = position_scores(
-            positions, positions, self.self_pos_q_linear, self.self_pos_k_linear, heads, scale_factor
-        )
-        cross = position_scores(
-            positions, source_positions, self.cross_pos_q_linear, self.cross_pos_k_linear, heads, scale_factor
-        )
+        linears = (self.self_pos_q_linear, self.self_pos_k_linear)
+        absolute = position_scores(positions, positions, *linears, heads, scale_factor)
+        linears = (self.cross_pos_q_linear, self.cross_pos_k_linear)
+        cross = position_scores(positions, source_positions, *linears, heads, scale_factor)
         future = torch.ones_like(buckets, dtype=torch.bool).triu(1)
         absolute = absolute.masked_fill(future, -torch.inf)
         return [absolute + relative_scores(table, buckets) for table in tables], cross

@@ -8,7 +8,6 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ofa.attention import (
     Attention,
@@ -22,7 +21,7 @@ from ofa.attention import (
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.features import Feature, Recorder
-from ofa.layers import TransformerLayer, drop_path_rates, relative_tables
+from ofa.layers import TransformerLayer, drop_path_rates, relative_tables, run_layer
 from ofa.vision import PATCH_WIDTH, build_backbone, fold_batch_norms
 from ofa.vocabulary import PAD
 
@@ -32,8 +31,7 @@ Value = TypeVar("Value")
 class WeightDerivedCache(Generic[Value]):
     """One value, computed again when its weights have changed or another key is requested.
 
-    A change is seen by the version that PyTorch counts for in-place operations (optimizer steps, `load_state_dict`) and
-    by the memory address (moves to a device). The owner clears it in `train()`, to free the memory, too.
+    A change is seen by the version that PyTorch counts for in-place operations, and by the memory address.
     """
 
     def __init__(self) -> None:
@@ -54,17 +52,11 @@ class WeightDerivedCache(Generic[Value]):
 
 @dataclass
 class EncoderOutput:
-    """Output of the encoder; L counts image patches, then text tokens.
+    """Output of the encoder with the requested intermediate states; L counts image patches, then text tokens."""
 
-    last_hidden_state: [B, L, D], after the final norm.
-    padding: [B, L] booleans, True at positions that are masked.
-    positions: [1, L, D], the normalised position vectors of the source.
-    features: the requested intermediate states.
-    """
-
-    last_hidden_state: Tensor
-    padding: Tensor
-    positions: Tensor
+    last_hidden_state: Tensor  # [B, L, D], after the final norm
+    padding: Tensor  # [B, L] booleans, True at positions that are masked
+    positions: Tensor  # [1, L, D], the normalised position vectors of the source
     features: dict[Feature, Tensor] = field(default_factory=dict)
 
     def repeat_interleave(self, times: int) -> EncoderOutput:
@@ -135,16 +127,10 @@ class Encoder(nn.Module):
         patch_masks: Tensor | None = None,
         wanted: Collection[Feature] = (),
     ) -> EncoderOutput:
-        """Encode a batch.
+        """Encode a batch; arguments and errors as of `OFAModel.forward`.
 
         Args:
-            input_ids: [B, L_text], right-padded with 1.
-            patch_images: [B, 3, h, w], normalised; None if no sample has an image.
-            patch_masks: [B] booleans, False where a sample has no image; None if all have.
             wanted: the intermediate states to return; those of the decoder are ignored.
-
-        Raises:
-            UserError: an image side is longer than the position table allows (672 px), or a text is too long.
         """
         x, padding, grid = self.embed(input_ids, patch_images, patch_masks)
         with torch.autocast(x.device.type, enabled=False):  # position biases are small: full precision costs nothing
@@ -155,10 +141,7 @@ class Encoder(nn.Module):
         recorder.keep("encoder", 0, {"hidden": x})
         for i, (layer, bias) in enumerate(zip(self.layers, biases, strict=True)):
             arguments = (x, bias if blocked is None else bias + blocked, recorder.kinds("encoder", i))
-            if self.gradient_checkpointing and self.training:
-                x, states = checkpoint(layer, *arguments, use_reentrant=False)
-            else:
-                x, states = layer(*arguments)
+            x, states = run_layer(layer, arguments, self.gradient_checkpointing and self.training)
             recorder.keep("encoder", i, states)
             recorder.keep("encoder", i + 1, {"hidden": x})
         return EncoderOutput(self.layer_norm(x), padding, positions, recorder.features)
@@ -166,11 +149,7 @@ class Encoder(nn.Module):
     def embed(
         self, input_ids: Tensor, patch_images: Tensor | None, patch_masks: Tensor | None
     ) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Embeddings [B, L, D] with zeros at padding, padding [B, L], and the rows and columns of patches.
-
-        Raises:
-            UserError: the images have more patches than there are positions.
-        """
+        """Embeddings [B, L, D] with zeros at padding, padding [B, L], and the rows and columns of patches."""
         padding = input_ids == PAD
         text = self.embed_tokens(input_ids) + self.type_embedding.weight[0]
         x = self.dropout(self.layernorm_embedding(text))
@@ -194,11 +173,7 @@ class Encoder(nn.Module):
         return x.masked_fill(padding[..., None], 0), padding, grid
 
     def positions(self, text_length: int, grid: tuple[int, int]) -> Tensor:
-        """Normalised position vectors [1, L, D] of the patches of a grid, then of the text.
-
-        Raises:
-            UserError: the text has more tokens than there are positions.
-        """
+        """Normalised position vectors [1, L, D] of the patches of a grid, then of the text."""
         if text_length > self.config.max_position_embeddings:
             raise UserError(
                 f"a source text of {text_length} tokens is longer than the {self.config.max_position_embeddings} "
@@ -210,18 +185,16 @@ class Encoder(nn.Module):
         return torch.cat([patches, text])[None]
 
     def position_biases(self, positions: Tensor, grid: tuple[int, int]) -> Iterable[Tensor]:
-        """Each layer's bias [1, H, L, L]; it depends only on positions, so one serves the whole batch.
+        """Each layer's bias [1, H, L, L], the same for the whole batch.
 
-        In evaluation the biases are cached for the next batch. A shorter text needs the leading part of a longer one's,
-        because the text is last, so one set for the longest text so far serves all images of one size.
+        In evaluation they are cached: as the text is last, those of the longest text so far serve all shorter ones.
         """
         if not self._may_keep():
             return self._compute_biases(positions, grid)
         length = positions.shape[1]
         for _ in range(2):  # again if the cached biases are too short
-            biases = self._kept_biases.get(
-                grid, self._position_parameters(), lambda: list(self._compute_biases(positions, grid))
-            )
+            parameters = (p for name, p in self.named_parameters() if "pos" in name and not name.startswith("layers."))
+            biases = self._kept_biases.get(grid, parameters, lambda: list(self._compute_biases(positions, grid)))
             if biases[0].shape[-1] >= length:
                 break
             self._kept_biases.clear()
@@ -230,14 +203,8 @@ class Encoder(nn.Module):
     def _compute_biases(self, positions: Tensor, grid: tuple[int, int]) -> Iterator[Tensor]:
         n_patches = grid[0] * grid[1]
         config, device = self.config, positions.device
-        absolute = position_scores(
-            positions,
-            positions,
-            self.pos_q_linear,
-            self.pos_k_linear,
-            config.encoder_attention_heads,
-            config.attn_scale_factor,
-        )
+        heads, scale_factor = config.encoder_attention_heads, config.attn_scale_factor
+        absolute = position_scores(positions, positions, self.pos_q_linear, self.pos_k_linear, heads, scale_factor)
         tokens = token_offset_buckets(
             positions.shape[1] - n_patches, config.token_bucket_size, config.max_position_embeddings, device
         )
@@ -258,6 +225,3 @@ class Encoder(nn.Module):
     def _may_keep(self) -> bool:
         """Whether values computed from weights may be cached; a compiled graph has no such state."""
         return not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-
-    def _position_parameters(self) -> Iterator[nn.Parameter]:
-        return (p for name, p in self.named_parameters() if "pos" in name and not name.startswith("layers."))

@@ -11,17 +11,16 @@ ATTENTION_KINDS = ("attention", "query", "key", "value")
 
 
 class Feature(NamedTuple):
-    """The name of one intermediate state; T target positions, L source positions, T instead of L in the decoder.
+    """The name of one intermediate state.
 
-    stack: encoder, decoder, or cross, the decoder's attention to the encoder output.
-    kind: attention, the probabilities [B, H, L, L] (cross: [B, H, T, L]) before dropout; query, key or value of an
-        attention, [B, H, L, d] (cross: queries [B, H, T, d]); hidden, [B, L, D] before the stack's final norm.
-    layer: from 0; of hidden states 0 is the embeddings and i + 1 the output of layer i.
+    Kinds: attention, the probabilities [B, H, L, L] (cross: [B, H, T, L]) before dropout; query, key or value of an
+    attention, [B, H, L, d] (cross: queries [B, H, T, d]); hidden, [B, L, D] before the stack's final norm. In the
+    decoder, T stands in the place of L.
     """
 
-    stack: str
+    stack: str  # encoder, decoder, or cross, the decoder's attention to the encoder output
     kind: str
-    layer: int
+    layer: int  # from 0; of hidden states 0 is the embeddings and i + 1 the output of layer i
 
 
 class Recorder:

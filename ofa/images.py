@@ -33,10 +33,9 @@ class ImageError(UserError):
 
 
 def open_image(encoded: bytes) -> Image.Image:
-    """The RGB image of an encoded file.
+    """The RGB image of an encoded file, with the pixels of the published system.
 
-    Pixels are those of the published system: transparency is dropped, not blended, and the EXIF orientation is not
-    applied, since boxes and published results refer to pixels as they are stored.
+    Transparency is dropped, not blended, and the EXIF orientation is not applied.
 
     Raises:
         ImageError: it does not decode in full, or has more than MAX_PIXELS.
@@ -55,13 +54,15 @@ def open_image(encoded: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image's red, green and blue, 8 bits each.
-
-    Raises:
-        ImageError: its values are neither bytes nor 16-bit numbers.
-    """
+    """The image's red, green and blue, 8 bits each; ImageError if its values are neither bytes nor 16-bit numbers."""
     if image.mode.startswith("I"):  # grey, which Pillow's own conversion would clip to white at 255
-        image = Image.fromarray(_to_bytes(np.asarray(image), sixteen_bits=image.mode != "I" or image.format == "PNG"))
+        grey = np.asarray(image)
+        least, most = int(grey.min()), int(grey.max())
+        if least < 0 or most > 65535:
+            raise ImageError(f"its values range from {least} to {most}; give bytes, or 16 bits from 0 to 65535")
+        # Numbers of 32 bits may hold either: they are of 16 bits where one exceeds a byte.
+        is_16_bits = image.mode != "I" or image.format == "PNG" or most > 255
+        image = Image.fromarray((grey.astype(np.uint16) >> (8 if is_16_bits else 0)).astype(np.uint8))
     if image.mode == "F":
         raise ImageError("its values are of 32 bits with fractions; give bytes")
     if image.mode == "P" and "transparency" in image.info:
@@ -69,25 +70,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_bytes(grey: np.ndarray, sixteen_bits: bool) -> np.ndarray:
-    """Whole numbers as bytes.
-
-    Args:
-        sixteen_bits: whether they are 16-bit numbers; if False, they are where one exceeds a byte.
-    """
-    least, most = int(grey.min()), int(grey.max())
-    if least < 0 or most > 65535:
-        raise ImageError(f"its values range from {least} to {most}; give bytes, or 16 bits from 0 to 65535")
-    return (grey.astype(np.uint16) >> (8 if sixteen_bits or most > 255 else 0)).astype(np.uint8)
-
-
 @dataclass(frozen=True)
 class ImageTransform:
     """PIL image -> float32 tensor [3, size, size]: resized by Pillow's bicubic filter, aspect not kept, normalised.
 
-    Args:
-        size: pixels of each side.
-        mean, std: of each channel, on the scale where 255 is 1.
+    `mean` and `std` are of each channel, on the scale where 255 is 1.
     """
 
     size: int

@@ -23,13 +23,9 @@ class InputError(UserError):
 
 
 def read_image(given: ImageInput) -> Image.Image:
-    """The RGB image of a path, an http(s) URL, a PIL image, or an array.
+    """The RGB image of a path, an http(s) URL, a PIL image, or an array; InputError if it is unusable.
 
-    Args:
-        given: an array is [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]: bytes, or fractions from 0 to 1.
-
-    Raises:
-        InputError: there is no image, or it does not decode or is too large.
+    An array is [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]: bytes, or fractions from 0 to 1.
     """
     if isinstance(given, Image.Image):
         return _checked(given, "the image")
@@ -41,9 +37,8 @@ def read_image(given: ImageInput) -> Image.Image:
             f"{type(given).__name__}"
         )
     is_url = str(given).lower().startswith(("http://", "https://"))
-    encoded = _download(str(given)) if is_url else _read(Path(given))
     try:
-        return open_image(encoded)
+        return open_image(_download(str(given)) if is_url else _read(Path(given)))
     except ImageError as error:
         raise InputError(f"the image {given} cannot be used: {error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ofa.config import OFAConfig
 
@@ -23,10 +24,7 @@ class Residual(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Base of encoder and decoder layers: the feed-forward block with NormFormer's middle norm.
-
-    The modules are attributes of the layer, as in the names of the published weights.
-    """
+    """Base of encoder and decoder layers: the feed-forward block with NormFormer's middle norm."""
 
     def __init__(self, config: OFAConfig, ffn_dim: int, drop_path: float) -> None:
         super().__init__()
@@ -41,6 +39,11 @@ class TransformerLayer(nn.Module):
         """[B, L, D] -> [B, L, D], the residual included."""
         hidden = self.activation_dropout(F.gelu(self.fc1(self.final_layer_norm(x))))
         return self.residual(x, self.fc2(self.ffn_layer_norm(hidden)))
+
+
+def run_layer(layer: nn.Module, arguments: tuple, checkpointed: bool) -> tuple:
+    """Calls a layer; if checkpointed, its activations are computed again in the backward pass."""
+    return checkpoint(layer, *arguments, use_reentrant=False) if checkpointed else layer(*arguments)
 
 
 def drop_path_rates(rate: float, layers: int) -> list[float]:

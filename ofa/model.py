@@ -30,10 +30,9 @@ class OFAOutput:
 class OFAModel(nn.Module):
     """Encoder, decoder, and one embedding matrix tied between both and the output.
 
-    Example:
-        >>> model = OFAModel(OFAConfig.from_name("micro")).eval()
-        >>> model(torch.tensor([[0, 5, 2]]), decoder_input_ids=torch.tensor([[0, 7]])).logits.shape
-        torch.Size([1, 2, 59457])
+    >>> model = OFAModel(OFAConfig.from_name("micro")).eval()
+    >>> model(torch.tensor([[0, 5, 2]]), decoder_input_ids=torch.tensor([[0, 7]])).logits.shape
+    torch.Size([1, 2, 59457])
     """
 
     def __init__(self, config: OFAConfig) -> None:
@@ -42,8 +41,9 @@ class OFAModel(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config, self.encoder.embed_tokens)
         self.apply(self._initialise)
-        for table in self._relative_tables():
-            nn.init.zeros_(table.weight)
+        for stack in (self.encoder, self.decoder):
+            for table in (*stack.token_rel_pos_table_list, *stack.image_rel_pos_table_list):
+                nn.init.zeros_(table.weight)
 
     def forward(
         self,
@@ -55,9 +55,7 @@ class OFAModel(nn.Module):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> OFAOutput:
-        """Logits of every target position over the whole vocabulary.
-
-        Training and generation call `encoder`, `decoder` and `logits` instead, to compute only what they need.
+        """Logits of every target position over the vocabulary; training and generation call the parts instead.
 
         Args:
             input_ids: [B, L], `<s>` text `</s>`, right-padded with 1.
@@ -71,15 +69,10 @@ class OFAModel(nn.Module):
         """
         if decoder_input_ids is None:
             decoder_input_ids = torch.zeros_like(input_ids[:, :1])
-        n_encoder, n_decoder = self.config.encoder_layers, self.config.decoder_layers
-        hidden = [
-            features_of_layers("encoder", "hidden", n_encoder),
-            features_of_layers("decoder", "hidden", n_decoder),
-        ]
-        maps = [
-            features_of_layers(stack, "attention", n)
-            for stack, n in (("encoder", n_encoder), ("decoder", n_decoder), ("cross", n_decoder))
-        ]
+        stacks = {"encoder": self.config.encoder_layers, "decoder": self.config.decoder_layers}
+        hidden = [features_of_layers(stack, "hidden", n) for stack, n in stacks.items()]
+        stacks["cross"] = self.config.decoder_layers
+        maps = [features_of_layers(stack, "attention", n) for stack, n in stacks.items()]
         requested = (hidden if output_hidden_states else []) + (maps if output_attentions else [])
         wanted = {feature for features in requested for feature in features}
         encoded = self.encoder(input_ids, patch_images, patch_masks, wanted)
@@ -103,10 +96,6 @@ class OFAModel(nn.Module):
         """
         self.encoder.gradient_checkpointing = enabled
         self.decoder.gradient_checkpointing = enabled
-
-    def _relative_tables(self) -> list[nn.Embedding]:
-        stacks = (self.encoder, self.decoder)
-        return [t for s in stacks for t in (*s.token_rel_pos_table_list, *s.image_rel_pos_table_list)]
 
     def _initialise(self, module: nn.Module) -> None:
         """Linear and embedding weights normal, biases and the padding row 0, convolutions He-normal."""

@@ -25,7 +25,7 @@ from ofa.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZE = {"cpu": 8, "cuda": 64}  # images at once, halved where the memory does not suffice
+BATCH_SIZE = {"cpu": 8, "cuda": 64}
 
 
 def pipeline(
@@ -44,14 +44,13 @@ def pipeline(
     Args:
         task: image-captioning, visual-grounding, visual-entailment, visual-question-answering, or the pipeline name of
             a processor of your own, once its module is imported.
-        model: anything `ofa.load` reads: a run folder, a model folder, a published file, a Hugging Face hub id. The
-            task settings stored with it (image size, prompts, answers) are used; without them, the published ones.
+        model: anything `ofa.load` reads. The task settings stored with it (image size, prompts, answers) are used;
+            without them, the published ones.
         tokenizer: folder or hub id of the vocabulary; None: the one stored with the model.
         device: such as "cuda:1"; None: a GPU where there is one.
         dtype: of weights and computation: float32, or bfloat16 for half the memory.
         batch_size: images at once; None: 8 on a CPU and 64 on a GPU, there halved where its memory does not suffice.
-        answers: JSON file of all possible answers to questions; None: those stored with the model, without which any
-            answer is possible.
+        answers: JSON file of all possible answers; None: those stored with the model, without which any is possible.
         ema: take the averaged weights of a file of the original trainer.
 
     Example:
@@ -60,8 +59,7 @@ def pipeline(
         {'boxes': [[112.3, 40.1, 187.9, 131.0]], 'scores': [0.87]}
 
     Raises:
-        UserError: there is no such pipeline or device; or the model or its vocabulary cannot be loaded, or they do not
-            belong to each other.
+        UserError: there is no such pipeline or device, or model and vocabulary cannot be loaded or do not match.
     """
     if task in PLANNED:
         raise UserError(f"the pipeline {task} is not there yet; there are {', '.join(PROCESSORS)}")
@@ -98,9 +96,7 @@ def pipeline(
 
 
 class Pipeline:
-    """Images and texts to answers: one of each, or lists of them, which are processed in batches.
-
-    `pipe(image, text, ...)` takes the texts that the processor's `text_inputs` names, by position or name.
+    """Images and texts to answers: `pipe(image, text, ...)` takes one of each, or lists, which it processes in batches.
 
     | pipeline | texts | returns |
     |---|---|---|
@@ -109,11 +105,7 @@ class Pipeline:
     | visual-entailment | text, caption | {"label": the most likely one, "score", "labels": the score of all three} |
     | visual-question-answering | text, objects (names separated by commas) | {"text", "score", "answers": the best} |
 
-    Args:
-        model: in evaluation mode, on its device and in its precision.
-        processor: builds prompts and reads answers.
-        options: of generation.
-        batch_size: images at once, halved when a GPU's memory does not suffice.
+    The model is in evaluation mode; `batch_size` is halved when a GPU's memory does not suffice.
     """
 
     def __init__(self, model: OFAModel, processor: ImageProcessor, options: GenerationOptions, batch_size: int) -> None:
@@ -139,15 +131,11 @@ class Pipeline:
             raise InputError(f"lists of {' and '.join(map(str, sorted(lengths)))} items: give one list, or equal ones")
         (n,) = lengths
         columns = [value if isinstance(value, list | tuple) else [value] * n for value in given]
-        places = [f"item {i + 1} of {n}: " if n > 1 else "" for i in range(n)]  # as errors call them
+        places = [f"item {i} of {n}: " if n > 1 else "" for i in range(1, n + 1)]  # as errors call them
         return self._answer_all(list(zip(places, *columns, strict=True)))
 
     def build_prompt(self, *texts: str | None) -> Prompt:
-        """The prompt for the texts of a call, in the processor's order.
-
-        Raises:
-            InputError: they make none for this model.
-        """
+        """The prompt for the texts of a call, in the processor's order; InputError if they make none."""
         for (name, required), text in zip(self.processor.text_inputs.items(), texts, strict=True):
             if not isinstance(text, str) and (required or text is not None):
                 raise InputError(f"{name} has to be a string, not a {type(text).__name__}")
@@ -157,10 +145,10 @@ class Pipeline:
             raise InputError(str(error)) from error
 
     def _in_order(self, texts: Sequence[Any], named_texts: Mapping[str, Any]) -> list[Any]:
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+        texts_read = self.processor.text_inputs.items()
         parameters = [
-            inspect.Parameter(name, kind, default=inspect.Parameter.empty if required else None)
-            for name, required in self.processor.text_inputs.items()
+            inspect.Parameter(name, kind, default=empty if is_required else None) for name, is_required in texts_read
         ]
         bound = inspect.Signature(parameters).bind(*texts, **named_texts)
         bound.apply_defaults()
@@ -191,9 +179,7 @@ class Pipeline:
         prefixes = [prompt.prefix for prompt in prompts]
         prefix_tokens = pad(prefixes).to(weight.device) if any(prefixes) else None
         found = self.processor.generate(self.model, inputs, prefix_tokens, self.options)
-        return [
-            self.processor.respond(hypotheses, *image.size) for hypotheses, image in zip(found, images, strict=True)
-        ]
+        return [self.processor.respond(best, *image.size) for best, image in zip(found, images, strict=True)]
 
     def _read_item(self, place: str, image: ImageInput, *texts: Any) -> tuple[Image.Image, Prompt]:
         try:

@@ -6,6 +6,7 @@ anything, and each stands for a harmless function or type; any other name is an 
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -23,32 +24,31 @@ _TYPES = {
     ("collections", "OrderedDict"): dict,
     ("collections", "Counter"): dict,
 }
-# What a defaultdict makes missing values with; not needed, since it becomes a dict.
+# Factories of a defaultdict; not needed, since it becomes a dict.
 _FACTORIES = {(m, name) for m in _BUILTINS for name in ("int", "long", "float", "bool", "str", "list", "dict", "tuple")}
 
 
 def load_plain_pickle(path: str | Path) -> Any:
     """The value of a pickle of plain data, of any protocol, Python 2's included.
 
-    Plain are dicts, lists, tuples, sets, strings, bytes, numbers, bools and None. A defaultdict, OrderedDict or Counter
-    becomes a dict, a NumPy scalar a number. Byte strings that Python 2 wrote become text: all of them read as UTF-8, or
-    all as Latin-1 if one of them is not UTF-8.
+    A defaultdict, OrderedDict or Counter becomes a dict, a NumPy scalar a number. Byte strings that Python 2 wrote
+    become text: all of them read as UTF-8, or all as Latin-1 if one of them is not UTF-8.
 
     Raises:
         UserError: the file cannot be read, is not a whole pickle, or names anything else, which was not executed.
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            try:
-                return _PlainUnpickler(file, path, "utf-8").load()
-            except UnicodeDecodeError:
-                file.seek(0)
-                return _PlainUnpickler(file, path, "latin-1").load()
-    except UserError:
-        raise
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    try:
+        try:
+            return _PlainUnpickler(io.BytesIO(content), path, "utf-8").load()
+        except UnicodeDecodeError:
+            return _PlainUnpickler(io.BytesIO(content), path, "latin-1").load()
+    except UserError:
+        raise
     except Exception as error:  # a damaged pickle may raise anything, as pickle's documentation warns
         reason = str(error) or type(error).__name__
         raise UserError(f"{path} is not a whole pickle of plain data ({reason}): is the file complete?") from error
@@ -64,10 +64,9 @@ class _PlainUnpickler(pickle.Unpickler):
         key = (module, name)
         if key in _FACTORIES:
             return None
-        if key in _TYPES:
-            return _TYPES[key]
-        if key in self._functions:
-            return self._functions[key]
+        for known in (_TYPES, self._functions):
+            if key in known:
+                return known[key]
         raise UserError(
             f"{self._path} was not read: it names {module}.{name}, which could execute code; "
             "only dicts, lists, tuples, sets, strings, bytes, numbers, bools and None are read"
@@ -77,8 +76,7 @@ class _PlainUnpickler(pickle.Unpickler):
 def _harmless_functions(encoding: str) -> dict[tuple[str, str], Callable]:
     """What stands for the functions plain data is pickled with; new ones, for a pickle may set a function's attributes.
 
-    Args:
-        encoding: in which Python 2's byte strings are read, among them the data of its NumPy scalars.
+    Python 2's byte strings, among them the data of its NumPy scalars, are read in `encoding`.
     """
 
     def scalar(number_type: NumberType, data: bytes | str) -> Any:
@@ -93,11 +91,7 @@ def _harmless_functions(encoding: str) -> dict[tuple[str, str], Callable]:
 
 
 def number(number_type: NumberType, data: bytes) -> Any:
-    """A pickled NumPy scalar as the number it is.
-
-    Raises:
-        TypeError, ValueError: it is not a number, or its data is too short.
-    """
+    """A pickled NumPy scalar as the number it is; TypeError or ValueError if it is none."""
     return np.frombuffer(data, number_type.dtype(), count=1)[0].item()
 
 
@@ -113,11 +107,7 @@ class NumberType:
         self.order = state[1]
 
     def dtype(self) -> np.dtype:
-        """The type it stands for.
-
-        Raises:
-            TypeError, ValueError: there is none, or it is not numeric.
-        """
+        """The type it stands for; TypeError or ValueError if there is none, or it is not numeric."""
         dtype = np.dtype(self.code).newbyteorder(self.order)
         if dtype.kind not in "biufc":
             raise ValueError(f"a NumPy value of type {self.code} is not a number")

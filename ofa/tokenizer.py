@@ -1,8 +1,7 @@
 """Text to token ids and back: `Tokenizer`, byte-level BPE followed by image codes and bins; `clean_caption` before it.
 
-The BPE part is in `vocab.json` and `merges.txt` of a model folder; ids of `<code_i>` and `<bin_i>` are computed (see
-`ofa.vocabulary`). Text never becomes a special, code or bin id: a literal "<mask>" is split into pieces, as in the
-published implementation.
+Ids of `<code_i>` and `<bin_i>` are computed (see `ofa.vocabulary`). Text never becomes a special, code or bin id: a
+literal "<mask>" is split into pieces, as in the published implementation.
 """
 
 from __future__ import annotations
@@ -35,17 +34,15 @@ class Tokenizer:
     """Byte-level BPE as GPT-2 defines it, with OFA's ids.
 
     Args:
-        vocabulary: content of vocab.json, a JSON object from piece to id.
-        merges: content of merges.txt, one merge a line after a version line.
+        vocabulary, merges: content of vocab.json and merges.txt.
         name: for error messages, usually the source folder.
 
     Raises:
         UserError: the two do not match, or the special tokens do not have OFA's ids.
 
-    Example:
-        >>> tokenizer = Tokenizer.demo()
-        >>> tokenizer.decode(tokenizer.encode("the red circle"))
-        'the red circle'
+    >>> tokenizer = Tokenizer.demo()
+    >>> tokenizer.decode(tokenizer.encode("the red circle"))
+    'the red circle'
     """
 
     def __init__(self, vocabulary: str, merges: str, name: str) -> None:
@@ -57,27 +54,21 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Tokenizer:
-        """Reads the vocabulary of a model folder or, with a network, of a Hugging Face model ("OFA-Sys/ofa-tiny").
-
-        Raises:
-            UserError: the vocabulary is missing, cannot be downloaded, or has another format.
-        """
+        """The vocabulary of a model folder or a Hugging Face model ("OFA-Sys/ofa-tiny"); UserError if unusable."""
         folder = Path(source)
         if (folder / WORDPIECE_FILE).is_file() and not (folder / VOCABULARY_FILE).is_file():
             raise UserError(
                 f"{folder} holds vocab.txt, the WordPiece vocabulary of the Chinese models, which is not supported "
                 f"yet; use a model with {VOCABULARY_FILE} and {MERGES_FILE}"
             )
-        if folder.is_dir():
-            vocabulary, merges = folder / VOCABULARY_FILE, folder / MERGES_FILE
-        elif not is_hub_id(str(source)):
+        if not folder.is_dir() and not is_hub_id(str(source)):
             raise UserError(
                 f"there is no folder {source}; give one with {VOCABULARY_FILE} and {MERGES_FILE}, or a Hugging Face id "
                 "(OWNER/NAME)"
             )
-        else:
-            vocabulary, merges = _from_hub(str(source), VOCABULARY_FILE), _from_hub(str(source), MERGES_FILE)
-        return cls(_read(vocabulary), _read(merges), name=str(source))
+        names = (VOCABULARY_FILE, MERGES_FILE)
+        files = [folder / name if folder.is_dir() else _from_hub(str(source), name) for name in names]
+        return cls(*map(_read, files), name=str(source))
 
     @classmethod
     def demo(cls) -> Tokenizer:
@@ -102,7 +93,7 @@ class Tokenizer:
         return self.encode_verbatim(" " + text)
 
     def encode_verbatim(self, text: str) -> list[int]:
-        """Ids of exactly this text, without the leading space."""
+        """Ids of exactly this text."""
         return self._pieces.encode(text).ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -115,10 +106,9 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Writes vocab.json and merges.txt, unchanged, into a folder, which is created if missing."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
         for file, content in self.files().items():
-            (folder / file).write_bytes(content.encode())
+            Path(folder, file).write_bytes(content.encode())
 
     def files(self) -> dict[str, str]:
         """The unchanged content of vocab.json and merges.txt."""
@@ -188,8 +178,7 @@ def clean_question(text: str, max_words: int | None = None) -> str:
     >>> clean_question("What's on the tv/monitor")
     "what's on the tv monitor?"
     """
-    question = _clean(text, max_words, {"-": " ", "/": " "})
-    return question if question.endswith("?") else question + "?"
+    return _clean(text, max_words, {"-": " ", "/": " "}).removesuffix("?") + "?"
 
 
 def cut_words(clean: Callable[[str, int | None], str], text: str, max_words: int) -> tuple[str, tuple[str, ...]]:

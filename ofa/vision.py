@@ -18,9 +18,8 @@ PATCH_WIDTH = 1024  # channels of the third stage
 def build_backbone(stages: tuple[int, int, int], drop_path_rate: float) -> nn.Module:
     """A bottleneck ResNet (arXiv 1512.03385, stride on the 3x3 convolution) with `stages` blocks in its three stages.
 
-    Called with images [B, 3, h, w] it returns a list of one feature map [B, 1024, h/16, w/16]. Parameter names are the
-    common `conv1`, `bn1`, `layerN.i.convK`. Drop path rises from 0 to its rate inside each stage. As is timm's custom,
-    the last batch norm of each block starts at 0, so that a fresh backbone is nearly linear and trains well.
+    Called with images [B, 3, h, w] it returns a list of one feature map [B, 1024, h/16, w/16]. Drop path rises from 0
+    to its rate inside each stage. The last batch norm of each block starts at 0, as in timm.
     """
     # A fourth stage must be named to be left out by `out_indices`.
     backbone = timm.create_model("resnet50", layers=(*stages, 1), features_only=True, out_indices=(3,))

@@ -26,7 +26,7 @@ import torch  # noqa: E402
 import train  # noqa: E402
 from ofa.atomic_write import part_of  # noqa: E402
 from ofa.checkpoint import BEST, EXPORT, LAST  # noqa: E402
-from runtime.checkpoint_io import PREVIOUS, verify_checkpoint  # noqa: E402
+from runtime.checkpoints import PREVIOUS, verify_checkpoint  # noqa: E402
 
 OVERRIDES = ["model=micro", "data.rows.train=64", "data.rows.evaluation=10", "task.image_size=32", "data.batch_size=8",
          "data.scenes.grid=2", "model.dropout=0.2", "ema.decay=0.9", "trainer.max_steps=20", "validate_every=7",

@@ -1,33 +1,93 @@
-"""Checkpoint callbacks: the best by a score, and the last, from which a run resumes."""
+"""Checkpoints: atomic files with checksums; the best by a score, and the last, from which a run resumes."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from ofa.atomic_write import atomic_write
-from ofa.checkpoint import read_file
+from ofa.atomic_write import FULL, atomic_write
+from ofa.checkpoint import LAST, read_file
 from ofa.errors import UserError
-from runtime.checkpoint_io import verify_checkpoint
 from runtime.collectives import broadcast_object, rank
 from runtime.lightning_internals import is_accumulating, start_with_validation
+
+PREVIOUS = LAST.with_name("last.previous.ckpt")  # inside a run folder: the last checkpoint but one
 
 log = logging.getLogger(__name__)
 
 
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints atomically; keeps the `last.ckpt` of an earlier step as `last.previous.ckpt`.
+
+    A checkpoint is a zip archive whose directory, at its end, holds a checksum of each entry.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step: int | None = None  # of the `last.ckpt` that this object has written
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: None = None) -> None:
+        """Replace the file from before when the new one is on disk.
+
+        Raises:
+            UserError: it cannot be written; the message names the checkpoint from which the run can resume.
+        """
+        path = Path(path)
+        is_last = path.name == LAST.name
+        # A state of the same step, such as that after its validation, replaces the one before it.
+        previous = path.with_name(PREVIOUS.name) if is_last and checkpoint["global_step"] != self.step else None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(path, lambda part: _save(checkpoint, part), previous)
+        except OSError as error:
+            reason = FULL.get(error.errno, error.strerror)
+            remedy = "free some space" if error.errno in FULL else f"make {path.parent} a writable folder"
+            raise UserError(f"{path} was not written: {reason}; {remedy}, then {how_to_resume(path.parent)}") from error
+        if is_last:
+            self.step = checkpoint["global_step"]
+
+
+def _save(checkpoint: dict[str, Any], file: Path) -> None:
+    with file.open("wb") as opened:
+        try:
+            torch.save(checkpoint, opened)
+        except RuntimeError as error:  # torch's, about the state in which a failed write has left it
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+
+
+def how_to_resume(folder: Path) -> str:
+    """What to do after a run could not write; `folder` has its checkpoints."""
+    for name in (LAST.name, PREVIOUS.name):
+        if (folder / name).is_file():
+            return f"resume from {folder / name}, which is intact, by resume={folder.parent} or resume=auto"
+    return "start again; there was no checkpoint yet"
+
+
+def verify_checkpoint(file: Path) -> str | None:
+    """What is wrong with a checkpoint, by its checksums; None: it is intact. Reads the whole file."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entry = archive.testzip()
+        read_file(file)  # whether torch can read what Python's zipfile can
+    except Exception as error:  # a damaged archive may raise anything
+        return str(error) or type(error).__name__
+    return None if entry is None else f"the checksum of its entry {entry} is wrong"
+
+
 class BestCheckpoint(ModelCheckpoint):
-    """The best checkpoint by a score. A resumed run starts with the best one so far, copied to its folder.
+    """The best checkpoint, by a logged score. A resumed run starts with the best one so far, copied to its folder.
 
     The best may be newer than the last, if a run was killed between the two: its score is read from the file itself.
-
-    Args:
-        file: path of the checkpoint.
-        score: name under which the score is logged; higher is better.
     """
 
     def __init__(self, file: Path, score: str) -> None:
@@ -36,13 +96,12 @@ class BestCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["callbacks"][self.state_key]
         old, new = (Path(folder, f"{self.filename}.ckpt") for folder in (Path(trainer.ckpt_path).parent, self.dirpath))
-        # Only on rank 0, since the whole file is read.
-        reason = broadcast_object(
-            (verify_checkpoint(old) if old.is_file() else "no such file") if rank() == 0 else None
-        )
-        score = None
+        reason = score = None
+        if rank() == 0:  # only there, since the whole file is read
+            reason = verify_checkpoint(old) if old.is_file() else "no such file"
+            score = _state_of_best(old)["best_model_score"] if reason is None else None
+        reason, score = broadcast_object((reason, score))
         if reason is None:
-            score = broadcast_object(_state_of_best(old)["best_model_score"] if rank() == 0 else None)
             if trainer.is_global_zero and old.resolve() != new.resolve():
                 new.parent.mkdir(parents=True, exist_ok=True)
                 atomic_write(new, lambda part: shutil.copyfile(old, part))
@@ -70,22 +129,15 @@ def _state_of_best(file: Path) -> dict[str, Any]:
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves the state before and after each validation, and every so many steps in between.
+    """Saves the state before and after each validation, and each `every` steps in between, when all callbacks are done.
 
     A run that resumes from the one before a validation starts with the validation. There is none where a validation
-    falls between the batches of one optimizer step.
-
-    Lightning calls such callbacks last, so all others have done their part of the batch. In a run of one process, an
-    error that a user has to correct, such as a data file that was changed, also leaves a checkpoint.
-
-    Args:
-        file: path of the checkpoint.
-        every: steps between two checkpoints; None: only at validations.
+    falls between the batches of one optimizer step. In a run of one process, an error that a user has to correct, such
+    as a data file that was changed, also leaves a checkpoint.
     """
 
     def __init__(self, file: Path, every: int | None) -> None:
-        self.file = file
-        self.every = every
+        self.file, self.every = file, every
         self.step: int | None = None  # of the checkpoint; None: training has not begun
         self.validates_first = False  # whether a run that resumes from it starts with a validation
         self.stopped_early = False  # whether a callback had ended the training of the resumed run

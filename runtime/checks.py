@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -33,29 +35,30 @@ def check(config: DictConfig) -> None:
     Raises:
         UserError: for the first of them.
     """
+    select = partial(OmegaConf.select, config)
     for key, minimum in MINIMUM.items():
-        value = OmegaConf.select(config, key)
+        value = select(key)
         if value is not None and (not isinstance(value, int) or value < minimum):
             raise UserError(f"{key}={value} is not a whole number of at least {minimum}")
     log_every = config.get("log_every", 1)  # not a setting of every command
     if not isinstance(log_every, int | float) or log_every <= 0:
         raise UserError(f"log_every={log_every} is not a number of seconds above 0")
-    decay = OmegaConf.select(config, "ema.decay")
+    decay = select("ema.decay")
     if decay is not None and not (isinstance(decay, float) and 0 < decay < 1):
         raise UserError(f"ema.decay={decay} is not a number between 0 and 1")
     no_gpu = config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     precision = str(config.trainer.precision)
     if precision.startswith("16") and no_gpu:
         raise UserError(f"trainer.precision={precision} needs a GPU; on a CPU use 32-true or bf16-mixed")
-    if str(OmegaConf.select(config, "distill.teacher_precision")).startswith("16") and no_gpu:
+    if str(select("distill.teacher_precision")).startswith("16") and no_gpu:
         raise UserError("distill.teacher_precision=16-true needs a GPU; on a CPU use 32-true or bf16-true")
     if config.trainer.get("max_steps") == 0:
         raise UserError("trainer.max_steps=0 is a run without steps; set at least 1, or -1 for no limit")
-    for key in ("sync_batchnorm", "strategy.gradient_compression"):
-        value = OmegaConf.select(config.trainer, key)
+    for key in ("trainer.sync_batchnorm", "trainer.strategy.gradient_compression"):
+        value = select(key)
         if value and no_gpu:
-            raise UserError(f"trainer.{key}={typed(value)} needs GPUs; leave it {'false' if value is True else 'null'}")
-    if "optim" in config:  # training, in which weights are sharded
+            raise UserError(f"{key}={typed(value)} needs GPUs; leave it {'false' if value is True else 'null'}")
+    if "optim" in config and is_sharded_run(config):  # in training; evaluations use full weights
         _check_sharding(config, no_gpu)
 
 
@@ -67,8 +70,6 @@ def is_sharded_run(config: DictConfig) -> bool:
 
 def _check_sharding(config: DictConfig, no_gpu: bool) -> None:
     """Refuse what needs full weights during sharded training."""
-    if not is_sharded_run(config):
-        return
     if no_gpu and not WORKS_ON_CPUS:
         raise UserError(f"trainer=fsdp needs GPUs with PyTorch {torch.__version__}; upgrade it, or set trainer=ddp")
     refused = {

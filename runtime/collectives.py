@@ -14,7 +14,6 @@ import torch.distributed as dist
 Item = TypeVar("Item")
 
 CHUNK = 1000  # items of each process that are sent at once
-PREPARATION_TIMEOUT = timedelta(days=1)  # of local rank 0; if it dies, the others know at once
 
 
 def rank() -> int:
@@ -69,10 +68,9 @@ def mean_weights(sizes: torch.Tensor) -> torch.Tensor:
 
 def broadcast_object(value: Item) -> Item:
     """The value of rank 0."""
-    if world_size() == 1:
-        return value
     values = [value]
-    dist.broadcast_object_list(values)
+    if world_size() > 1:
+        dist.broadcast_object_list(values)
     return values[0]
 
 
@@ -98,7 +96,7 @@ def local_rank_zero_first(processes_per_node: int) -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    group = dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=1))  # if the first dies, the others know at once
     is_first = rank() % processes_per_node == 0
     if not is_first:
         dist.barrier(group)

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from ofa.atomic_write import FULL
 from ofa.checkpoint import LAST
 from ofa.errors import UserError
-from runtime.checkpoint_io import how_to_resume
+from runtime.checkpoints import how_to_resume
 from runtime.collectives import world_size
 from runtime.hydra_internals import BASIC_LAUNCHER, known_mode, parse_arguments
 from runtime.launching import devices_of, distributed_run, rank_info, worker_overrides
@@ -52,11 +52,7 @@ def command(
     """Make a function of a configuration the main function of a script; a UserError is printed as one line.
 
     In a sweep of runs in sequence the next run then starts, unless it would meet the same error, such as a full disk;
-    the exit status at the end reports the failure.
-
-    Args:
-        config_name: of the configuration.
-        verbatim: settings whose values are texts, which Hydra does not parse.
+    the exit status at the end reports the failure. `verbatim`: settings whose values Hydra does not parse.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -67,20 +63,22 @@ def command(
             quieten_lightning()
             outcome_file = os.environ.pop(OUTCOME, None)  # as a run of a sweep; not for processes that it starts
             try:
-                return _run(function, config, _program(config_name), outcome_file)
+                return _run(function, config, config_name, outcome_file)
             except Preempted as stop:
                 where = str(stop)
             except Exception as error:
                 _report_failure(error, config)
                 failed[_run_folder()] = str(error) or type(error).__name__
-                _check_search(failed)
+                if len(failed) == HydraConfig.get().sweeper.get("n_trials"):  # Optuna would look for the best of none
+                    folder, reason = next(iter(failed.items()))
+                    sys.exit(f"error: all {len(failed)} trials of the search failed; the first, in {folder}: {reason}")
                 return None  # which a search takes for a failed trial
             # After the except clause: what the error refers to, such as data workers, has ended now.
-            if outcome_file is not None:  # the sweep prints it
-                Outcome(stopped=where).write(outcome_file)
-                sys.exit(EXIT_STATUS)
             try:
-                print(f"{where}; {requeue_or_explain(config)}", file=sys.stderr)
+                if outcome_file is None:
+                    print(f"{where}; {requeue_or_explain(config)}", file=sys.stderr)
+                else:  # the sweep prints it
+                    Outcome(stopped=where).write(outcome_file)
             except UserError as error:
                 sys.exit(f"error: {where}; {error}")
             sys.exit(EXIT_STATUS)
@@ -120,16 +118,17 @@ def _check_command(config_name: str, arguments: Any) -> DictConfig:
     return config
 
 
-def _run(function: Callable[[DictConfig], Any], config: DictConfig, program: list[str], file: str | None) -> Any:
-    """Call the function, in the processes that the configuration asks for, and return its value.
+def _run(function: Callable[[DictConfig], Any], config: DictConfig, name: str, file: str | None) -> Any:
+    """The value of the function, called in the processes that the configuration asks for.
 
     Args:
-        program: of this command.
+        name: of the configuration.
         file: where the sweep that has started this command reads the value.
     """
     if "trainer" not in config:  # a command of one process, which signals simply end
         return function(config)
     overrides = HydraConfig.get().overrides
+    program = [str(CONFIGS.parent / f"{name}.py")] if name in SCRIPTS else ["-m", f"training.{name}"]
     command = [sys.executable, *program, *overrides.task]
     signals = signals_of(config.get("signals", ()))
     if _is_sequential_sweep() and rank_info() is None and devices_of(config.trainer) > 1:
@@ -147,8 +146,7 @@ def _run(function: Callable[[DictConfig], Any], config: DictConfig, program: lis
 
 def _report_failure(error: Exception, config: DictConfig) -> None:
     """Print an error; returns only if another run of a sweep follows."""
-    sentence = _file_error(error, config)
-    if sentence is not None:
+    if (sentence := _file_error(error, config)) is not None:
         print(f"error: {sentence}", file=sys.stderr)
         sys.exit(FILE_STATUS)
     if not _is_sequential_sweep():
@@ -171,13 +169,6 @@ def _is_sequential_sweep() -> bool:
     return config.mode == RunMode.MULTIRUN and config.launcher._target_ == BASIC_LAUNCHER and world_size() == 1
 
 
-def _check_search(failed: dict[str, str]) -> None:
-    """End a search all of whose trials have failed, among which Optuna would look for the best one."""
-    if len(failed) == HydraConfig.get().sweeper.get("n_trials"):
-        folder, reason = next(iter(failed.items()))
-        sys.exit(f"error: all {len(failed)} trials of the search failed; the first, in {folder}: {reason}")
-
-
 def _file_error(error: Exception, config: DictConfig) -> str | None:
     """What is wrong with a file, so that every run would meet it, and the remedy; None: it is another error."""
     if isinstance(error, UserError) and isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
@@ -194,13 +185,6 @@ def _file_error(error: Exception, config: DictConfig) -> str | None:
     return f"{reason}, then {remedy}"
 
 
-def _program(config_name: str) -> list[str]:
-    """The script of a command, as arguments of `python`."""
-    if config_name in SCRIPTS:
-        return [str(CONFIGS.parent / f"{config_name}.py")]
-    return ["-m", f"training.{config_name}"]
-
-
 def quieten_lightning() -> None:
     """Silence Lightning's messages about itself and about what is intended here; errors and other warnings stay."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -214,6 +198,7 @@ def quieten_lightning() -> None:
         "The dirpath has changed",  # a resumed run keeps its last checkpoint in its own folder
         ".*Grad strides do not match bucket view strides",  # of 1x1 convolutions: the two are the same
         ".*`broadcast_buffers` is deprecated",  # by a setting that the oldest supported torch does not have
+        ".*DataLoader will create .* worker processes",  # more than cores; they also wait for the disk
         ".*when logging on epoch level in distributed setting",  # what is logged is already reduced
         ".*``compute`` method of metric .* was called before",  # of a split without truths
     ):

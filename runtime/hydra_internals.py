@@ -25,11 +25,7 @@ def parse_arguments() -> Namespace:
 
 
 def apply_overrides(config: DictConfig, overrides: Sequence[Override]) -> None:
-    """Change values of a composed configuration in place, as Hydra does last when it composes one.
-
-    Raises:
-        ConfigCompositionException: a key does not exist, or the value does not fit.
-    """
+    """Change values of a composed configuration in place; ConfigCompositionException: a key or value does not fit."""
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
 
 

@@ -53,17 +53,11 @@ class RankInfo:
 
 @dataclass
 class Run:
-    """The processes of a run, as seen by one of them.
+    """The processes of a run, as seen by one of them."""
 
-    Attributes:
-        store: shared by all of them while rank 0 lives.
-        started: those that this one has started, ranks 1, 2, ...
-        over: set when no more collective work is left.
-    """
-
-    store: dist.Store
-    started: list[subprocess.Popen] = field(default_factory=list)
-    over: threading.Event = field(default_factory=threading.Event)
+    store: dist.Store  # shared by all of them while rank 0 lives
+    started: list[subprocess.Popen] = field(default_factory=list)  # by this one: ranks 1, 2, ...
+    over: threading.Event = field(default_factory=threading.Event)  # set when no more collective work is left
 
     def ended_by(self, cause: str) -> str | None:
         """The first cause that has ended the run, `cause` if there was none before; None: rank 0 has ended."""
@@ -128,13 +122,8 @@ def worker_overrides() -> list[str]:
         return []
     folder = tempfile.TemporaryDirectory(prefix="ofa_")
     atexit.register(folder.cleanup)
-    return [
-        f"hydra.run.dir={folder.name}",
-        f"hydra.sweep.dir={folder.name}",
-        "hydra.output_subdir=null",
-        "hydra/job_logging=disabled",
-        "hydra/hydra_logging=disabled",
-    ]
+    folders = [f"hydra.run.dir={folder.name}", f"hydra.sweep.dir={folder.name}", "hydra.output_subdir=null"]
+    return [*folders, "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
 
 
 @contextlib.contextmanager
@@ -142,29 +131,25 @@ def distributed_run(trainer: DictConfig, command: Sequence[str]) -> Iterator[Non
     """The body runs in as many processes as the trainer's settings require.
 
     An error of one ends all; only the first to fail prints its error. After a signal only rank 0 prints a message, and
-    processes that a launcher has started wait for its end, since the launcher may kill all when one has ended.
-
-    Args:
-        trainer: its settings.
-        command: starts one more process of the run.
+    processes that a launcher has started wait for its end, since the launcher may kill all when one has ended. A
+    further process of the run is started by `command`.
 
     Raises:
         UserError: there are fewer GPUs than required, or a launcher has started another number of processes.
         Preempted: on rank 0, after a signal has stopped it or another process.
     """
-    machines = trainer.get("num_nodes", 1)
-    world = devices_of(trainer) * machines
-    info = rank_info()
+    machines, devices, info = trainer.get("num_nodes", 1), devices_of(trainer), rank_info()
+    world = devices * machines
     if info is not None and info.world != world:
         raise UserError(
             f"{info.world} processes were started, but trainer.devices={trainer.devices} on {machines} machines makes "
             f"{world}; set trainer=ddp, trainer.devices and trainer.num_nodes to what was started"
         )
-    if info is not None and info.rank % (world // machines) != info.local:
+    if info is not None and info.rank % devices != info.local:
         raise UserError(
             f"process {info.rank} of the run is process {info.local} of its machine, but with "
-            f"trainer.devices={trainer.devices} it would be {info.rank % (world // machines)}; set trainer.devices to "
-            "the number that every machine has, and start them in the order of the machines"
+            f"trainer.devices={trainer.devices} it would be {info.rank % devices}; set trainer.devices to the number "
+            "that every machine has, and start them in the order of the machines"
         )
     if world <= 1:
         yield
@@ -236,12 +221,12 @@ def rank_info() -> RankInfo | None:
     """
     variables = os.environ
     if "LOCAL_RANK" in variables:  # torchrun, or `_start`
-        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-            if name not in variables:
-                raise UserError(
-                    f"the environment has LOCAL_RANK, as by torchrun, but no {name}; start the processes by "
-                    "torchrun or srun, or unset LOCAL_RANK for a run without them"
-                )
+        missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in variables]
+        if missing:
+            raise UserError(
+                f"the environment has LOCAL_RANK, as by torchrun, but no {missing[0]}; start the processes by torchrun "
+                "or srun, or unset LOCAL_RANK for a run without them"
+            )
         return RankInfo(*(int(variables[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
     if int(variables.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # srun
         names = ("SLURM_NODEID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES")
@@ -258,17 +243,11 @@ def _backend(trainer: DictConfig) -> str:
 def _start(trainer: DictConfig, world: int, command: Sequence[str]) -> Run:
     """The run of this process, rank 0, and of the others, which it starts on this machine."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=TIMEOUT, wait_for_workers=False)
-    variables = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "WORLD_SIZE": str(world),
-        "TQDM_DISABLE": "1",
-        PARENT: str(os.getpid()),
-    }
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(world)}
+    variables = {**os.environ, **address, "TQDM_DISABLE": "1", PARENT: str(os.getpid())}
     run = Run(store)
-    for local in range(1, world):
-        run.started.append(subprocess.Popen(command, env={**variables, "RANK": str(local), "LOCAL_RANK": str(local)}))
+    for local in map(str, range(1, world)):
+        run.started.append(subprocess.Popen(command, env={**variables, "RANK": local, "LOCAL_RANK": local}))
     threading.Thread(target=_watch_started, args=[run], daemon=True).start()
     _end_with_parent()
     _init_group(store, 0, world, _backend(trainer))
@@ -293,8 +272,7 @@ def _join(info: RankInfo, backend: str) -> Run:
     if info.rank > 0:  # only rank 0 logs
         logging.disable()
         warnings.simplefilter("ignore")
-    interface = interface_to(host)
-    if interface is not None:
+    if (interface := interface_to(host)) is not None:
         variables.setdefault("GLOO_SOCKET_IFNAME", interface)
     _init_group(store, info.rank, info.world, backend)
     atexit.register(dist.destroy_process_group)
@@ -352,11 +330,11 @@ def _watch_started(run: Run) -> None:
 
 def _end_with_parent() -> None:
     """From now on, end this process when the one of this project that has started it has ended."""
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
     if PARENT in os.environ:
-        threading.Thread(target=_watch_parent, args=[int(os.environ[PARENT])], daemon=True).start()
-
-
-def _watch_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+        threading.Thread(target=watch, args=[int(os.environ[PARENT])], daemon=True).start()

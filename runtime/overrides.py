@@ -31,7 +31,7 @@ OmegaConf.register_new_resolver("stem", lambda path: Path(path).resolve().stem, 
 
 
 def quote_values(arguments: Sequence[str], verbatim: Sequence[str]) -> list[str]:
-    """The arguments of a command; each `name=text` with a name in `verbatim` is quoted for Hydra."""
+    """The arguments; each `name=text` with a name in `verbatim` is quoted for Hydra."""
     return [quote(word) if "=" in word and word.partition("=")[0] in verbatim else word for word in arguments]
 
 
@@ -50,11 +50,7 @@ def sweep_run_overrides(hydra_overrides: Sequence[str]) -> list[str]:
 
 
 def search_path_override(config_dir: str, overrides: Sequence[str]) -> str:
-    """Hydra's `--config-dir` as an override, which child processes and the runs of a sweep inherit.
-
-    Raises:
-        UserError: there is no such folder.
-    """
+    """Hydra's `--config-dir` as an override, which child processes and the runs of a sweep inherit."""
     folder = Path(config_dir).absolute()
     if not folder.is_dir():
         raise UserError(f"--config-dir={config_dir} is not a folder; give one with configs such as task/x.yaml")
@@ -103,12 +99,7 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> DictConfig:
 
 
 def check_cluster(config: DictConfig, is_sweep: bool) -> None:
-    """Refuse a cluster that cannot be reached in this way.
-
-    Args:
-        config: as composed.
-        is_sweep: whether the command has -m, with which Hydra gives runs to its launchers.
-    """
+    """Refuse a cluster that cannot be reached in this way; `is_sweep`: by -m Hydra gives runs to its launchers."""
     if OmegaConf.select(config, "cluster.name") != "slurm" or PARENT in os.environ:  # a job has started this process
         return
     if not is_sweep:
@@ -119,11 +110,7 @@ def check_cluster(config: DictConfig, is_sweep: bool) -> None:
 
 
 def check_folder(config: DictConfig, is_sweep: bool) -> None:
-    """Whether outputs can be written where they would go, and where resume=auto would find them again.
-
-    Raises:
-        UserError: the folder cannot be written; or each start would have another one, and the run is to resume in it.
-    """
+    """Refuse a folder that cannot be written, or that would be another one each time for a run that resumes in it."""
     name = "sweep" if is_sweep else "run"
     key = f"hydra.{name}.dir"
     is_kept = OmegaConf.select(config, "cluster.name") == "slurm"  # by its launcher, for all allocations of a job
@@ -152,7 +139,7 @@ def _search_path(overrides: Sequence[Override]) -> list[str]:
 
 
 def _config_folders(overrides: Sequence[Override]) -> list[Path]:
-    """Where groups are looked for: the project's configs, and folders and packages of hydra.searchpath."""
+    """The project's configs, and folders and packages of hydra.searchpath."""
     folders = [CONFIGS]
     for place in _search_path(overrides):
         scheme, _, path = place.rpartition("://")
@@ -200,25 +187,19 @@ def _apply(config: DictConfig, override: Override, folders: Sequence[Path]) -> N
     try:
         apply_overrides(config, [override])
     except ConfigCompositionException as error:
-        raise _explain(error, override, config, folders) from error
+        raise _explain(error, key, config, folders) from error
     _check_kind(key, default, OmegaConf.select(config, key))
 
 
-def _explain(
-    error: ConfigCompositionException, override: Override, config: DictConfig, folders: Sequence[Path]
-) -> UserError:
+def _explain(error: ConfigCompositionException, key: str, config: DictConfig, folders: Sequence[Path]) -> UserError:
     """What is wrong with an override that Hydra refuses, and the key or the choice that was meant."""
-    key = override.key_or_group
-    group = key.split(".")[0]
-    keys = [
-        name
-        for name, _ in flatten(OmegaConf.to_container(config))
-        if name.startswith("hydra.") == key.startswith("hydra.")
-    ]
+    group, of_hydra = key.split(".")[0], key.startswith("hydra.")
+    options = _options(group, folders)
+    if "none" in options and config.get(group) == {}:
+        choices = ", ".join(f"{group}={name}" for name in options if name != "none")
+        return UserError(f"{key} has no effect with {group}=none; choose one of {choices}")
+    keys = [name for name, _ in flatten(OmegaConf.to_container(config)) if name.startswith("hydra.") == of_hydra]
     keys += [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
-    if "none" in _options(group, folders) and config.get(group) == {}:
-        options = ", ".join(f"{group}={name}" for name in _options(group, folders) if name != "none")
-        return UserError(f"{key} has no effect with {group}=none; choose one of {options}")
     if key not in keys:
         return UserError(f"there is no setting {key!r}{did_you_mean(key, keys)}")
     return UserError(str(error).splitlines()[0])
@@ -227,9 +208,8 @@ def _explain(
 def _check_kind(key: str, default: object, value: object) -> None:
     """A number where the default is one, true or false where it is one of these, settings where it has settings."""
     if isinstance(default, DictConfig) and not isinstance(value, DictConfig):
-        raise UserError(
-            f"{key}={value}: it is a group of settings; set one of {', '.join(f'{key}.{k}' for k in default)}"
-        )
+        settings = ", ".join(f"{key}.{name}" for name in default)
+        raise UserError(f"{key}={value}: it is a group of settings; set one of {settings}")
     kinds = {bool: ((bool,), "true or false"), int: ((int,), "a whole number"), float: ((int, float), "a number")}
     allowed, kind = kinds.get(type(default), ((), ""))
     is_other_kind = not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)

@@ -66,10 +66,7 @@ def ignore(signals: Sequence[signal.Signals]) -> None:
 
 
 class StopOnSignal(pl.Callback):
-    """After a signal, finishes the current batch or step and then raises Preempted.
-
-    In training it waits for the end of the optimizer step, and saves a checkpoint. In a validation it waits for the end
-    of the batch, and leaves the last checkpoint as it is.
+    """After a signal, raises Preempted: in training after the optimizer step, with a checkpoint; else after the batch.
 
     Processes of a run agree on the step. In an evaluation they do not wait for each other: each leaves by itself, and
     the first one ends the others. A second signal, some seconds later, ends the process at once.
@@ -87,17 +84,10 @@ class StopOnSignal(pl.Callback):
 
     # Not earlier: Lightning installs a handler of its own, and restores all of them when it is done.
     def on_sanity_check_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._listen()
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._listen()
-
-    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._listen()
-
-    def _listen(self) -> None:
         for number in self.signals:
             signal.signal(number, self._receive)
+
+    on_train_start = on_test_start = on_sanity_check_start
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.number and time.monotonic() > self.received_at + SAME_REQUEST:

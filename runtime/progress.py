@@ -24,11 +24,10 @@ class Every:
 
     def is_due(self) -> bool:
         """Whether the interval has passed; then the next one begins."""
-        now = time.monotonic()
-        is_due = now >= self.next
-        if is_due:
-            self.next = now + self.seconds
-        return is_due
+        if (now := time.monotonic()) < self.next:
+            return False
+        self.next = now + self.seconds
+        return True
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -22,7 +21,7 @@ MAX_STOPS = 3  # in the same state: the first made progress, and two made none, 
 
 
 def requeue_or_explain(config: DictConfig) -> str:
-    """Requeue the SLURM job of a run that can resume by itself; a clause for the user about what happens next.
+    """Requeue the SLURM job of a run that can resume by itself; returns a clause about what happens next.
 
     Raises:
         UserError: the job is not requeued, since its allocations make no progress.
@@ -33,8 +32,7 @@ def requeue_or_explain(config: DictConfig) -> str:
     job = slurm_job_id()
     if job is None or config.resume != "auto":
         return by_hand
-    reason = why_not_requeue(job)
-    if reason is not None:
+    if (reason := why_not_requeue(job)) is not None:
         return f"{reason}; {by_hand}"
     folder = Path(HydraConfig.get().runtime.output_dir)
     if stops_in_this_state(folder) >= MAX_STOPS:
@@ -54,19 +52,14 @@ def stops_in_this_state(folder: Path) -> int:
 
     Stops after which SLURM requeues the job itself do not count: it may preempt a job as often as it likes.
     """
-    state = _saved_state(folder / LAST)
+    state: list[int | bool] = []  # one saved after a validation is further than one saved before it
+    if (folder / LAST).is_file():
+        checkpoint = read_outline(folder / LAST)
+        state = [checkpoint["global_step"], not checkpoint.get("validates_first")]  # old checkpoints do not have it
     before = json.loads((folder / STOPS).read_text()) if (folder / STOPS).is_file() else {"state": None, "count": 0}
     count = before["count"] + 1 if before["state"] == state else 1
     atomic_write(folder / STOPS, lambda part: part.write_text(json.dumps({"state": state, "count": count})))
     return count
-
-
-def _saved_state(last: Path) -> list[Any]:
-    """The progress of a last checkpoint; one saved after a validation is further than one saved before it."""
-    if not last.is_file():
-        return []
-    checkpoint = read_outline(last)
-    return [checkpoint["global_step"], not checkpoint.get("validates_first")]  # old checkpoints do not have it
 
 
 def _folder() -> str:
@@ -86,17 +79,14 @@ def slurm_job_id() -> str | None:
 
 
 def why_not_requeue(job: str) -> str | None:
-    """Why a process does not requeue its own job; None: it does.
-
-    It does not where the job was cancelled or SLURM requeues it itself: then its state is no longer RUNNING.
-    """
+    """Why a process does not requeue its own job; None: it does."""
     if shutil.which("scontrol") is None:
         return f"job {job} is not requeued: there is no command scontrol here"
     shown = subprocess.run(["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True)
     if shown.returncode:
         return f"job {job} is not requeued ({shown.stderr.strip()})"
     fields = dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
-    if fields["JobState"] != "RUNNING":
+    if fields["JobState"] != "RUNNING":  # it was cancelled, or SLURM requeues it itself
         return f"SLURM is ending job {job}, and requeues it unless it was cancelled"
     if fields["Requeue"] != "1" or fields["BatchFlag"] != "1":
         return f"job {job} is not requeued: it may not be (sbatch --requeue)"

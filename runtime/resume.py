@@ -1,16 +1,15 @@
-"""Resuming an interrupted run as if it had not been interrupted: `resume=RUN`, `resume=auto`.
+"""Resuming an interrupted run as if it had not been interrupted.
 
-Lightning's checkpoints contain weights, their average, optimizer, schedule, loss scaling and position in data and
-loops; SaveTrainingState adds the rest. With a folder, the resumed run gets one of its own, and the old one stays as it
-is; with auto it resumes in place, by the command with which it was started.
+With `resume=RUN` the resumed run has a folder of its own; with `resume=auto` the command of a run resumes it in place.
 """
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +19,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import CSVLogger, Logger
 from torch import Tensor
 
 from ofa.checkpoint import LAST, read_config, read_outline
 from ofa.config import typed
 from ofa.errors import UserError
-from runtime.checkpoint_io import PREVIOUS, verify_checkpoint
+from runtime.checkpoints import PREVIOUS, verify_checkpoint
 from runtime.collectives import broadcast_object, gather, rank, world_size
 from runtime.configuration import flatten, to_container
 from runtime.digest import digests
@@ -50,23 +50,14 @@ MAY_DIFFER = ("resume", "save_every", "pictures", "log_every", "logger", "on_non
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A run to resume.
+    """A run to resume."""
 
-    Attributes:
-        run: its folder.
-        checkpoint: to resume from.
-        step: optimizer steps it had done.
-        validates_first: whether the validation after these steps comes first; LastCheckpoint saves it.
-        in_place: whether the resumed run uses the same folder.
-        is_tested: whether the run has its test scores.
-    """
-
-    run: Path
+    run: Path  # its folder
     checkpoint: Path
-    step: int
-    validates_first: bool
-    in_place: bool
-    is_tested: bool
+    step: int  # optimizer steps it had done
+    validates_first: bool  # whether the validation after these steps comes first; LastCheckpoint saves it
+    in_place: bool  # whether the resumed run uses the same folder
+    is_tested: bool  # whether the run has its test scores
 
     @property
     def is_finished(self) -> bool:
@@ -77,11 +68,7 @@ class ResumePoint:
 def find_resume_point(config: DictConfig, folder: Path) -> ResumePoint | None:
     """The run that `resume` names; with auto the one in `folder`, if that contains a checkpoint. All ranks call it.
 
-    If the last checkpoint is damaged, the one before it is used, with a warning.
-
-    Args:
-        config: of the new run.
-        folder: of the new run.
+    If the last checkpoint is damaged, the one before it is used, with a warning. `folder` is that of the new run.
 
     Raises:
         UserError: there is no such run, its settings differ, or it has no intact checkpoint; or the folder of the new
@@ -93,6 +80,8 @@ def find_resume_point(config: DictConfig, folder: Path) -> ResumePoint | None:
 def _find(config: DictConfig, folder: Path) -> ResumePoint | None:
     if config.resume == AUTO:
         return _open(config, folder) if _checkpoints(folder) else None
+    if not isinstance(config.resume, str | None):
+        raise UserError(f"resume={typed(config.resume)} is neither the folder of a run nor auto")
     run = None if config.resume is None else Path(config.resume)
     if run is not None and run.resolve() == folder.resolve():
         raise UserError(f"resume={run} is hydra.run.dir, too; give another folder, or resume in place: resume=auto")
@@ -113,7 +102,6 @@ def _find(config: DictConfig, folder: Path) -> ResumePoint | None:
 
 
 def _open(config: DictConfig, run: Path) -> ResumePoint:
-    """The run in a folder that contains checkpoints."""
     _check_same_run(config, run)
     in_place = config.resume == AUTO
     checkpoint = _intact_checkpoint(run)
@@ -158,13 +146,11 @@ def _check_same_run(config: DictConfig, run: Path) -> None:
 
 
 class SaveTrainingState(pl.Callback):
-    """Adds the state of each process, and digests of the training files, to checkpoints, as plain values and tensors.
+    """Adds to checkpoints what Lightning does not save: the state of each process, and digests of the training files.
 
     The state of a process is its random states and accumulated gradients: a validation may come between the batches of
-    one optimizer step, if an epoch is not a multiple of the accumulation.
-
-    Training files have to be the same when the run resumes. They are read for this once, not before the first
-    checkpoint.
+    one optimizer step, if an epoch is not a multiple of the accumulation. Training files have to be the same when the
+    run resumes; they are not read for this before the first checkpoint.
 
     The position in the data is in the checkpoint already, but Lightning does not restore it to a loader that was
     created early, to count the steps of the run.
@@ -241,3 +227,30 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
+
+
+def truncate_csv_logs(loggers: Iterable[Logger], step: int, validates_first: bool) -> None:
+    """Keep the rows of the first `step` steps in each `metrics.csv`: a run that resumes in its folder repeats others.
+
+    If it resumes with the validation after these steps, existing scores of that validation are removed as well.
+
+    Lightning's writer deletes a file that it finds. Until the rows are written again they are in another file next to
+    it, so that none is lost if this is interrupted.
+    """
+    for logger in loggers:
+        if not isinstance(logger, CSVLogger):
+            continue
+        file = Path(logger.log_dir, "metrics.csv")
+        aside = file.with_name("metrics.before.csv")
+        if file.is_file() and not aside.is_file():
+            os.replace(file, aside)
+        if aside.is_file():
+            complete, _, _ = aside.read_text().rpartition("\n")  # without a last row that was not written completely
+            for cells in csv.DictReader(complete.splitlines()):
+                last = int(cells["step"])  # counted from 0
+                is_repeated = validates_first and last == step - 1
+                row = {key: x for key, x in cells.items() if x and not (is_repeated and key.startswith("val/"))}
+                if last < step:
+                    logger.experiment.log_metrics(row, last)
+            logger.save()
+            aside.unlink()

@@ -25,11 +25,7 @@ def run_dir() -> Path:
 
 @contextmanager
 def lock_run_dir(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder while a run writes there; a killed run leaves no lock.
-
-    Raises:
-        UserError: another run is writing there.
-    """
+    """Keeps other runs out of a folder while a run writes there, by a UserError; a killed run leaves no lock."""
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=LOCK_TIMEOUT)

@@ -95,9 +95,8 @@ def shard_like(like: Tensor, part: Tensor) -> Tensor:
     """The inverse of `local_shard`: a tensor sharded like `like`, from the shards of all processes."""
     if not isinstance(like, DTensor):
         return part
-    return DTensor.from_local(
-        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-    )
+    shape = {"shape": like.shape, "stride": like.stride()}
+    return DTensor.from_local(part, like.device_mesh, like.placements, run_check=False, **shape)
 
 
 def full_state_dict(module: nn.Module, device: str | None = None) -> dict[str, Tensor]:

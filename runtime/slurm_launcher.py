@@ -74,9 +74,7 @@ class ReportingSlurmLauncher(SlurmLauncher):
         folder, timeouts = settings.pop("submitit_folder"), settings.pop("max_num_timeout")
         executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=timeouts)
         common = {field.name for field in fields(BaseQueueConf)}
-        executor.update_parameters(
-            **{name if name in common else f"slurm_{name}": value for name, value in settings.items()}
-        )
+        executor.update_parameters(**{n if n in common else f"slurm_{n}": value for n, value in settings.items()})
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         runs = [
             (list(overrides), "hydra.sweep.dir", number, f"job_id_for_{number}", Singleton.get_state())
@@ -89,11 +87,10 @@ class ReportingSlurmLauncher(SlurmLauncher):
             raise UserError(_refusal(str(error))) from error
 
     def _wait(self, jobs: Sequence[submitit.Job]) -> list[JobReturn]:
-        array = jobs[0].job_id.split("_")[0]
         returns: dict[str, JobReturn] = {}
         pause = SHORTEST_PAUSE
         while True:
-            queued = jobs_in_queue(array)
+            queued = jobs_in_queue(jobs[0].job_id.split("_")[0])
             for job in jobs:
                 if job.job_id not in returns and queued is not None and job.job_id not in queued:
                     returns[job.job_id] = self._result(job)
@@ -124,14 +121,11 @@ def launch_by_slurm(failed: dict[str, str]) -> None:
 
 def jobs_in_queue(array: str) -> set[str] | None:
     """The pending and running jobs of an array, as `array_number`, or a single job; None: the query failed."""
-    query = subprocess.run(
-        ["squeue", "--noheader", "--array", "--format=%i", "--jobs", array], capture_output=True, text=True
-    )
+    command = ["squeue", "--noheader", "--array", "--format=%i", "--jobs", array]
+    query = subprocess.run(command, capture_output=True, text=True)
     if query.returncode == 0:
         return set(query.stdout.split())
-    if "Invalid job id" in query.stderr:  # minutes after its end SLURM forgets a job
-        return set()
-    return None
+    return set() if "Invalid job id" in query.stderr else None  # minutes after its end SLURM forgets a job
 
 
 def log_of(job: submitit.Job) -> Path:
@@ -141,11 +135,8 @@ def log_of(job: submitit.Job) -> Path:
 
 def last_error(job: submitit.Job) -> str:
     """Why a job failed, by its logs: the last error message, or else the last line."""
-    texts = [
-        path.read_text(errors="replace")
-        for path in (job.task(number).paths.stdout for number in range(job.num_tasks))
-        if path.is_file()
-    ]
+    logs = [job.task(number).paths.stdout for number in range(job.num_tasks)]
+    texts = [log.read_text(errors="replace") for log in logs if log.is_file()]
     errors = [error for text in texts for error in re.findall(r"^error: (.+)$", text, re.MULTILINE)]
     if errors:
         return errors[-1]

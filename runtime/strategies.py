@@ -15,9 +15,6 @@ def data_parallel(find_unused_parameters: bool, bucket_cap_mb: float, gradient_c
         find_unused_parameters: search in each step for parameters without gradient, instead of waiting for it.
         bucket_cap_mb: megabytes of gradients that are sent at once.
         gradient_compression: bf16 sends them rounded; None: as they are.
-
-    Raises:
-        UserError: for invalid values.
     """
     check_number(bucket_cap_mb, "trainer.strategy.bucket_cap_mb", "25 is usual", above_zero=True)
     if gradient_compression is not None:

@@ -43,11 +43,7 @@ class Outcome:
 
 
 def subprocess_run(command: Sequence[str], signals: Sequence[signal.Signals]) -> float | None:
-    """Do a run by a command, and return its value.
-
-    Args:
-        command: starts it.
-        signals: are passed on to it.
+    """Do a run by a command, to which signals are passed on, and return its value.
 
     Raises:
         RunFailed: it has failed, and printed its error.

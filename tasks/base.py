@@ -1,4 +1,4 @@
-"""The base of all tasks: `Task`, which has a processor and adds rows, ground truth and scores; `draw_tile`.
+"""The base of all tasks.
 
 A task knows one row of a TSV file and one hypothesis of the model, nothing of batches, training or processes. Truth and
 prediction are small frozen dataclasses of its own: the truth travels with the sample to `decode`, `score` and `draw`;
@@ -45,58 +45,45 @@ class Task(ABC, Generic[Truth, Prediction]):
 
     Args:
         processor: the model's side of the task.
+
+    Attributes, which every task declares:
+        processor_class: the class of `processor`.
+        columns: name and position, from 0, of each column the task reads in the published files.
+        n_columns: how many columns a line of the published files has, including those that are not read.
+        splits: the evaluation splits, in addition to "train"; the first is the one validation uses during training.
+        answer_column: the column that holds the answer to train on.
+        answer_field: the field of a prediction that is the answer.
+        monitor: the name, among those `metric().compute()` returns, of the number to maximize.
+
+    Attributes, which a task may declare:
+        files: the published file of a split, where its name is not `<task>_<split>.tsv`.
+        layout: all columns of a file and their checks, for `data.prepare` and `data.inspect`.
+        demo_rows: the rows of a split of generated scenes, for data=demo.
+        demo_answers: the closed set of answers to the demo's rows, which is written to answers.json.
+        trivial_baselines: what guesses score by the `monitor` metric on demo files: (training, test) -> score by name.
+        reward_columns: the columns that `build_reward` reads; none: the task gives no rewards for generated sequences.
+        starts_from: the task whose trained model this one has to start from (`init=`).
+        next_task: a task to continue with after training, and a line about its purpose.
     """
 
     processor: ImageProcessor
 
-    # What every task declares.
-
     processor_class: ClassVar[type[ImageProcessor]]
-    """The class of `processor`."""
-
     columns: ClassVar[Mapping[str, int]]
-    """Name and position, from 0, of each column the task reads in the published files."""
-
     n_columns: ClassVar[int]
-    """How many columns a line of the published files has, including those that are not read."""
-
     splits: ClassVar[tuple[str, ...]]
-    """The evaluation splits, in addition to "train"; the first is the one validation uses during training."""
-
     answer_column: ClassVar[str]
-    """The column that holds the answer to train on."""
-
     answer_field: ClassVar[str]
-    """The field of a prediction that is the answer."""
-
     monitor: ClassVar[str]
-    """The name, among those `metric().compute()` returns, of the number to maximize."""
-
-    # What a task may declare.
 
     files: ClassVar[Mapping[str, str]] = {}
-    """The published file of a split, where its name is not `<task>_<split>.tsv`."""
-
     layout: ClassVar[Layout | None] = None
-    """All columns of a file and their checks, for `data.prepare` and `data.inspect`."""
-
     demo_rows: ClassVar[Callable[[Split], Iterator[DemoRow]] | None] = None
-    """The rows of a split of generated scenes, for data=demo."""
-
     demo_answers: ClassVar[Callable[[SceneConfig], list[str]] | None] = None
-    """The closed set of answers to the demo's rows, which is written to answers.json."""
-
     trivial_baselines: ClassVar[Callable[[TSVFile, TSVFile], dict[str, float]] | None] = None
-    """What guesses score by the `monitor` metric on a demo file: (training file, test file) -> score by name."""
-
     reward_columns: ClassVar[tuple[str, ...]] = ()
-    """The columns that `build_reward` reads; none: the task gives no rewards for generated sequences."""
-
     starts_from: ClassVar[str | None] = None
-    """The task whose trained model this one has to start from (`init=`)."""
-
     next_task: ClassVar[tuple[str, str] | None] = None
-    """A task to continue with after training, and a line about its purpose."""
 
     @classmethod
     def build(cls, tokenizer: Tokenizer, **settings: Any) -> Task[Truth, Prediction]:
@@ -111,10 +98,8 @@ class Task(ABC, Generic[Truth, Prediction]):
         )
         for name in settings.keys() - own - of_processor:
             raise UserError(f"task.{name} is not a setting of {cls.__name__}{did_you_mean(name, own | of_processor)}")
-        processor = cls.processor_class(
-            tokenizer=tokenizer, **{name: value for name, value in settings.items() if name in of_processor}
-        )
-        return cls(processor=processor, **{name: value for name, value in settings.items() if name in own})
+        processor = cls.processor_class(tokenizer=tokenizer, **{k: v for k, v in settings.items() if k in of_processor})
+        return cls(processor=processor, **{k: v for k, v in settings.items() if k in own})
 
     @property
     def unused_columns(self) -> tuple[str, ...]:

@@ -42,11 +42,9 @@ def blind_answers(train: TSVFile, test: TSVFile, read: Callable[[Row], tuple[str
     scored = [(text, worth) for text, worth in readable(test, read).values() if worth]
     blind = [worth.get(overall.most_common(1)[0][0], 0.0) for _, worth in scored]
     reading = [worth.get((by_form.get(_form(text)) or overall).most_common(1)[0][0], 0.0) for text, worth in scored]
-    return {"commonest answer": sum(blind) / len(blind), "commonest by the words": sum(reading) / len(reading)}
+    return {"most frequent answer": sum(blind) / len(blind), "most frequent by the words": sum(reading) / len(reading)}
 
 
 def _form(text: str) -> str:
     """The text without the names of colours and shapes."""
-    return " ".join(
-        "_" if word.strip("?").removesuffix("s") in _NAMES or word in _NAMES else word for word in text.split()
-    )
+    return " ".join("_" if {word, word.strip("?").removesuffix("s")} & _NAMES else word for word in text.split())

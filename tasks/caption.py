@@ -162,10 +162,9 @@ class Caption(Task[References, Captioned]):
         known, truths = ([list(c) for c in readable(rows, references).values() if c] for rows in (train, test))
         commonest, _ = Counter(captions[0] for captions in known).most_common(1)[0]
         scorer = CiderD(DocumentFrequencies.from_references(truths))
-        return {
-            "commonest caption": float(scorer.scores([commonest] * len(truths), truths).mean()),
-            "caption of another image": float(scorer.scores([t[0] for t in truths[1:] + truths[:1]], truths).mean()),
-        }
+        others = [captions[0] for captions in truths[1:] + truths[:1]]
+        guesses = {"most frequent caption": [commonest] * len(truths), "caption of another image": others}
+        return {name: float(scorer.scores(captions, truths).mean()) for name, captions in guesses.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,11 +209,7 @@ class SelfCriticalCaption(Caption):
         return CiderReward(self, CiderD(DocumentFrequencies.from_references(found)))
 
     def required_references(self, row: Row) -> tuple[str, ...]:
-        """The references of a training row.
-
-        Raises:
-            RowError: there are none.
-        """
+        """The references of a training row; RowError where there are none."""
         captions = references(row)
         if not captions:
             raise row.error("there is no reference caption for the reward")

@@ -29,22 +29,14 @@ class ClosedAnswerTask(Task[Truth, Answer]):
     answer_field = "answer"
 
     def build_prompt(self, row: Row, *texts: Any) -> Prompt:
-        """The prompt for texts of a row.
-
-        Raises:
-            RowError: a required text is empty.
-        """
+        """The prompt for texts of a row; RowError where a required text is empty."""
         try:
             return self.processor.build_prompt(*texts)
         except PromptError as error:
             raise row.error(str(error)) from error
 
     def encode_answer(self, answer: str, row: Row) -> list[int]:
-        """The ids of an answer, with `</s>`.
-
-        Raises:
-            RowError: the answer is not one of the set.
-        """
+        """The ids of an answer, with `</s>`; RowError where it is not one of the set."""
         try:
             return self.processor.encode_answer(answer)
         except ValueError as error:

@@ -84,7 +84,9 @@ class RefCOCO(Task[Region, BoxPrediction]):
         return BoxPrediction(self.processor.postprocess(hypothesis, truth.width, truth.height), hypothesis.score)
 
     def format_answer(self, answer: Any) -> str:
-        if not isinstance(answer, list) or len(answer) != 4 or not all(map(_is_number, answer)):
+        # True and False are ints in Python, but not coordinates.
+        is_box = isinstance(answer, list) and len(answer) == 4 and all(type(x) in (int, float) for x in answer)
+        if not is_box or not all(map(isfinite, answer)):
             raise ValueError(f"the box {answer} is not four numbers")
         if not has_area(answer):
             raise ValueError(f"the box {answer} has no area")
@@ -102,7 +104,10 @@ class RefCOCO(Task[Region, BoxPrediction]):
         pen = ImageDraw.Draw(tile)
         # The true box has the wider line, to be visible under a prediction that equals it.
         for box, colour, width in ((truth.box, "lime", 6), (prediction.box, "red", 2)):
-            pen.rectangle(_in_tile(box, truth, top), outline=colour, width=width)
+            # A model may write the corners swapped.
+            x0, x1 = sorted(x * TILE / truth.width for x in box[0::2])
+            y0, y1 = sorted(top + y * TILE / truth.height for y in box[1::2])
+            pen.rectangle((x0, y0, x1, y1), outline=colour, width=width)
         return tile
 
     @staticmethod
@@ -113,7 +118,7 @@ class RefCOCO(Task[Region, BoxPrediction]):
         scenes = read_scenes(test.path)
         random_object = [_accuracy(scenes[i].boxes, [truth] * len(scenes[i].boxes)) for i, truth in truths.items()]
         return {
-            "commonest box": _accuracy([commonest] * len(truths), list(truths.values())),
+            "most frequent box": _accuracy([commonest] * len(truths), list(truths.values())),
             "random object": sum(random_object) / len(random_object),
         }
 
@@ -126,15 +131,3 @@ class RefCOCOg(RefCOCO):
 
 def _accuracy(guesses: list[Box], truths: list[Box]) -> float:
     return (box_iou(torch.tensor(guesses), torch.tensor(truths)) >= 0.5).float().mean().item()
-
-
-def _is_number(value: Any) -> bool:
-    """True and False are ints in Python, but not coordinates."""
-    return type(value) in (int, float) and isfinite(value)
-
-
-def _in_tile(box: Box, truth: Region, top: int) -> Box:
-    """The box in pixels of the tile, its corners sorted (a model may write them swapped)."""
-    xs = sorted(x * TILE / truth.width for x in box[0::2])
-    ys = sorted(top + y * TILE / truth.height for y in box[1::2])
-    return xs[0], ys[0], xs[1], ys[1]

@@ -19,17 +19,19 @@ from ofa.vocabulary import BINS
 
 MACHINE = Machine("cpu", "float32")
 MICRO = dict(model="micro", image_size=32, batch_size=2, source_tokens=5)
+STEP = dict(**MICRO, target_tokens=4)
+LOSS = dict(model="micro", batch_size=2, answers=30)
 SMALL_CASES = [
-    TrainingStep(**MICRO, target_tokens=4),
-    DistillationStep(**MICRO, target_tokens=4, teacher="micro"),
-    DistillationStep(**MICRO, target_tokens=4, teacher="micro", teacher_precision="bf16-true"),
-    CachedStep(**MICRO, target_tokens=4, teacher="micro"),
-    PlainStep(**MICRO, target_tokens=4),
+    TrainingStep(**STEP),
+    DistillationStep(**STEP, teacher="micro"),
+    DistillationStep(**STEP, teacher="micro", teacher_precision="bf16-true"),
+    CachedStep(**STEP, teacher="micro"),
+    PlainStep(**STEP),
     Encoding(**MICRO),
     Decoding(**MICRO, tokens=2, beams=2),
     Decoding(**MICRO, kind="bins", tokens=2, beams=2, constraint_range=BINS),
-    TreeLoss(model="micro", batch_size=2, answers=30),
-    MaskedLoss(model="micro", batch_size=2, answers=30),
+    TreeLoss(**LOSS),
+    MaskedLoss(**LOSS),
     Candidates(**MICRO, answers=12, prompt_tokens=2),
     CaptionScoring(captions=3, references=2, vocabulary=20),
     CheckpointLoading("safetensors", model="micro"),
@@ -56,14 +58,10 @@ class Linear:
         return Workload(lambda: layer(x).sum().backward(), items=2)
 
 
-@pytest.fixture
-def quick_processes(monkeypatch, tmp_path):
-    """Processes start as fast as those of `run`, because the time of their start is not tested."""
-    monkeypatch.setattr("benchmarks.checkpoints.subprocess.run", lambda args, **_: run(*args[1:], folder=tmp_path))
-
-
 @pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.name)
-def test_every_benchmark_runs_and_its_figures_are_json(case, tmp_path, quick_processes):
+def test_every_benchmark_runs_and_its_figures_are_json(case, tmp_path, monkeypatch):
+    # Processes start as fast as those of `run`, because the time of their start is not tested.
+    monkeypatch.setattr("benchmarks.checkpoints.subprocess.run", lambda args, **_: run(*args[1:], folder=tmp_path))
     measurement = measure(case, MACHINE, 2, tmp_path)
     assert len(measurement.seconds) == 2
     assert (measurement.operations > 0) == (measurement.unit == "samples")
@@ -76,19 +74,13 @@ def test_every_kind_of_benchmark_is_tested_small():
 
 
 def test_the_loss_over_a_tree_and_over_the_masked_vocabulary_are_the_same_number(tmp_path):
-    ours, masked = (
-        case(model="micro", batch_size=8, answers=60).prepare(MACHINE, tmp_path).run()
-        for case in (TreeLoss, MaskedLoss)
-    )
-    torch.testing.assert_close(ours, masked)
+    cases = (case(model="micro", batch_size=8, answers=60) for case in (TreeLoss, MaskedLoss))
+    torch.testing.assert_close(*(case.prepare(MACHINE, tmp_path).run() for case in cases))
 
 
-def test_a_linear_layer_counts_two_operations_per_weight_and_row_forward_and_backward(tmp_path):
+def test_operations_are_two_per_weight_and_row_or_pixel_forward_and_backward(tmp_path):
     measurement = measure(Linear(), MACHINE, 1, tmp_path)
     assert measurement.operations == 2 * (2 * 2 * 3 * 8 * 16)  # the input needs no gradient
-
-
-def test_a_convolution_counts_two_operations_per_weight_and_pixel():
     layer = nn.Conv2d(4, 6, 3, padding=1)
     assert count_operations(lambda: layer(torch.randn(2, 4, 5, 5))) == 2 * 2 * 5 * 5 * 6 * 4 * 3 * 3
 
@@ -108,10 +100,8 @@ def test_the_ratio_scales_the_published_time_by_the_matrix_rate(tmp_path):
 
 
 def test_a_case_is_compared_with_the_other_of_the_same_run_where_there_is_one():
-    rows = [
-        {"case": name, "median_seconds": seconds, "ratio": None, "target": None}
-        for name, seconds in (("encoder, 480 px", 4.0), ("scoring, 480 px, 3129 answers", 2.0), ("other", 1.0))
-    ]
+    seconds = {"encoder, 480 px": 4.0, "scoring, 480 px, 3129 answers": 2.0, "other": 1.0}
+    rows = [{"case": name, "median_seconds": s, "ratio": None, "target": None} for name, s in seconds.items()]
     compare(rows)
     assert [(row["ratio"], row["target"]) for row in rows] == [(None, None), (0.5, 3.0), (None, None)]
     compare(rows[1:2])

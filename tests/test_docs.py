@@ -55,8 +55,7 @@ def accept(arguments):
         case ["python", "-m", "benchmarks", *rest]:
             assert {word for word in rest if word.isidentifier()} <= set(CASES)
         case ["torchrun" | "srun", *rest]:
-            start = rest.index("train.py")
-            accept(["python", *rest[start:]])
+            accept(["python", *rest[rest.index("train.py") :]])
         case ["sbatch", *rest]:
             (script,) = [word for word in rest if word.endswith(".sbatch")]
             assert (ROOT / script).is_file()
@@ -96,13 +95,13 @@ def example_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("examples")
     Image.effect_noise((120, 80), 50).convert("RGB").save(folder / "photo.jpg")
     model = OFAModel(OFAConfig.from_name("micro"))
-    for name, task, answers in (
-        ("caption", "image-captioning", None),
-        ("grounding", "visual-grounding", None),
-        ("entailment", "visual-entailment", None),
-        ("vqa", "visual-question-answering", ("red", "two", "yes")),
-    ):
-        export(folder / "models" / name, model, Tokenizer.demo(), TaskSettings(task, answers=answers))
+    for name, settings in {
+        "caption": TaskSettings("image-captioning"),
+        "grounding": TaskSettings("visual-grounding"),
+        "entailment": TaskSettings("visual-entailment"),
+        "vqa": TaskSettings("visual-question-answering", answers=("red", "two", "yes")),
+    }.items():
+        export(folder / "models" / name, model, Tokenizer.demo(), settings)
     return folder
 
 
@@ -130,14 +129,7 @@ def test_links_lead_to_files_and_headings(page):
 
 def test_the_start_of_the_readme_explains_the_project():
     start = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
-    parts = [
-        "| task |",
-        "![",
-        "pip install",
-        "pipeline(",
-        "python train.py",
-        "published weights and data | not measured",
-    ]
+    parts = "| task |", "![", "pip install", "pipeline(", "python train.py", "published weights and data | not measured"
     assert all(part in start for part in parts)
     example = re.search(r"```python\n(.*?)```", start, re.DOTALL)[1]
     assert len(example.splitlines()) == 3
@@ -154,9 +146,7 @@ def test_train_page_lists_the_settings_that_may_change_with_resume():
 def test_every_option_of_a_group_is_in_the_train_page():
     page = (ROOT / "docs/train.md").read_text()
     groups = ("task", "model", "data", "trainer", "cluster", "distill", "experiment", "debug")
-    options = [
-        file.stem for group in groups for file in (ROOT / "configs" / group).glob("*.yaml") if file.stem[0] != "_"
-    ]
+    options = [file.stem for group in groups for file in (ROOT / "configs" / group).glob("[!_]*.yaml")]
     assert [option for option in options if f"`{option}`" not in page] == []
 
 

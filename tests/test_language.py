@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tokenize
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -102,12 +103,9 @@ UPGRADED = {
     "tests/runtime/previous_version": "files of an earlier version",
 }
 OLD_NAMES_ALLOWED = {
-    name.replace("+", ""): places
-    for name, places in {
-        "hard_+weight": UPGRADED,
-        "distill.+matches": UPGRADED,
-        "max_len_behind_+prefix": {"ofa/checkpoint/task_settings.py": "loads old files"},
-    }.items()
+    "hard_+weight".replace("+", ""): UPGRADED,
+    "distill.+matches".replace("+", ""): UPGRADED,
+    "max_len_behind_+prefix".replace("+", ""): {"ofa/checkpoint/task_settings.py": "loads old files"},
 }
 
 TEXT = {".py", ".md", ".yaml", ".sh", ".sbatch", ".toml", ".cff", ".html", ""}
@@ -121,26 +119,24 @@ def checked_files():
 
 def prose(name: str, text: str) -> str:
     """`text` with all that is not prose replaced by NUL; lines and columns stay."""
-    suffix = Path(name).suffix
-    if suffix == ".py":
-        kept = _python(text)
-    elif suffix == ".md":
-        kept = re.sub(r"```.*?```", _comments, text, flags=re.DOTALL)
-    elif suffix in (".yaml", ".toml", ".cff"):
-        kept = _comments(text)
-    else:
-        kept = re.sub(r"#", " ", text)
+    match Path(name).suffix:
+        case ".py":
+            kept = _python(text)
+        case ".md":
+            kept = re.sub(r"```.*?```", lambda found: _comments(found[0]), text, flags=re.DOTALL)
+        case ".yaml" | ".toml" | ".cff":
+            kept = _comments(text)
+        case _:
+            kept = text.replace("#", " ")
     code = r"`[^`\n]*`|https?://\S+|\]\(\S+?\)|[\w*<>-]+(?:[/_.][\w*<>-]+)+|(?<!\w)--[\w-]+"
-    return re.sub(code, _nul, kept)
+    return re.sub(code, lambda found: _nul(found[0]), kept)
 
 
-def _nul(text) -> str:
-    text = text if isinstance(text, str) else text[0]
+def _nul(text: str) -> str:
     return re.sub(r"\S", "\0", text)
 
 
-def _comments(text) -> str:
-    text = text if isinstance(text, str) else text[0]
+def _comments(text: str) -> str:
     lines = []
     for line in text.split("\n"):
         found = re.search(r"(?:^|\s)#+(?!SBATCH)\s", line)
@@ -150,9 +146,7 @@ def _comments(text) -> str:
 
 
 def _python(text: str) -> str:
-    starts = [0]
-    for line in text.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
+    starts = [0, *accumulate(map(len, text.splitlines(keepends=True)))]
     kept = list(_nul(text))
 
     def keep(token, content):
@@ -164,7 +158,8 @@ def _python(text: str) -> str:
         if token.type == tokenize.COMMENT:
             keep(token, token.string.replace("#", " "))
         elif token.type == tokenize.STRING and re.search(r"\w\s+\w", token.string):
-            content = re.sub(r"\{[^{}]*\}", _nul, token.string) if "f" in token.string[:2].lower() else token.string
+            is_format = "f" in token.string[:2].lower()
+            content = re.sub(r"\{[^{}]*\}", lambda f: _nul(f[0]), token.string) if is_format else token.string
             keep(token, re.sub(r"^\w*[\"']+|[\"']+$", lambda found: " " * len(found[0]), content))
         elif token.type == middle and " " in token.string:
             keep(token, token.string)
@@ -173,11 +168,7 @@ def _python(text: str) -> str:
     return "".join(kept)
 
 
-def _pattern(phrase: str) -> re.Pattern:
-    return re.compile(rf"\b(?:{phrase})\b".replace(" ", r"\s+"), re.IGNORECASE)
-
-
-PATTERNS = {phrase: _pattern(phrase) for phrase in BANNED}
+PATTERNS = {phrase: re.compile(rf"\b(?:{phrase})\b".replace(" ", r"\s+"), re.IGNORECASE) for phrase in BANNED}
 
 
 def _allowed(allowed: dict, key: str, name: str) -> bool:
@@ -193,15 +184,11 @@ def findings(name: str) -> list[str]:
         if not _allowed(ALLOWED, phrase, name)
         for match in PATTERNS[phrase].finditer(shown)
     ]
+    banned = "|".join(re.escape(old) for old in OLD_NAMES if not _allowed(OLD_NAMES_ALLOWED, old, name))
+    pattern = rf"(?<![A-Za-z0-9])(?:{banned})(?![A-Za-z0-9])|^class (?:{'|'.join(OLD_CLASSES)})\b"
     found += [
-        (match.start(), f"{old!r} is a name of an earlier version")
-        for old in OLD_NAMES
-        if not _allowed(OLD_NAMES_ALLOWED, old, name)
-        for match in re.finditer(rf"(?<![A-Za-z0-9]){re.escape(old)}(?![A-Za-z0-9])", text)
-    ]
-    found += [
-        (match.start(), f"class {match[1]} is a name of an earlier version")
-        for match in re.finditer(rf"^class ({'|'.join(OLD_CLASSES)})\b", text, re.MULTILINE)
+        (match.start(), f"{match[0]!r} is a name of an earlier version")
+        for match in re.finditer(pattern, text, re.MULTILINE)
     ]
     return [f"{name}:{text.count(chr(10), 0, at) + 1}: {message}" for at, message in sorted(found)]
 

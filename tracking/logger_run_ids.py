@@ -9,25 +9,15 @@ from typing import Any
 
 
 def load_run_id(logger: str, interrupted: str | None) -> dict[str, Any]:
-    """The values that the resumed run gave to `save_run_id`; empty without such a run or logger.
-
-    Args:
-        logger: name of the logger.
-        interrupted: folder of the run that is resumed, if any.
-    """
+    """The values that the run in the folder `interrupted` gave to `save_run_id`; empty without it or its logger."""
     if interrupted is None:
         return {}
-    file = _file(logger, interrupted)
+    file = Path(interrupted, f"{logger}.json")
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def save_run_id(logger: str, folder: str, **values: Any) -> None:
     """Replace the saved values of a logger's run."""
-    file = _file(logger, folder)
-    new = file.with_suffix(".tmp")
+    new = Path(folder, f"{logger}.tmp")
     new.write_text(json.dumps(values))
-    os.replace(new, file)  # without fsync, since this may be called in every step
-
-
-def _file(logger: str, folder: str) -> Path:
-    return Path(folder, f"{logger}.json")
+    os.replace(new, new.with_suffix(".json"))  # without fsync, since this may be called in every step

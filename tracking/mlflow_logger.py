@@ -20,9 +20,8 @@ from tracking.logger_run_ids import load_run_id, save_run_id
 
 SQLITE = "sqlite:///"
 
-os.environ.setdefault(
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
-)  # the default of 7 takes minutes to report an unreachable server
+# The default of 7 takes minutes to report an unreachable server.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
 
 class MLflow(MLFlowLogger):
@@ -34,8 +33,7 @@ class MLflow(MLFlowLogger):
     Args:
         folder: of the run.
         tracking_uri: of a server or a database.
-        experiment: name of the experiment, which is created if necessary.
-        name: of the run.
+        experiment: its name; it is created if necessary.
         interrupted: folder of the run that is resumed, if any; it may be `folder`.
 
     Raises:

@@ -22,20 +22,24 @@ def build_progress(log_every: float) -> pl.Callback:
     return StepProgressBar() if Console().is_terminal else ProgressLines(log_every)
 
 
-class Throughput:
-    """Counts samples and seconds, without the time of pauses."""
+class Throughput(pl.Callback):
+    """Counts samples and seconds of training, without the time of validations."""
 
-    def __init__(self) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.samples, self.since = 0, time.monotonic()
         self.paused: float | None = None
 
-    def pause(self) -> None:
-        self.paused = time.monotonic()
-
-    def resume(self) -> None:
-        if self.paused is not None:
+    def on_train_batch_start(self, *args: Any) -> None:
+        if self.paused is not None:  # not earlier: checkpoints follow a validation
             self.since += time.monotonic() - self.paused
             self.paused = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
+        self.samples += len(batch)
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.paused = time.monotonic()
 
     def lap(self) -> tuple[int, float]:
         """Samples and seconds since the last call."""
@@ -45,7 +49,7 @@ class Throughput:
         return lap
 
 
-class ProgressLines(pl.Callback):
+class ProgressLines(Throughput):
     """Log lines, so that a log is never silent for long.
 
     Every `log_every` seconds: step, loss, samples per second of all processes and time left in training, or the number
@@ -59,17 +63,15 @@ class ProgressLines(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.step, self.n_steps = trainer.global_step, int(trainer.estimated_stepping_batches)
         log.info("training: step %d of %d", self.step, self.n_steps)
-        self.throughput, self.timer = Throughput(), Every(self.log_every)
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        self.throughput.resume()  # not earlier: checkpoints follow a validation
+        super().on_train_start(trainer, module)
+        self.timer = Every(self.log_every)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
-        self.throughput.samples += len(batch)
+        super().on_train_batch_end(trainer, module, outputs, batch)
         step = trainer.global_step
         if step > self.step and self.timer.is_due():
             loss = float(trainer.callback_metrics.get("train/loss", "nan"))
-            samples, seconds = self.throughput.lap()
+            samples, seconds = self.lap()
             left = timedelta(seconds=round(seconds / (step - self.step) * (self.n_steps - step)))
             rate = samples * trainer.world_size / seconds
             log.info("step %d of %d: loss %.3f, %.1f samples/s, %s left", step, self.n_steps, loss, rate, left)
@@ -77,8 +79,7 @@ class ProgressLines(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.timer = Every(self.log_every)
-        if not trainer.sanity_checking:
-            self.throughput.pause()
+        super().on_validation_start(trainer, module)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, batch_idx: int, *args: Any

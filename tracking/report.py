@@ -46,8 +46,8 @@ def log_model(model: OFAModel, device: torch.device) -> None:
 def log_batch_size(config: DictConfig) -> None:
     """Samples per optimizer step."""
     parts = config.data.batch_size, world_size(), config.trainer.accumulate_grad_batches
-    product = "batch {} x {} processes x {} accumulated batches".format(*parts)
-    log.info("effective batch size %d = %s", parts[0] * parts[1] * parts[2], product)
+    text = "effective batch size %d = batch %d x %d processes x %d accumulated batches"
+    log.info(text.replace("processes", "process") if parts[1] == 1 else text, parts[0] * parts[1] * parts[2], *parts)
 
 
 @rank_zero_only
@@ -108,10 +108,7 @@ def print_next_steps(config: DictConfig, folder: Path, task: Task) -> None:
         model = [f"model={config.model.name}", *(override for override in given if override.startswith("model."))]
         same = [override for override in changed if not override.startswith("data.files")]  # which differ by task
         follow_up = shlex.join([f"task={name}", chosen[1], *model, *same])
-        _print_command(
-            purpose,
-            f"python train.py {follow_up} init={folder} tokenizer={folder / 'tokenizer'}",
-        )
+        _print_command(purpose, f"python train.py {follow_up} init={folder} tokenizer={folder / 'tokenizer'}")
     if "tensorboard" in config.logger:
         _print_command("Watch the curves:", f"tensorboard --logdir {folder}")
 

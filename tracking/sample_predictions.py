@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,29 @@ import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from data.batch import Batch
 from runtime.collectives import gather
 from tasks.base import Task
-from tracking.predictions import PredictionBatch
 
 Drawn = list[tuple[dict[str, Any], Image.Image]]  # fields of each prediction, and its image
+
+
+@dataclass(frozen=True)
+class SamplePrediction:
+    """One evaluated sample: its id, the prediction, and the ground truth the task scores it by."""
+
+    id: str
+    prediction: Any
+    truth: Any
+
+
+@dataclass(frozen=True)
+class PredictionBatch:
+    """The output of an evaluation step: name of the split, the batch, and one prediction for each of its samples."""
+
+    split: str
+    batch: Batch
+    predictions: list[SamplePrediction]
 
 
 class LogSamplePredictions(pl.Callback):
@@ -25,8 +44,6 @@ class LogSamplePredictions(pl.Callback):
     Those of a test are also written to `pictures_<split>.png`. Rank 0 logs the first predictions of all ranks.
 
     Args:
-        folder: for the files.
-        task: draws the images.
         n_images: how many predictions of each split are logged.
     """
 

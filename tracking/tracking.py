@@ -19,7 +19,7 @@ from tracking.provenance import provenance
 GIB = 1 << 30
 
 
-class Tracking(pl.Callback):
+class Tracking(Throughput):
     """Sends to every logger, from rank 0:
 
     - at the start, the composed configuration, the git commit and the versions of packages;
@@ -28,14 +28,10 @@ class Tracking(pl.Callback):
     - at the end, the best score.
 
     Step numbers are Lightning's, which start at 0.
-
-    Args:
-        config: the composed configuration.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
-        self.logged = 0  # step of the last time
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -47,17 +43,15 @@ class Tracking(pl.Callback):
                     logger.experiment.add_text("configuration", text, trainer.global_step)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.throughput, self.logged = Throughput(), trainer.global_step
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        self.throughput.resume()  # not earlier: checkpoints follow a validation
+        super().on_train_start(trainer, module)
+        self.logged = trainer.global_step  # step of the last time
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
-        self.throughput.samples += len(batch)
+        super().on_train_batch_end(trainer, module, outputs, batch)
         step = trainer.global_step
         if step == self.logged or step % trainer.log_every_n_steps or not trainer.is_global_zero:
             return
-        samples, seconds = self.throughput.lap()
+        samples, seconds = self.lap()
         rate = samples * trainer.world_size / seconds
         values = {"speed/samples_per_second": rate, "memory/resident_peak_gib": peak_resident_bytes() / GIB}
         if module.device.type == "cuda":
@@ -65,10 +59,6 @@ class Tracking(pl.Callback):
             torch.cuda.reset_peak_memory_stats(module.device)
         log_all(trainer.loggers, values, step - 1)
         self.logged = step
-
-    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self.throughput.pause()
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         best = trainer.checkpoint_callback

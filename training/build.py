@@ -13,7 +13,7 @@ from criterions.base import AllowedIds, Criterion
 from data.layout import load_task
 from data.module import OFADataModule
 from data.source import DataSource
-from ofa.config import OFAConfig, typed
+from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
@@ -78,18 +78,10 @@ def build_task(config: DictConfig, source: DataSource, tokenizer: Tokenizer) -> 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run minimizes and how: checked before any data or weight is read.
-
-    Attributes:
-        criterion: the loss on the targets or on rewards.
-        allowed: the ids that targets may have.
-        optim: optimizer and schedule.
-        freezing: which parts of the network are not trained.
-        distillation: the plan of a distillation; None: no teacher.
-    """
+    """What a run minimizes and how: checked before any data or weight is read."""
 
     criterion: Criterion
-    allowed: AllowedIds
+    allowed: AllowedIds  # the ids that targets may have
     optim: Optim
     freezing: Freezing
     distillation: DistillationPlan | None
@@ -207,20 +199,18 @@ def log_recipe(config: DictConfig) -> None:
             config.task.name,
         )
         return
-    name, sizes = HydraConfig.get().runtime.choices.recipe, recipe.get("sizes", [config.model.name])
-    from_scratch = config.init is None and OmegaConf.select(config, "distill.init_from_teacher") is None
-    if config.model.name in sizes and from_scratch == (recipe["init"] == "scratch"):
-        log.info("recipe %s, initialization: %s", name, recipe["init"])
-        return
-    log.warning(
-        "recipe %s was made for model=%s, initialization: %s; this run has model=%s init=%s (recipe=scratch is for "
-        "training from scratch)",
-        name,
-        "|".join(sizes),
-        recipe["init"],
-        config.model.name,
-        typed(config.init),
+    sizes = recipe.get("sizes", [config.model.name])
+    line = (
+        f"recipe {HydraConfig.get().runtime.choices.recipe}, for model={' or '.join(sizes)}, weights: {recipe['init']}"
     )
+    differs = [] if config.model.name in sizes else [f"model={config.model.name}"]
+    from_scratch = config.init is None and OmegaConf.select(config, "distill.init_from_teacher") is None
+    if from_scratch and recipe["init"] != "scratch":
+        differs.append("random weights (set init=, or recipe=scratch)")
+    if differs:
+        log.warning("%s; this run has %s", line, " and ".join(differs))
+    else:
+        log.info(line)
 
 
 def check_image_size(config: DictConfig, architecture: OFAConfig) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +18,7 @@ from ofa.atomic_write import atomic_write
 from runtime.collectives import gather
 from runtime.run_dir import METRICS
 from tasks.base import Task
-from tracking.predictions import PredictionBatch, SamplePrediction
+from tracking.sample_predictions import PredictionBatch, SamplePrediction
 from training.evaluation import EvaluationModule
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,6 @@ class WritePredictions(pl.Callback):
 
     Args:
         folder: for the files; on several machines, a folder on each.
-        task: knows the format of its server and the details of its metric.
     """
 
     def __init__(self, folder: Path, task: Task) -> None:
@@ -49,7 +48,7 @@ class WritePredictions(pl.Callback):
     def on_test_batch_end(
         self, trainer: pl.Trainer, module: EvaluationModule, outputs: PredictionBatch, *args: Any, **kwargs: Any
     ) -> None:
-        self.predictions.writelines(prediction_line(outputs.split, sample) for sample in outputs.predictions)
+        self.predictions.write(prediction_lines(outputs.split, outputs.predictions))
         self.predictions.flush()
 
     def on_test_end(self, trainer: pl.Trainer, module: EvaluationModule) -> None:
@@ -57,7 +56,8 @@ class WritePredictions(pl.Callback):
             self._write_results(module)
         if trainer.world_size > 1:
             if trainer.is_global_zero:
-                atomic_write(self.folder / "predictions.jsonl", lambda part: _write(part, module.predictions))
+                content = "".join(prediction_lines(*predicted) for predicted in module.predictions.items())
+                atomic_write(self.folder / "predictions.jsonl", lambda part: part.write_text(content, "utf-8"))
             trainer.strategy.barrier()  # the parts are needed until here
             self.predictions.close()
             Path(self.predictions.name).unlink()
@@ -69,8 +69,7 @@ class WritePredictions(pl.Callback):
             split: {name: float(value) for name, value in metric.compute().items()} | self.task.details(metric)
             for split, metric in module.metrics.items()
         }
-        content = json.dumps(metrics, indent=2) + "\n"
-        atomic_write(self.folder / METRICS, lambda part: part.write_text(content))
+        atomic_write(self.folder / METRICS, lambda part: part.write_text(json.dumps(metrics, indent=2) + "\n"))
 
     def _write_results(self, module: EvaluationModule) -> None:
         for split, predictions in module.predictions.items():
@@ -89,15 +88,10 @@ class WritePredictions(pl.Callback):
             self.predictions = None
 
 
-def prediction_line(split: str, sample: SamplePrediction) -> str:
-    """A prediction as a line of predictions.jsonl."""
-    record = {"split": split, "uniq_id": sample.id, **dataclasses.asdict(sample.prediction)}
-    return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def _write(file: Path, predictions: Mapping[str, Sequence[SamplePrediction]]) -> None:
-    with file.open("w", encoding="utf-8") as opened:
-        opened.writelines(prediction_line(split, sample) for split, found in predictions.items() for sample in found)
+def prediction_lines(split: str, predictions: Sequence[SamplePrediction]) -> str:
+    """The lines of predictions.jsonl."""
+    records = ({"split": split, "uniq_id": p.id, **dataclasses.asdict(p.prediction)} for p in predictions)
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 class ReportDataIssues(pl.Callback):

@@ -16,7 +16,7 @@ from ofa.model import OFAModel
 from runtime.collectives import broadcast_object, broadcast_tensors, gather
 from runtime.sharding import full_model, is_sharded
 from tasks.base import Task
-from tracking.predictions import PredictionBatch, SamplePrediction
+from tracking.sample_predictions import PredictionBatch, SamplePrediction
 
 
 class EvaluationModule(pl.LightningModule):
@@ -24,11 +24,6 @@ class EvaluationModule(pl.LightningModule):
 
     Each process predicts its shard. Rank 0 gathers all predictions in the order of the data, scores them, so that a
     score equals that of a single process to the last digit, and broadcasts the scores.
-
-    Args:
-        model: the network.
-        task: decodes and scores what the model generates.
-        generation: options of the beam search.
     """
 
     def __init__(self, model: OFAModel, task: Task, generation: GenerationOptions) -> None:

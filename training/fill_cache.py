@@ -14,7 +14,7 @@ from runtime.launching import devices_of
 from runtime.progress import progress
 from training import build
 from training.data_files import build_data, build_source
-from training.distillation.summary import log_cache, log_distillation
+from training.distillation.plan import log_cache, log_distillation
 from training.trainer import build_trainer
 
 

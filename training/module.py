@@ -13,6 +13,7 @@ from torch import Tensor
 from criterions.base import AllowedIds, Criterion, Loss
 from criterions.distillation.criterion import DistillationCriterion
 from data.batch import Batch
+from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from runtime.collectives import all_reduce_sum, world_size
@@ -27,12 +28,6 @@ class TrainingModule(EvaluationModule):
     """Minimizes the criterion; validates and tests as its base class does.
 
     Args:
-        model: the network to train.
-        task: decodes and scores what the model generates.
-        generation: options of the beam search.
-        criterion: the loss.
-        optim: optimizer and schedule.
-        freezing: which parts of the network are not trained.
         allowed: the ids that targets may have; None: the answers of the task, or the whole vocabulary.
         on_nonfinite: reaction to a loss or gradient that is not finite, see NonFinite.
     """
@@ -88,6 +83,10 @@ class TrainingModule(EvaluationModule):
         except those of batches that are skipped because their loss is not finite.
         """
         loss = self.loss(batch)
+        if not isinstance(loss, Loss) or not loss.sum.requires_grad:
+            raise UserError(
+                f"{type(self.criterion).__name__} has to return a criterions.base.Loss whose sum depends on the logits"
+            )
         terms = torch.stack([term.detach().float() for term in loss.terms.values()])
         own = torch.cat([terms.new_tensor([loss.sample_size]), terms])
         size, *totals = all_reduce_sum(own if torch.isfinite(loss.sum) else torch.zeros_like(own))

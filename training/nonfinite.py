@@ -71,9 +71,8 @@ class NonFinite(pl.Callback):
             if trainer.precision == "16-mixed":
                 return
             # Averaged over processes: the samples of any of them may be the cause.
-            self._stop_or_count(
-                f"the gradient of step {trainer.global_step + 1} is not finite", broadcast_object(gather(ids))
-            )
+            what = f"the gradient of step {trainer.global_step + 1} is not finite"
+            self._stop_or_count(what, broadcast_object(gather(ids)))
             self.skipped += ids
             module.zero_grad()  # without gradients the optimizer changes neither weights nor averages
         elif norm == 0 and trainer.strategy.reduce(torch.tensor(n_skipped, device=module.device), reduce_op="sum"):
@@ -92,11 +91,8 @@ class NonFinite(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         skipped, self.skipped = gather(self.skipped), []
         if skipped:
-            log.warning(
-                "training: %d samples skipped, as loss or gradient was not finite, among them %s",
-                len(skipped),
-                _few(skipped),
-            )
+            message = "training: %d samples skipped, as loss or gradient was not finite, among them %s"
+            log.warning(message, len(skipped), _few(skipped))
 
 
 def _check_statistics(module: nn.Module, ids: list[str]) -> None:

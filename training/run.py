@@ -18,28 +18,20 @@ from ofa.processors.settings import to_task_settings
 from ofa.tokenizer import Tokenizer
 from runtime.checkpoints import best_score
 from runtime.collectives import rank
-from runtime.resume import CONFIG, ResumePoint
+from runtime.resume import CONFIG, ResumePoint, truncate_csv_logs
 from runtime.sharding import full_model
-from runtime.truncate_logs import truncate_csv_logs
 from tasks.base import Task
 from tracking import report
-from training.build import build_model, build_tokenizer, log_recipe
+from training.build import build_model, build_tokenizer
 from training.data_files import build_data, evaluation_splits
 from training.distillation.cache import TeacherCache
-from training.distillation.plan import DistillationPlan
-from training.distillation.summary import log_distillation
+from training.distillation.plan import DistillationPlan, log_distillation
 from training.module import TrainingModule
 
 
 def score_of_run(folder: Path) -> float | None:
     """The best validation score of a finished run, if it had a validation."""
     return best_score(folder / BEST) if (folder / BEST).is_file() else None
-
-
-def log_choices(config: DictConfig, folder: Path) -> None:
-    """Log task, data, run folder and recipe."""
-    report.log_start(config, folder)
-    log_recipe(config)
 
 
 def build_training_tokenizer(config: DictConfig, source: DataSource) -> Tokenizer:

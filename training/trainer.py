@@ -15,8 +15,7 @@ from pytorch_lightning.loggers import Logger
 from data.module import OFADataModule
 from ofa.checkpoint import BEST, LAST
 from ofa.errors import UserError
-from runtime.checkpoint_io import CheckpointFiles
-from runtime.checkpoints import BestCheckpoint, LastCheckpoint, SaveAtEnd
+from runtime.checkpoints import BestCheckpoint, CheckpointFiles, LastCheckpoint, SaveAtEnd
 from runtime.configuration import instantiate, to_container
 from runtime.launching import Environment, devices_of
 from runtime.lightning_internals import StepProgressBar
@@ -56,7 +55,6 @@ def training_callbacks(
     """Callbacks of a test, and those for learning rates, tracking and checkpoints.
 
     Args:
-        folder: of the run.
         files: the files that training reads, as `training_files` returns them.
         chosen: those of `build_callbacks`.
     """

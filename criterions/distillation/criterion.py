@@ -3,18 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from criterions.base import Criterion, Loss, Targets
-from criterions.distillation.feature_losses import FEATURE_LOSSES
+from criterions.distillation.feature_losses import FEATURE_LOSSES, valid_cells
 from criterions.distillation.layer_mapping import ACTIVATIONS, FeaturePair
 from criterions.distillation.logits import LOGIT_LOSSES, shift_probability
-from criterions.distillation.states import Masks, States
 from criterions.distillation.temperature import Temperature
 from ofa.config import OFAConfig, check_choice, check_number
 from ofa.features import Feature
+
+
+@dataclass(frozen=True)
+class States:
+    """Logits [N, A] of the target tokens, None where no loss reads them, and the features of the mapped layers."""
+
+    logits: Tensor | None
+    features: dict[Feature, Tensor]
+
+    def repeat(self, passes: int) -> States:
+        """The states of a batch that is stacked on itself `passes` times."""
+        logits = None if self.logits is None else _repeat(self.logits, passes)
+        return States(logits, {feature: _repeat(state, passes) for feature, state in self.features.items()})
+
+
+def _repeat(tensor: Tensor, passes: int) -> Tensor:
+    """[passes * N, ...]; under autocast, `torch.cat` refuses other half precisions than that of the context."""
+    return tensor.repeat(passes, *[1] * (tensor.dim() - 1))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The positions of source [B, L] and decoder input [B, T] that are not padding."""
+
+    source: Tensor
+    target: Tensor
+
+    def of(self, pair: FeaturePair) -> Tensor:
+        """The positions that a feature loss compares; of attention maps the cells, [B, T, L]."""
+        queries = self.source if pair.stack == "encoder" else self.target
+        keys = self.target if pair.stack == "decoder" else self.source
+        if pair.feature == "attention":
+            return valid_cells(queries, keys)
+        return keys if pair.feature in ("key", "value") else queries
+
 
 # By name, the factor of a weight after a share of the run.
 WEIGHT_SCHEDULES = {
@@ -27,8 +62,8 @@ WEIGHT_SCHEDULES = {
 class DistillationCriterion(nn.Module):
     """ce_weight * criterion on the targets + kd_weight * KD on logits + sum of weight * feature loss.
 
-    Each of the three parts may also grow from 0 or decay to 0 over training. A module because of the projections of the
-    feature losses, which are trained with the student.
+    Each of the three parts may also grow from 0 or decay to 0 over training. The projections of the feature losses are
+    trained with the student.
 
     Args:
         criterion: the loss on the targets.
@@ -74,13 +109,10 @@ class DistillationCriterion(nn.Module):
         self.probability_shift = probability_shift
         self.passes = criterion.passes
         with torch.random.fork_rng(devices=[]):  # the initial weights of the student do not depend on the projections
-            self.projections = nn.ModuleDict(
-                {
-                    str(i): build_projection(pair.projection, student.d_model, teacher.d_model)
-                    for i, pair in enumerate(self.feature_pairs)
-                    if pair.projection is not None
-                }
-            )
+            self.projections = nn.ModuleDict()
+            for i, pair in enumerate(self.feature_pairs):
+                if pair.projection is not None:
+                    self.projections[str(i)] = build_projection(pair.projection, student.d_model, teacher.d_model)
 
     @property
     def student_features(self) -> set[Feature]:
@@ -89,7 +121,7 @@ class DistillationCriterion(nn.Module):
 
     @property
     def teacher_features(self) -> set[Feature]:
-        """What the feature losses compare of the teacher."""
+        """As `student_features`."""
         return {feature for pair in self.feature_pairs for feature in pair.teacher_features}
 
     def forward(
@@ -134,26 +166,22 @@ class DistillationCriterion(nn.Module):
             terms["kd"] = share[0] * self._on_logits(student.logits, teacher.logits, targets).mean()
             total = total + factor["kd"] * self.kd_weight * terms["kd"]
         for i, pair in enumerate(self.feature_pairs):
-            value = share[2 + i] * pair.weight * self._on_features(i, student, teacher, masks_of_pairs[i])
+            of_student = [student.features[feature] for feature in pair.student_features]
+            of_teacher = [teacher.features[feature] for feature in pair.teacher_features]
+            if pair.projection is not None:
+                of_student = [self.projections[str(i)](state) for state in of_student]
+            loss = FEATURE_LOSSES[pair.loss](of_student, of_teacher, masks_of_pairs[i])
+            value = share[2 + i] * pair.weight * loss
             name = f"{pair.loss}_{pair.stack}"
             terms[name] = terms.get(name, 0) + value
             total = total + factor["feature"] * value
         return Loss(total, 1, {"loss": total, **terms})
 
     def _on_logits(self, student: Tensor, teacher: Tensor, targets: Targets) -> Tensor:
-        """[N], the loss on logits of each token."""
         if self.probability_shift:
             teacher = shift_probability(teacher, targets.columns, targets.allowed)
         temperature = self.temperature.of_tokens(student, teacher, targets.allowed)
         return LOGIT_LOSSES[self.kd](student, teacher, temperature, targets.allowed)
-
-    def _on_features(self, i: int, student: States, teacher: States, mask: Tensor) -> Tensor:
-        pair = self.feature_pairs[i]
-        of_student = [student.features[feature] for feature in pair.student_features]
-        of_teacher = [teacher.features[feature] for feature in pair.teacher_features]
-        if pair.projection is not None:
-            of_student = [self.projections[str(i)](state) for state in of_student]
-        return FEATURE_LOSSES[pair.loss](of_student, of_teacher, mask)
 
 
 def build_projection(kind: str, student_width: int, teacher_width: int) -> nn.Module:

@@ -37,7 +37,7 @@ def attention_mse_sum(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor
     """
     # Sums in float32: in half precision the sum over 16 heads is coarser than a small difference.
     difference = student.sum(1, dtype=torch.float32) - teacher.sum(1, dtype=torch.float32)
-    return _sum_over(difference.square(), cells) / cells.sum()
+    return _mean_over(difference.square(), cells)
 
 
 def attention_ce(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
@@ -52,13 +52,15 @@ def attention_ce(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
 
 def attention_ce_mean(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
     """`attention_ce` of the mean over the heads, whose numbers may differ."""
-    return attention_ce(
-        student.mean(1, keepdim=True, dtype=torch.float32), teacher.mean(1, keepdim=True, dtype=torch.float32), cells
-    )
+    return attention_ce(*(x.mean(1, keepdim=True, dtype=torch.float32) for x in (student, teacher)), cells)
 
 
-def _sum_over(values: Tensor, cells: Tensor) -> Tensor:
-    return values.masked_fill(~cells, 0).sum()
+def _sum_over(values: Tensor, mask: Tensor) -> Tensor:
+    return values.masked_fill(~mask, 0).sum()
+
+
+def _mean_over(values: Tensor, mask: Tensor) -> Tensor:
+    return _sum_over(values, mask) / mask.sum()
 
 
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def pkd(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     first, first_of_teacher = (F.normalize(x[:, 0].float(), dim=-1) for x in (student, teacher))
     present = mask[:, 0]
     squares = (first - first_of_teacher).square().sum(-1)
-    return squares.masked_fill(~present, 0).sum() / present.sum().clamp(min=1)
+    return _sum_over(squares, present) / present.sum().clamp(min=1)
 
 
 def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
@@ -96,8 +98,7 @@ def nst(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> T
     Neuron selectivity transfer, maximum mean discrepancy with a polynomial kernel (arXiv 1707.01219).
     """
     products = [_product(x1, x2.transpose(1, 2)) / x1.shape[-1] for x1, x2 in (student, teacher)]
-    cells = mask[:, :, None] & mask[:, None]
-    return (products[0] - products[1]).square().masked_fill(~cells, 0).sum() / cells.sum()
+    return _mean_over((products[0] - products[1]).square(), valid_cells(mask, mask))
 
 
 def _gram(states: Sequence[Tensor], mask: Tensor) -> Tensor:
@@ -111,10 +112,6 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
         return a.float() @ b.float()
 
 
-def _mean_over(values: Tensor, mask: Tensor) -> Tensor:
-    return values.masked_fill(~mask, 0).sum() / mask.sum()
-
-
 def relation_divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """KL(teacher || student) of softmax(X X^T / sqrt(d)), mean over heads and valid pairs of positions.
 
@@ -124,14 +121,12 @@ def relation_divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tenso
     Args:
         student, teacher: [B, H, L, d], queries, keys or values; d may differ. With different H the heads of each are
             concatenated first.
-        mask: [B, L], True where a position is not padding.
     """
     student_log_p, teacher_log_p = (
         _relations(x, mask, joined=student.shape[1] != teacher.shape[1]) for x in (student, teacher)
     )
     divergence = (teacher_log_p.exp() * (teacher_log_p - student_log_p)).sum(-1)  # [B, H or 1, L], 0 at padded keys
-    pairs = mask.sum(1).square().sum() * divergence.shape[1]
-    return divergence.masked_fill(~mask[:, None], 0).sum() / pairs
+    return _sum_over(divergence, mask[:, None]) / (_pairs(mask) * divergence.shape[1])
 
 
 def _relations(x: Tensor, mask: Tensor, joined: bool) -> Tensor:
@@ -165,13 +160,8 @@ class FeatureLoss:
     of_two_layers: bool = False
 
     def __call__(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
-        """The loss of the features of one pair of layers, or of two.
-
-        `mask` is [B, L], True where a position is not padding; of attention maps the valid cells, [B, T, L].
-        """
-        if self.of_two_layers:
-            return self.function(student, teacher, mask)
-        return self.function(student[0], teacher[0], mask)
+        """The loss of the features of one pair of layers, or of two; the mask as above."""
+        return self.function(*((student, teacher) if self.of_two_layers else (student[0], teacher[0])), mask)
 
 
 # Numbers of elements, from the mask.
@@ -191,9 +181,7 @@ FEATURE_LOSSES = {
     "hidden_mse": FeatureLoss(hidden_mse, Tensor.sum, "hidden", equal_width=True),
     "cos": FeatureLoss(cos, Tensor.sum, "hidden", equal_width=True),
     "pkd": FeatureLoss(pkd, lambda mask: mask[:, 0].sum(), "hidden", equal_width=True),
-    "fsp": FeatureLoss(
-        fsp, lambda mask: mask.new_tensor(len(mask), dtype=torch.long), "hidden", equal_width=True, of_two_layers=True
-    ),
+    "fsp": FeatureLoss(fsp, len, "hidden", equal_width=True, of_two_layers=True),
     "nst": FeatureLoss(nst, _pairs, "hidden", of_two_layers=True),
     "query_relation": FeatureLoss(relation_divergence, _pairs, "query"),
     "key_relation": FeatureLoss(relation_divergence, _pairs, "key"),

@@ -45,12 +45,11 @@ class FeaturePair:
 
     @property
     def student_features(self) -> list[Feature]:
-        """One, or two of a loss of two layers."""
+        """One, or two of a loss of two layers; as many as `teacher_features`."""
         return [Feature(self.stack, self.feature, layer) for layer in self.student_layers]
 
     @property
     def teacher_features(self) -> list[Feature]:
-        """As many as `student_features`."""
         return [Feature(self.stack, self.feature, layer) for layer in self.teacher_layers]
 
     @property
@@ -210,7 +209,7 @@ def read_rules(
     names = [field.name for field in fields(FeatureLossRule)]
     rules = []
     for entry in entries:
-        settings = _parse(entry) if isinstance(entry, str) else [entry]
+        settings = map(_parse, entry.split(",")) if isinstance(entry, str) else [entry]
         for rule in settings:
             if not isinstance(rule, Mapping) or not {"rule", "loss", "stack"} <= rule.keys() <= set(names):
                 raise UserError(
@@ -223,17 +222,14 @@ def read_rules(
     return rules
 
 
-def _parse(text: str) -> list[dict[str, str]]:
-    """The settings of the compact form."""
-    rules = []
-    for part in text.split(","):
-        names = part.strip().split(":")
-        if len(names) != 3:
-            raise UserError(
-                f"distill.feature_losses has {part!r}, which is not rule:loss:stack, as in gap:hidden_mse:encoder"
-            )
-        rules.append(dict(zip(("rule", "loss", "stack"), names, strict=True)))
-    return rules
+def _parse(part: str) -> dict[str, str]:
+    """The settings of one rule in the compact form."""
+    names = part.strip().split(":")
+    if len(names) != 3:
+        raise UserError(
+            f"distill.feature_losses has {part!r}, which is not rule:loss:stack, as in gap:hidden_mse:encoder"
+        )
+    return dict(zip(("rule", "loss", "stack"), names, strict=True))
 
 
 def map_layers(rules: Iterable[FeatureLossRule], student: OFAConfig, teacher: OFAConfig) -> list[FeaturePair]:
@@ -250,12 +246,10 @@ def layer_mapping_table(pairs: Iterable[FeaturePair]) -> Table:
     columns = ("stack", "loss", "student layer", "teacher layer", "weight", "projection")
     table = Table(*(Column(name, no_wrap=name == "loss") for name in columns), title="Layer mapping")
     for pair in pairs:
-        student, teacher = (_layer_names(pair, layers) for layers in (pair.student_layers, pair.teacher_layers))
+        first = 1 if pair.feature == "hidden" else 0  # hidden states begin with the embeddings
+        student, teacher = (
+            " to ".join(str(layer - first) if layer >= first else "embeddings" for layer in layers)
+            for layers in (pair.student_layers, pair.teacher_layers)
+        )
         table.add_row(pair.stack, pair.loss, student, teacher, f"{pair.weight:g}", pair.projection or "")
     return table
-
-
-def _layer_names(pair: FeaturePair, layers: tuple[int, ...]) -> str:
-    if pair.feature == "hidden":
-        return " to ".join("embeddings" if layer == 0 else str(layer - 1) for layer in layers)
-    return str(layers[0])

@@ -7,11 +7,13 @@ There is no factor temperature^2: use the weight of the loss.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from criterions.base import log_probabilities
+from ofa.config import check_choice, check_number
 
 
 def ce(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allowed: Tensor | None = None) -> Tensor:
@@ -61,7 +63,7 @@ def jsd(
 
 def mse(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allowed: Tensor | None = None) -> Tensor:
     """Mean over the allowed ids of the squared difference of the logits / t (arXiv 1312.6184), [N]."""
-    squares = (scaled(student, temperature) - scaled(teacher, temperature)).square()
+    squares = (_scaled(student, temperature) - _scaled(teacher, temperature)).square()
     return squares.mean(-1) if allowed is None else squares.masked_fill(~allowed, 0).sum(-1) / allowed.sum(-1)
 
 
@@ -69,7 +71,7 @@ def mse(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, all
 LOGIT_LOSSES = {"ce": ce, "ce_with_mask": ce, "reverse_kl": reverse_kl, "jsd": jsd, "mse": mse}
 
 
-def scaled(logits: Tensor, temperature: float | Tensor) -> Tensor:
+def _scaled(logits: Tensor, temperature: float | Tensor) -> Tensor:
     """Logits [N, A] divided by the temperature, one number or [N], in float32."""
     return logits.float() / (temperature[..., None] if isinstance(temperature, Tensor) else temperature)
 
@@ -78,7 +80,7 @@ def _log_probabilities(
     student: Tensor, teacher: Tensor, temperature: float | Tensor, allowed: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The student's and the teacher's, [N, A] each; 0 where an id is not allowed."""
-    return tuple(log_probabilities(scaled(logits, temperature), allowed) for logits in (student, teacher))
+    return tuple(log_probabilities(_scaled(logits, temperature), allowed) for logits in (student, teacher))
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -99,3 +101,31 @@ def shift_probability(teacher: Tensor, target: Tensor, allowed: Tensor | None = 
     best, target = rivals.argmax(-1, keepdim=True), target[..., None]
     of_best, of_target = teacher.gather(-1, best), teacher.gather(-1, target)
     return teacher.scatter(-1, best, of_target).scatter(-1, target, of_best)
+
+
+@dataclass(frozen=True)
+class OnPolicy:
+    """On-policy distillation (GKD, arXiv 2306.13649): a loss on sequences sampled from the student.
+
+    Attributes:
+        weight: of the mean divergence from the teacher over the sampled tokens.
+        loss: reverse_kl, jsd or ce; at temperature 1.
+        temperature: of the sampling.
+
+    Raises:
+        UserError: at construction, for invalid values.
+    """
+
+    weight: float = 1.0
+    loss: str = "reverse_kl"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number(self.weight, "distill.on_policy.weight", "0 samples nothing")
+        check_choice(self.loss, "distill.on_policy.loss", ("reverse_kl", "jsd", "ce"))
+        remedy = "1 samples from the distribution of the student"
+        check_number(self.temperature, "distill.on_policy.temperature", remedy, above_zero=True)
+
+    def divergence(self, student: Tensor, teacher: Tensor, allowed: Tensor | None) -> Tensor:
+        """The mean over N sampled tokens, of logits [N, A] of which `allowed` [N, A] count; None: all."""
+        return LOGIT_LOSSES[self.loss](student, teacher, allowed=allowed).mean()

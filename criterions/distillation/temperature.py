@@ -11,9 +11,6 @@ from torch import Tensor
 from criterions.base import log_probabilities
 from ofa.config import check_choice, check_number
 
-SCHEDULES = ("constant", "flsw", "cwsm")
-MIN_SHARE = 0.1  # of the base: the lowest temperature of a token
-
 
 @dataclass(frozen=True)
 class Temperature:
@@ -38,9 +35,8 @@ class Temperature:
     gamma: float = 2.0
 
     def __post_init__(self) -> None:
-        check_choice(self.schedule, "distill.temperature.schedule", SCHEDULES)
-        leaves = "1 does not change the logits"
-        check_number(self.base, "distill.temperature.base", leaves, above_zero=True)
+        check_choice(self.schedule, "distill.temperature.schedule", ("constant", "flsw", "cwsm"))
+        check_number(self.base, "distill.temperature.base", "1 does not change the logits", above_zero=True)
         check_number(self.beta, "distill.temperature.beta", "0 gives every token the base")
         check_number(self.gamma, "distill.temperature.gamma", "2 is the published one")
 
@@ -52,7 +48,7 @@ class Temperature:
             temperature = flsw(student, teacher, self.base, self.beta, self.gamma, allowed)
         else:
             temperature = cwsm(student, self.base, self.beta, allowed)
-        return temperature.clamp(min=MIN_SHARE * self.base)
+        return temperature.clamp(min=0.1 * self.base)
 
 
 def flsw(
@@ -60,9 +56,7 @@ def flsw(
 ) -> Tensor:
     """base + (mean(w) - w) * beta with w = (1 - cos(student, teacher))^gamma, [N]: focal-loss-style weights.
 
-    Args:
-        student, teacher: [N, A] logits, before any temperature; no gradient passes.
-        allowed: [N, A], which ids count; None: all.
+    Of logits before any temperature, as in `Temperature.of_tokens`; no gradient passes.
     """
     student, teacher = student.detach().float(), teacher.detach().float()
     if allowed is not None:
@@ -73,11 +67,7 @@ def flsw(
 def cwsm(student: Tensor, base: float, beta: float, allowed: Tensor | None = None) -> Tensor:
     """base + (mean(w) - w) * beta with w = 1 / (max softmax(student) + 1e-3), [N]: weights by student confidence.
 
-    It may be negative: w is up to the number of ids, which needs a small beta.
-
-    Args:
-        student: [N, A] logits, before any temperature; no gradient passes.
-        allowed: [N, A], which ids count; None: all.
+    Of logits as in `flsw`. It may be negative: w is up to the number of ids, which needs a small beta.
     """
     log_p = log_probabilities(student.detach(), allowed)
     if allowed is not None:

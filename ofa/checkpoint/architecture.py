@@ -17,13 +17,10 @@ TIED = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")  # th
 
 # Parts of names that differ in the original trainer.
 RENAMED = {
-    "attn_ln": "self_attn_mid_layer_norm",
-    "self_attn_ln": "self_attn_mid_layer_norm",
-    "encoder_attn": "cross_attn",
-    "encoder_attn_layer_norm": "cross_attn_layer_norm",
-    "cross_attn_ln": "cross_attn_mid_layer_norm",
+    "attn_ln": "self_attn_mid_layer_norm", "self_attn_ln": "self_attn_mid_layer_norm", "encoder_attn": "cross_attn",
+    "encoder_attn_layer_norm": "cross_attn_layer_norm", "cross_attn_ln": "cross_attn_mid_layer_norm",
     "ffn_layernorm": "ffn_layer_norm",
-}
+}  # fmt: skip
 
 # Tables computed from the configuration, and markers of the original trainer.
 COMPUTED = re.compile(r"(.*\.)?(version|_float_tensor|token_rp_bucket|image_rp_bucket|image_position_idx)")
@@ -57,7 +54,6 @@ FAIRSEQ_CONSTANT = {
 # The original trainer builds bottleneck blocks under the names of networks without them.
 FAIRSEQ_RESNETS = {"resnet18": "resnet26", "resnet34": "resnet50"}
 
-STAGE = "encoder.embed_images.layer{}"
 GROWING = ("vocab_size", "max_position_embeddings")  # a file may have fewer rows than its settings
 
 
@@ -73,11 +69,7 @@ def our_name(name: str) -> str | None:
 
 
 def hf_settings(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The OFAConfig fields in a published config.json; a missing one has its default.
-
-    Raises:
-        UserError: it describes an unsupported variant.
-    """
+    """The OFAConfig fields in a published config.json; UserError for an unsupported variant."""
     _check_constant(config, CONSTANT, file)
     return _typed({name: config[name] for name in FIELDS if name in config}, file)
 
@@ -103,16 +95,16 @@ def infer_config(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ..
     resnet = settings.get("resnet_type")
     if FAIRSEQ_RESNETS.get(resnet) == found["resnet_type"]:
         settings["resnet_type"] = found["resnet_type"]
-    for key, value in found.items():
-        if key not in GROWING and settings.get(key, value) != value:
-            raise UserError(
-                f"{file} has the setting {key}={settings[key]}, but weights of {key}={value}: they do not belong "
-                "together; copy both again from one model"
-            )
+    misfits = [
+        f"{key}={settings[key]}, but weights of {key}={value}"
+        for key, value in found.items()
+        if key not in GROWING and settings.get(key, value) != value
+    ]
     if settings.get("vocab_size", math.inf) < found["vocab_size"]:
+        misfits.append(f"vocab_size={settings['vocab_size']}, but {EMBEDDING} has {found['vocab_size']} rows")
+    if misfits:
         raise UserError(
-            f"{file} has the setting vocab_size={settings['vocab_size']}, but {EMBEDDING} has {found['vocab_size']} "
-            "rows: they do not belong together; copy both again from one model"
+            f"{file} has the setting {misfits[0]}: they do not belong together; copy both again from one model"
         )
     if "code_image_size" not in settings:  # the default, limited by the number of positions
         found["code_image_size"] = min(OFAConfig.code_image_size, 8 * found["image_bucket_size"])
@@ -120,11 +112,7 @@ def infer_config(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ..
 
 
 def build_config(settings: Mapping[str, Any], file: Path) -> OFAConfig:
-    """The configuration with these fields.
-
-    Raises:
-        UserError: no model has them; the message names `file` as their source.
-    """
+    """The configuration with these fields; UserError, which names `file`, if no model has them."""
     try:
         return OFAConfig.from_dict(settings)
     except (UserError, ArithmeticError, TypeError) as error:
@@ -171,15 +159,14 @@ def _from_shapes(shapes: Mapping[str, tuple[int, ...]], file: Path) -> dict[str,
             found[f"{stack}_layers"] = _count(shapes, f"{stack}.layers")
             found[f"{stack}_ffn_dim"], _ = shapes[f"{stack}.layers.0.fc1.weight"]
             (found[f"{stack}_attention_heads"],) = shapes[f"{stack}.layers.0.self_attn.c_attn"]
-    except KeyError as error:
-        raise UserError(f"{file} does not hold the weights of an OFA model: it lacks {error.args[0]}") from error
-    except ValueError as error:
-        raise UserError(f"{file} does not hold the weights of an OFA model: {error}") from error
+    except (KeyError, ValueError) as error:
+        reason = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else error
+        raise UserError(f"{file} does not hold the weights of an OFA model: {reason}") from error
     return found
 
 
 def _resnet(shapes: Mapping[str, tuple[int, ...]], file: Path) -> str:
-    stages = tuple(_count(shapes, STAGE.format(i)) for i in (1, 2, 3))
+    stages = tuple(_count(shapes, f"encoder.embed_images.layer{i}") for i in (1, 2, 3))
     for name, blocks in RESNET_STAGES.items():
         if blocks == stages:
             return name

@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 def export(folder: str | Path, model: OFAModel, tokenizer: Tokenizer, task: TaskSettings | None) -> None:
     """Writes a complete model folder: model.safetensors, config.json, vocab.json, merges.txt, task.json.
 
-    The weights keep the model's precision; the tied embedding is written once, computed tables are not. All files are
-    written before the first one is replaced, so that a full disk leaves an existing model intact; config.json, which
-    marks a model folder, comes last.
+    The weights keep the model's precision; the tied embedding is written once. All files are written before the first
+    one is replaced, so that a full disk leaves an existing model intact; config.json, which marks a model folder, comes
+    last.
 
     Args:
         folder: created if missing; an existing model in it is replaced.
-        task: the task of the model; None: no task.json is written.
+        task: None: no task.json is written.
 
     Raises:
         UserError: the folder cannot be written.
@@ -78,14 +78,14 @@ def convert(
     Args:
         ema: take the averaged weights.
         tokenizer: source of the vocabulary; None: the one stored with the weights.
-        dtype: of the written weights.
         answers: JSON file of all answers to questions; None: those stored with the weights, if any.
         force: write into a folder that contains files.
 
     Raises:
         UserError: there is no such checkpoint or vocabulary, they do not belong together, or the folder is not empty.
     """
-    if not force and Path(folder).exists() and not (Path(folder).is_dir() and not any(Path(folder).iterdir())):
+    out = Path(folder)
+    if not force and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; give another, or use --force")
     checkpoint = Checkpoint.open(source, ema=ema)
     vocabulary = tokenizer or kept_tokenizer(checkpoint.path)
@@ -115,8 +115,8 @@ def _hf_config(model: OFAModel) -> dict[str, Any]:
         "model_type": "ofa",
         "is_encoder_decoder": True,
         "num_hidden_layers": model.config.encoder_layers,
-        **{"bos_token_id": BOS, "pad_token_id": PAD, "eos_token_id": EOS},
-        **{"forced_eos_token_id": EOS, "decoder_start_token_id": BOS},
+        **{"bos_token_id": BOS, "decoder_start_token_id": BOS, "pad_token_id": PAD},
+        **{"eos_token_id": EOS, "forced_eos_token_id": EOS},
         "resnet_model_path": None,
         "torch_dtype": str(model.get_parameter(EMBEDDING).dtype).removeprefix("torch."),
     }

@@ -51,10 +51,7 @@ def find(path: str | Path) -> Path:
             Hugging Face id ("OFA-Sys/ofa-tiny"), which is downloaded if it is not cached.
 
     Returns:
-        A file, or a model folder.
-
-    Raises:
-        UserError: there are none.
+        A file, or a model folder; UserError if there is none.
     """
     given, path = str(path), Path(path)
     if path.is_file():
@@ -75,11 +72,7 @@ def find(path: str | Path) -> Path:
 
 
 def tokenizer_folder(path: str | Path) -> Path:
-    """The folder of the vocabulary stored with the weights at `path` (see `find`).
-
-    Raises:
-        UserError: there is none, as with a single file of the original trainer.
-    """
+    """The folder of the vocabulary stored with the weights at `path` (see `find`); UserError if there is none."""
     folder = kept_tokenizer(path)
     if folder is None:
         raise UserError(
@@ -101,11 +94,7 @@ def kept_tokenizer(path: str | Path) -> Path | None:
 
 
 def weight_files(path: str | Path) -> list[Path]:
-    """The weight files at `path` (see `find`): one, or all shards of one model.
-
-    Raises:
-        UserError: a model folder has none, or not all shards of its index.
-    """
+    """The weight files at `path` (see `find`): one, or all shards of one model; UserError if one is missing."""
     found = find(path)
     if found.is_file():
         return [found]
@@ -142,11 +131,7 @@ def _download(name: str) -> Path:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        UserError: the file holds something else, or cannot be read.
-    """
+    """The object in a JSON file; UserError if it holds something else or cannot be read."""
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
@@ -156,21 +141,17 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def read_file(file: Path) -> dict[Any, Any]:
+def read_outline(file: Path) -> dict[Any, Any]:
+    """As `read_file`, but tensors of torch files have shape and dtype without data: any file needs little memory."""
+    return read_file(file, "meta")
+
+
+def read_file(file: Path, device: str = "cpu") -> dict[Any, Any]:
     """The content of a torch or safetensors file; tensors are memory-mapped where the format allows.
 
     Raises:
         UserError: the file cannot be read, is damaged, holds no dictionary, or holds something that could execute.
     """
-    return _read(file, "cpu")
-
-
-def read_outline(file: Path) -> dict[Any, Any]:
-    """As `read_file`, but tensors of torch files have shape and dtype without data: any file needs little memory."""
-    return _read(file, "meta")
-
-
-def _read(file: Path, device: str) -> dict[Any, Any]:
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
@@ -180,7 +161,12 @@ def _read(file: Path, device: str) -> dict[Any, Any]:
                 warnings.simplefilter("ignore")  # about pickles that are refused in any case
                 content = torch.load(file, map_location=device, weights_only=True, mmap=is_mapped(file))
     except pickle.UnpicklingError as error:
-        raise UserError(_refusal(file, str(error))) from error
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"names {named[1]}, which" if named else "holds more than tensors and plain values, which"
+        raise UserError(
+            f"{file} was not read: it {what} could execute code; ask its author for only the state dict, saved by "
+            "torch.save or as safetensors"
+        ) from error
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged pickle may raise anything, as pickle's documentation warns
@@ -192,17 +178,8 @@ def _read(file: Path, device: str) -> dict[Any, Any]:
 
 
 def is_mapped(file: Path) -> bool:
-    """Whether `read_file` maps the tensors instead of reading them; older torch files cannot be mapped."""
+    """Whether `read_file` maps the tensors; older torch files cannot be mapped."""
     if file.suffix == ".safetensors":
         return True
     with file.open("rb") as opened:
         return opened.read(len(ZIP)) == ZIP
-
-
-def _refusal(file: Path, reason: str) -> str:
-    named = re.search(r"GLOBAL (\S+)", reason)
-    what = f"names {named[1]}, which" if named else "holds more than tensors and plain values, which"
-    return (
-        f"{file} was not read: it {what} could execute code; ask its author for only the state dict, saved by "
-        "torch.save or as safetensors"
-    )

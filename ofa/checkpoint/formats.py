@@ -34,7 +34,6 @@ CHUNK_BYTES = 128 << 20
 WRAPPED = "module."  # before all names of a model that was wrapped for several GPUs
 USUAL_NUMBERS = {"code_dict_size": N_CODES, "num_bins": N_BINS}  # options of the original trainer
 OWN_RUN = "run of this project"
-EMA_KEYS = (("extra_state", "ema_fp32_params"), ("extra_state", "ema"))  # the first that exists
 
 
 @dataclass(frozen=True)
@@ -48,46 +47,27 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Format:
-    """The arrangement of the content of one file.
+    """The arrangement of the content of one file; None stands for what is not stored."""
 
-    Attributes:
-        name: shown to users.
-        keys: path to the weights in nested dictionaries.
-        prefix: of the names of weights; tensors without it do not belong to the model.
-        ema: keys of averaged weights stored in addition; None: there are none.
-        averaged: whether the weights themselves are the average.
-        settings: of the model, by fields of OFAConfig; None: not stored.
-        task: name of the task in the original trainer; None: not stored.
-        task_options: task options of the original trainer.
-        kept_task: fields of TaskSettings in a run's checkpoint; None: not stored.
-        optimizer: whether there is an optimizer state.
-    """
-
-    name: str
-    keys: tuple[str, ...] = ()
-    prefix: str = ""
-    ema: tuple[str, ...] | None = None
-    averaged: bool = False
-    settings: dict[str, Any] | None = None
-    task: str | None = None
-    task_options: Mapping[str, Any] = field(default_factory=dict)
-    kept_task: Mapping[str, Any] | None = None
-    optimizer: bool = False
+    name: str  # shown to users
+    keys: tuple[str, ...] = ()  # path to the weights in nested dictionaries
+    prefix: str = ""  # of the names of weights; tensors without it do not belong to the model
+    ema: tuple[str, ...] | None = None  # keys of averaged weights stored in addition
+    averaged: bool = False  # whether the weights themselves are the average
+    settings: dict[str, Any] | None = None  # of the model, by fields of OFAConfig
+    task: str | None = None  # name of the task in the original trainer
+    task_options: Mapping[str, Any] = field(default_factory=dict)  # of the original trainer
+    kept_task: Mapping[str, Any] | None = None  # fields of TaskSettings in a run's checkpoint
+    optimizer: bool = False  # whether there is an optimizer state
 
 
 @dataclass
 class WeightIndex:
-    """The weights in the files of a checkpoint.
+    """The weights in the files of a checkpoint."""
 
-    Attributes:
-        files: for each file, its weights by our name.
-        tied: names under which the embedding matrix is stored again.
-        dropped: names of tables that the model computes.
-    """
-
-    files: dict[Path, dict[str, TensorInfo]] = field(default_factory=dict)
-    tied: list[str] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
+    files: dict[Path, dict[str, TensorInfo]] = field(default_factory=dict)  # for each file, its weights by our name
+    tied: list[str] = field(default_factory=list)  # names under which the embedding matrix is stored again
+    dropped: list[str] = field(default_factory=list)  # names of tables that the model computes
 
     @property
     def stored(self) -> dict[str, TensorInfo]:
@@ -97,29 +77,28 @@ class WeightIndex:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights on disk, and what is known about their model.
+    """Weights on disk, and what is known about their model."""
 
-    Attributes:
-        given: the path or id that the user gave.
-        path: the file or folder.
-        format: of the file; for a folder, of its files.
-    """
-
-    given: str
-    path: Path
-    format: Format
+    given: str  # the path or id that the user gave
+    path: Path  # the file or folder
+    format: Format  # of the file, or of the files in the folder
 
     @classmethod
     def open(cls, source: str | Path | Checkpoint, *, ema: bool = False) -> Checkpoint:
         """Open `source`, a path (see `find`) or an open checkpoint, without reading its weights.
 
-        Args:
-            ema: take the averaged weights.
-
         Raises:
             UserError: it cannot be read, is not a checkpoint, or holds no averaged weights.
         """
-        checkpoint = source if isinstance(source, Checkpoint) else cls._read(source)
+        checkpoint = source
+        if not isinstance(source, Checkpoint):
+            path = find(source)
+            if path.is_dir():
+                name = "ModelScope folder" if (path / MODELSCOPE).is_file() else "model folder"
+                format = Format(name, settings=hf_settings(read_json(path / CONFIG), path / CONFIG))
+            else:
+                format = _file_format(read_outline(path), path)
+            checkpoint = cls(str(source), path, format)
         if not ema or checkpoint.format.averaged:
             return checkpoint
         keys = checkpoint.format.ema
@@ -127,18 +106,9 @@ class Checkpoint:
             raise UserError(f"{checkpoint.path} holds no EMA weights; load it without ema")
         return replace(checkpoint, format=replace(checkpoint.format, keys=keys, averaged=True))
 
-    @classmethod
-    def _read(cls, given: str | Path) -> Checkpoint:
-        path = find(given)
-        return cls(str(given), path, _folder_format(path) if path.is_dir() else _file_format(read_outline(path), path))
-
     @cached_property
     def index(self) -> WeightIndex:
-        """Names, shapes and dtypes of the weights.
-
-        Raises:
-            UserError: there are none, one occurs twice, or a file cannot be read.
-        """
+        """Names, shapes and dtypes of the weights; UserError if there are none, or one occurs twice."""
         index, seen = WeightIndex(), set()
         for file in weight_files(self.path):
             opened = self._weights(read_outline(file))
@@ -165,11 +135,7 @@ class Checkpoint:
         return index
 
     def config(self) -> OFAConfig:
-        """The configuration of the model.
-
-        Raises:
-            UserError: the weights are not those of an OFA model, or contradict the stored configuration.
-        """
+        """The configuration of the model; UserError if the weights contradict it or are not those of an OFA model."""
         if self.format.name == OWN_RUN:  # its configuration is complete
             return build_config(self.format.settings, self.path)
         shapes = {name: info.shape for name, info in self.index.stored.items()}
@@ -187,11 +153,7 @@ class Checkpoint:
         return None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Each weight by our name, in float32 and in its own memory.
-
-        Raises:
-            UserError: the output matrix differs from the embedding, or a file cannot be read.
-        """
+        """Each weight by our name, in float32 and in its own memory; UserError if an output matrix is separate."""
         for file, weights in self.index.files.items():
             limit = CHUNK_BYTES if is_mapped(file) else math.inf
             left = deque(weights.items())
@@ -238,11 +200,6 @@ def _file_format(content: Mapping[str, Any], file: Path) -> Format:
     )
 
 
-def _folder_format(folder: Path) -> Format:
-    name = "ModelScope folder" if (folder / MODELSCOPE).is_file() else "model folder"
-    return Format(name, settings=hf_settings(read_json(folder / CONFIG), folder / CONFIG))
-
-
 def _run_format(content: Mapping[str, Any], file: Path) -> Format:
     parameters = content["hyper_parameters"]
     settings = parameters.get("model") if isinstance(parameters, Mapping) else None
@@ -264,11 +221,12 @@ def _fairseq_format(content: Mapping[str, Any], file: Path) -> Format:
     options = _mapping(cfg.get("model")) or _mapping(content.get("args"))
     task_options = _mapping(cfg.get("task")) or _mapping(content.get("args"))
     task = task_options.get("_name") or options.get("task")
-    ema = [keys for keys in EMA_KEYS if _are_weights(_mapping(content.get(keys[0])).get(keys[1]))]
+    extra = _mapping(content.get("extra_state"))
+    ema = next((key for key in ("ema_fp32_params", "ema") if _are_weights(extra.get(key))), None)
     return Format(
         "file of the original trainer",
         ("model",),
-        ema=ema[0] if ema else None,
+        ema=("extra_state", ema) if ema else None,
         settings=fairseq_settings(options, file) if options else None,
         task=task if isinstance(task, str) else None,
         task_options=task_options,
@@ -283,8 +241,6 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _are_weights(value: object) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
-    )
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())

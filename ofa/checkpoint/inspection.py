@@ -9,39 +9,30 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from rich.table import Table
 
 from ofa.checkpoint.formats import Checkpoint
-from ofa.checkpoint.loading import LoadReport, shorten, stored_task
+from ofa.checkpoint.loading import LoadReport, shorten, stored_task, without_weights
 from ofa.config import SIZES, OFAConfig
 from ofa.errors import UserError
-from ofa.model import OFAModel
 
 ARCHITECTURE = ("d_model", "encoder_layers", "encoder_ffn_dim", "encoder_attention_heads", "decoder_layers",
                 "decoder_ffn_dim", "decoder_attention_heads", "resnet_type")  # fmt: skip
 
 
 def describe(path: str | Path) -> list[Table]:
-    """Tables of the content of a checkpoint (see `find`), and of the result of loading it.
-
-    Raises:
-        UserError: it cannot be read or is not a checkpoint.
-    """
+    """Tables of the content of a checkpoint (see `find`), and of the result of loading it."""
     checkpoint = Checkpoint.open(path)
     try:
         config = checkpoint.config()
     except UserError as error:
         return [_table("file", _file(checkpoint)), _table("loading", [("refused", str(error))])]
-    with torch.device("meta"):
-        model = OFAModel(config)
+    model = without_weights(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    architecture = [
-        (key, f"{value:g}" if isinstance(value, float) else str(value)) for key, value in config.to_dict().items()
-    ]
+    settings = {key: f"{v:g}" if isinstance(v, float) else str(v) for key, v in config.to_dict().items()}
     return [
         _table("file", [*_file(checkpoint), ("size", _size_name(config)), ("parameters", f"{parameters:,}")]),
-        _table("architecture", architecture),
+        _table("architecture", settings.items()),
         _table("loading", _loading(LoadReport.of(checkpoint, model))),
     ]
 

@@ -38,19 +38,10 @@ def load(path: str | Path, *, ema: bool = False) -> tuple[OFAModel, Tokenizer]:
 
 
 def load_model(source: str | Path | Checkpoint, *, ema: bool = False) -> OFAModel:
-    """Only the model, as `load`; needs no vocabulary. The random state of torch does not change.
-
-    Args:
-        source: a path, as for `load`, or an open checkpoint.
-        ema: as for `load`.
-
-    Raises:
-        UserError: as `load`.
-    """
-    checkpoint = Checkpoint.open(source, ema=ema)
-    _report_unused_ema(checkpoint)
+    """Only the model of a path or an open checkpoint; otherwise as `load`. Torch's random state does not change."""
+    checkpoint = _open(source, ema)
     config = checkpoint.config()
-    report = LoadReport.of(checkpoint, _without_weights(config))
+    report = LoadReport.of(checkpoint, without_weights(config))
     report.check("copy it again, or take another file")
     if checkpoint.format.settings is None:
         log.info("%s has no configuration: settings that no shape determines have their defaults", checkpoint.given)
@@ -61,7 +52,7 @@ def load_model(source: str | Path | Checkpoint, *, ema: bool = False) -> OFAMode
 
 def model_of(config: OFAConfig, weights: Mapping[str, Tensor]) -> OFAModel:
     """A model in evaluation mode that uses these tensors, by their names in its state_dict, without a copy."""
-    model = _without_weights(config)
+    model = without_weights(config)
     embedding = nn.Parameter(weights[EMBEDDING])  # one object, so that it stays tied
     model.load_state_dict({**weights, **dict.fromkeys((EMBEDDING, *TIED), embedding)}, assign=True)
     return model.eval()
@@ -71,16 +62,9 @@ def load_weights(model: OFAModel, path: str | Path, *, ema: bool = False) -> Non
     """Copy the weights of a checkpoint into a model of the same size.
 
     If the model has a larger vocabulary, its additional rows are new (normal, std D^-0.5); the same holds for longer
-    position tables.
-
-    Args:
-        ema: as for `load`.
-
-    Raises:
-        UserError: as `load_model`, and if the sizes differ.
+    position tables. Arguments and errors as of `load`; also UserError if the sizes differ.
     """
-    checkpoint = Checkpoint.open(path, ema=ema)
-    _report_unused_ema(checkpoint)
+    checkpoint = _open(path, ema)
     report = LoadReport.of(checkpoint, model)
     report.check("set model= to the one it was trained with")
     own = model.state_dict()
@@ -90,22 +74,14 @@ def load_weights(model: OFAModel, path: str | Path, *, ema: bool = False) -> Non
 
 
 def read_config(path: str | Path) -> OFAConfig:
-    """The configuration of the model in a checkpoint, without reading its weights.
-
-    Raises:
-        UserError: as `load_model`.
-    """
+    """The configuration of the model in a checkpoint, without reading its weights; errors as of `load`."""
     return Checkpoint.open(path).config()
 
 
 def read_task(source: str | Path | Checkpoint) -> TaskSettings | None:
     """The task of the model in `source` (see `Checkpoint.open`); None if it is not stored.
 
-    It is stored in task.json of an export folder, configuration.json of a ModelScope folder, the options in a file of
-    the original trainer, and the checkpoint of a run.
-
-    Raises:
-        UserError: there is no such model, its description is damaged, or it is a run's checkpoint without a task.
+    Raises UserError for a damaged description, or a run's checkpoint without a task.
     """
     checkpoint = Checkpoint.open(source)
     task = stored_task(checkpoint)
@@ -130,12 +106,9 @@ def stored_task(checkpoint: Checkpoint) -> TaskSettings | None:
 
 
 def check_vocabulary(source: str | Path | Checkpoint, tokenizer: Tokenizer) -> None:
-    """Check that the weights of `source` (see `Checkpoint.open`) were trained with the vocabulary of `tokenizer`.
+    """Raises UserError unless the weights of `source` (see `Checkpoint.open`) were trained with this vocabulary.
 
     Weights without a vocabulary next to them pass.
-
-    Raises:
-        UserError: the same ids have other meanings, or there is no checkpoint.
     """
     checkpoint = Checkpoint.open(source)
     given, option = checkpoint.given, checkpoint.unusual_ids
@@ -156,22 +129,14 @@ def check_vocabulary(source: str | Path | Checkpoint, tokenizer: Tokenizer) -> N
 
 @dataclass
 class LoadReport:
-    """How the weights of a checkpoint fit a model.
-
-    Attributes:
-        missing: weights that only the model has.
-        unexpected: weights that only the checkpoint has.
-        misfits: sentences about weights of another shape.
-        resized: tables with another number of rows: their shape in the model by name.
-        counters: batch counters that the checkpoint lacks; they are set to 0.
-    """
+    """How the weights of a checkpoint fit a model."""
 
     checkpoint: Checkpoint
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    misfits: list[str] = field(default_factory=list)
-    resized: dict[str, torch.Size] = field(default_factory=dict)
-    counters: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # weights that only the model has
+    unexpected: list[str] = field(default_factory=list)  # weights that only the checkpoint has
+    misfits: list[str] = field(default_factory=list)  # sentences about weights of another shape
+    resized: dict[str, torch.Size] = field(default_factory=dict)  # shapes in the model of tables of other lengths
+    counters: list[str] = field(default_factory=list)  # batch counters that the checkpoint lacks, set to 0
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: OFAModel) -> LoadReport:
@@ -197,14 +162,9 @@ class LoadReport:
             raise UserError(f"{self.checkpoint.path} holds a model of another size: {'; '.join(found)}; {remedy}")
 
     def tensors(self, std: float) -> Iterator[tuple[str, Tensor]]:
-        """Each weight of the model except the tied ones, in float32.
-
-        Args:
-            std: of new rows of position tables.
-        """
+        """Each weight of the model except the tied ones, in float32; `std` is that of new rows of position tables."""
         for name, tensor in self.checkpoint.tensors():
-            shape = self.resized.get(name)
-            if shape is not None:
+            if (shape := self.resized.get(name)) is not None:
                 tensor = _resize(name, tensor, shape, shape[1] ** -0.5 if name == EMBEDDING else std)
             yield name, tensor
         for name in self.counters:
@@ -235,16 +195,15 @@ def _resize(name: str, tensor: Tensor, shape: torch.Size, std: float) -> Tensor:
     return rows
 
 
-def _without_weights(config: OFAConfig) -> OFAModel:
+def without_weights(config: OFAConfig) -> OFAModel:
     """A model on the meta device, whose construction uses neither memory nor random numbers."""
     with torch.device("meta"):
         return OFAModel(config)
 
 
-def _report_unused_ema(checkpoint: Checkpoint) -> None:
+def _open(source: str | Path | Checkpoint, ema: bool) -> Checkpoint:
+    checkpoint = Checkpoint.open(source, ema=ema)
     if checkpoint.format.ema is not None and not checkpoint.format.averaged:
-        log.info(
-            "%s also holds EMA weights, which are not used (python -m ofa.checkpoint convert %s FOLDER --ema)",
-            checkpoint.path,
-            checkpoint.path,
-        )
+        remedy = f"python -m ofa.checkpoint convert {checkpoint.path} FOLDER --ema"
+        log.info("%s also holds EMA weights, which are not used (%s)", checkpoint.path, remedy)
+    return checkpoint

@@ -40,22 +40,12 @@ class UnknownPipeline(UserError):
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """The task of a model.
+    """The task of a model; construction raises UserError for a pipeline or generation option that does not exist."""
 
-    Attributes:
-        pipeline: name of its processor in PROCESSORS, or one of PLANNED.
-        settings: of the inputs, such as image_size, max_words or prompt_type; JSON values.
-        generation: fields of GenerationOptions that differ from the task's defaults.
-        answers: the closed set of answers in the order of their labels; None: open-ended.
-
-    Raises:
-        UserError: at construction, for a pipeline or generation option that does not exist.
-    """
-
-    pipeline: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    generation: dict[str, Any] = field(default_factory=dict)
-    answers: tuple[str, ...] | None = None
+    pipeline: str  # name of its processor in PROCESSORS, or one of PLANNED
+    settings: dict[str, Any] = field(default_factory=dict)  # of the inputs, such as image_size; JSON values
+    generation: dict[str, Any] = field(default_factory=dict)  # fields of GenerationOptions other than by default
+    answers: tuple[str, ...] | None = None  # the closed set of answers by label; None: open-ended
 
     def __post_init__(self) -> None:
         if self.pipeline not in (*PROCESSORS, *PLANNED):
@@ -77,11 +67,7 @@ class TaskSettings:
         return self._has_answer_list and self.answers is None and bool(self.settings.get("constrained", True))
 
     def with_answers(self, file: str | Path) -> TaskSettings:
-        """The same with the closed set of answers in a file (see `ofa.answers.read_answers`).
-
-        Raises:
-            UserError: the file cannot be read, or the task has no list of answers.
-        """
+        """The same with the closed set of answers in a file; UserError if it cannot be read or the task has none."""
         if not self._has_answer_list:
             raise UserError(f"answers={file}: {self.pipeline} has no list of answers; leave it out")
         settings = {**self.settings, "constrained": True}
@@ -97,28 +83,19 @@ class TaskSettings:
 
     @classmethod
     def from_json(cls, file: Path) -> TaskSettings:
-        """The inverse of `to_json`.
-
-        Raises:
-            UserError: the file holds something else.
-        """
+        """The inverse of `to_json`; UserError if the file holds something else."""
         return cls.from_values(read_json(file), file)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], source: Path) -> TaskSettings:
-        """From stored fields, also those of earlier versions; errors name `source`.
-
-        Raises:
-            UserError: they do not describe a task.
-        """
+        """From stored fields, also those of earlier versions; UserError, which names `source`, if they are invalid."""
         try:
             settings = cls(**_upgrade(values))
         except UnknownPipeline as error:
             raise UnknownPipeline(f"{source}: {error}") from error
         except (TypeError, UserError) as error:
             raise UserError(f"{source} does not describe a task ({error}); export the model again") from error
-        answers = settings.answers
-        if answers is None:
+        if (answers := settings.answers) is None:
             return settings
         if not isinstance(answers, list | tuple):
             raise UserError(f"{source} does not describe a task (answers={answers!r}); export the model again")
@@ -150,8 +127,7 @@ def from_fairseq(name: str | None, options: Mapping[str, Any]) -> TaskSettings |
     return TaskSettings(processor.pipeline, settings)
 
 
-# Folders of ModelScope: its pipeline names where they differ, its beam search options -> our name and value, its
-# settings -> ours, and keys that do not affect predictions.
+# Names in folders of ModelScope -> ours: pipelines, options of beam search with the conversion of values, settings.
 MODELSCOPE_PIPELINES = {
     "text-to-image-synthesis": "text-to-image", "text-summarization": "summarization", "ocr-recognition": "ocr",
 }  # fmt: skip
@@ -170,15 +146,11 @@ READ_KEYS = {
     *MODELSCOPE_SETTINGS, "prompt", "language", "beam_search", "imagenet_default_mean_and_std", "gen_type",
     "answer2label",
 }  # fmt: skip
-IGNORED_KEYS = {"type", "seed"}
+IGNORED_KEYS = {"type", "seed"}  # they do not affect predictions
 
 
 def from_modelscope(folder: Path) -> TaskSettings | None:
-    """The task in configuration.json of a ModelScope folder; None if there is no pipeline for it.
-
-    Raises:
-        UserError: configuration.json, or its file of answers, is invalid.
-    """
+    """The task in configuration.json of a ModelScope folder; None if there is no pipeline for it."""
     file = folder / MODELSCOPE
     description = read_json(file)
     name, model = description.get("task"), description.get("model", {})

@@ -37,7 +37,6 @@ def generate(
         model: one model, or several whose probabilities are averaged; all in evaluation mode.
         batch: `input_ids` [B, L], and where there are any `patch_images` [B, 3, h, w], `patch_masks` [B] and
             `code_masks` [B]: the arguments of the model.
-        options: see `GenerationOptions`.
         prefix_tokens: [B, P], tokens that each sample's sequences begin with, right-padded with 1; they count in
             tokens, score and length. A prefix tree starts after them.
 
@@ -54,13 +53,13 @@ def generate(
     search = _Search(options, constraints, device)
     length, allowed_ids = max(constraints.limits) + 1, constraints.allowed_ids
     decoders = [StepDecoder(m, encode(m, batch), length, allowed_ids, batch.get("code_masks")) for m in models]
-    while search.unfinished:
+    while len(search.samples):
         probabilities = [search.log_softmax(decoder.step(search.newest)) for decoder in decoders]
         samples, beams = search.advance(average(probabilities))
-        if search.unfinished:
+        if len(search.samples):
             for decoder in decoders:
                 decoder.select(samples, beams)
-    return search.hypotheses()
+    return [sorted(found, key=lambda h: -h.score) for found in search.finished]
 
 
 class _Search:
@@ -80,10 +79,6 @@ class _Search:
         self.finished: list[list[Hypothesis]] = [[] for _ in range(n_samples)]
 
     @property
-    def unfinished(self) -> bool:
-        return len(self.samples) > 0
-
-    @property
     def newest(self) -> Tensor:
         """[B, K], the last token of each live hypothesis, as vocabulary ids."""
         return self.constraints.ids_of(self.columns[..., -1])
@@ -94,7 +89,7 @@ class _Search:
         return self.columns.shape[-1] - 1
 
     def log_softmax(self, logits: Tensor) -> Tensor:
-        """Logits [B, K, A] -> log-probabilities [B, K, A], among the next tokens of a tree if there is one."""
+        """See `Constraints.log_softmax`."""
         heated = logits.float() / self.options.temperature
         return self.constraints.log_softmax(heated, self.samples, self.nodes, self.length)
 
@@ -135,12 +130,9 @@ class _Search:
         if not any(done):
             return None, beams
         stay = torch.tensor([i for i, is_done in enumerate(done) if not is_done], device=beams.device, dtype=torch.long)
-        self.samples, self.columns, self.scores = self.samples[stay], self.columns[stay], self.scores[stay]
-        self.nodes = self.nodes[stay]
+        self.samples, self.nodes = self.samples[stay], self.nodes[stay]
+        self.columns, self.scores = self.columns[stay], self.scores[stay]
         return stay, beams[stay]
-
-    def hypotheses(self) -> list[list[Hypothesis]]:
-        return [sorted(found, key=lambda h: -h.score) for found in self.finished]
 
     def _forbid_repetition(self, allowed: Tensor, n: int) -> None:
         ngrams = self.columns.unfold(-1, n, 1)  # [B, K, t + 2 - n, n]

@@ -19,10 +19,7 @@ class Constraints:
     caller keeps the node of each sequence in the prefix tree; without a tree nodes are ignored.
 
     Args:
-        options: lengths, constraint range and prefix tree.
-        n_samples: N.
         prefix_tokens: [N, P], tokens that each sample's sequences begin with, right-padded with 1; None: none.
-        device: of all tensors.
 
     Raises:
         UserError: a prefix token is outside the constraint range.
@@ -37,25 +34,21 @@ class Constraints:
     ) -> None:
         self.options = options
         self.tree = None if options.prefix_tree is None else options.prefix_tree.to(device)
-        self.allowed_ids = self._allowed_ids(prefix_tokens, device)
+        self.allowed_ids = None  # prefix tokens are scored over the vocabulary, with a tree, too
+        if options.constraint_range is not None:
+            ids = torch.arange(*options.constraint_range, device=device)
+            self.allowed_ids = torch.cat([torch.arange(4, device=device), ids])
+        elif self.tree is not None and options.softmax_over_tree and prefix_tokens is None:
+            self.allowed_ids = self.tree.tokens
         self.prefix = None if prefix_tokens is None else self._columns_of_prefix(prefix_tokens)
         self.limits = [options.max_len] * n_samples
         if prefix_tokens is not None and not options.prefix_counts_toward_max_len:
             self.limits = [options.max_len + length for length in (prefix_tokens != PAD).sum(1).tolist()]
 
-    def _allowed_ids(self, prefix_tokens: Tensor | None, device: torch.device) -> Tensor | None:
-        if self.options.constraint_range is not None:
-            first, end = self.options.constraint_range
-            return torch.cat([torch.arange(4, device=device), torch.arange(first, end, device=device)])
-        if self.tree is not None and self.options.softmax_over_tree and prefix_tokens is None:
-            return self.tree.tokens
-        return None  # prefix tokens are scored over the vocabulary, with a tree, too
-
     def log_softmax(self, logits: Tensor, samples: Tensor, nodes: Tensor, length: int) -> Tensor:
-        """Log-probabilities [B, K, A] of float32 logits, among the next tokens of a tree if there is one.
+        """Log-probabilities [B, K, A] of float32 logits [B, K, A], among the next tokens of a tree if there is one.
 
         Args:
-            logits: [B, K, A].
             samples: [B], which of the N samples they belong to.
             nodes: [B, K], where each sequence stands in the tree.
             length: t.
@@ -66,10 +59,7 @@ class Constraints:
         return torch.log_softmax(logits, -1)
 
     def allow(self, log_probabilities: Tensor, samples: Tensor, nodes: Tensor, length: int) -> Tensor:
-        """[B, K, A]: minus infinity where the rules forbid a token; the others keep their log-probability.
-
-        Arguments as of `log_softmax`, whose result is `log_probabilities`.
-        """
+        """The result [B, K, A] of `log_softmax`, with minus infinity where the rules forbid a token."""
         allowed = log_probabilities.clone()
         allowed[..., NEVER_CHOSEN] = -torch.inf
         if self.tree is not None:

@@ -18,14 +18,12 @@ class SequenceOptions:
         max_len: at this length `</s>` is forced.
         prefix_counts_toward_max_len: whether the length includes prefix tokens; False for prefixes that are a prompt.
         min_len: before this length `</s>` is forbidden.
-        temperature: divides the logits.
         constraint_range: the allowed ids besides `</s>`, [first, end); None: the vocabulary.
         prefix_tree: the closed set of answers; None: any sequence.
         softmax_over_tree: normalise over the tree's next tokens, as in training; False: over the vocabulary, for a
             model that was trained without the tree.
 
-    Raises:
-        UserError: at construction, for values that allow no sequence.
+    Construction raises UserError for values that allow no sequence.
     """
 
     max_len: int = 16
@@ -69,9 +67,6 @@ class GenerationOptions(SequenceOptions):
         no_repeat_ngram_size: no n-gram of this length occurs twice in a hypothesis; 0 allows all.
         length_penalty: final score = sum of log-probabilities / length ** length_penalty.
         normalize_scores: False leaves the sum as it is.
-
-    Raises:
-        UserError: at construction, as SequenceOptions.
     """
 
     beam_size: int = 5
@@ -96,9 +91,6 @@ class SamplingOptions(SequenceOptions):
         top_k: draw from this many most likely tokens; None: from all.
         top_p: draw from the smallest set of most likely tokens with this total probability (arXiv 1904.09751); None:
             from all.
-
-    Raises:
-        UserError: at construction, as SequenceOptions.
     """
 
     top_k: int | None = None

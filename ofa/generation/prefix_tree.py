@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -23,9 +24,8 @@ class PrefixTree:
 
     Tokens are also counted as columns: their place in `tokens`, the sorted ids that occur in the tree and ids 0..3.
 
-    To score all answers, a decoder does not have to read all nodes. A token without siblings has probability 1, so only
-    choices between siblings matter, and only the nodes before a choice must be read: the rows. In a tree of
-    short answers most nodes are followed only by `</s>` and are not rows.
+    A token without siblings has probability 1. To score all answers, a decoder must only read the nodes before a choice
+    between siblings: the rows.
 
     Args:
         answers: token ids of each answer, without `</s>`. Equal answers share their path.
@@ -77,7 +77,7 @@ class PrefixTree:
         self._on_device = {self.tokens.device: self}
 
     def _find_rows(self) -> None:
-        """Sets what only the scoring of all answers needs: choices, choosers, rows, row_levels and ancestors."""
+        """Sets choices, choosers, rows, row_levels and ancestors."""
         is_row = self.n_children[:-1] > 1
         for first, end in reversed(list(pairwise(self.levels[1:]))):
             level = torch.arange(first, end)
@@ -100,11 +100,10 @@ class PrefixTree:
     def to(self, device: torch.device) -> PrefixTree:
         """The same tree on `device`; made once."""
         if device not in self._on_device:
-            copy = object.__new__(PrefixTree)
-            copy.__dict__ = {
-                name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.__dict__.items()
-            }
-            self._on_device[device] = copy
+            moved = copy.copy(self)
+            for name, value in vars(self).items():
+                setattr(moved, name, value.to(device) if isinstance(value, Tensor) else value)
+            self._on_device[device] = moved
         return self._on_device[device]
 
     @property

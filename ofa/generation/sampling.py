@@ -29,7 +29,6 @@ def sample(
 
     Args:
         model, batch, prefix_tokens: as for `generate`.
-        options: see `SamplingOptions`.
         seeds: for each sample a number of at least 0, or several; the draw for a sample depends only on its
             seed, not on the rest of the batch or the device.
 
@@ -54,9 +53,8 @@ def sample(
     nodes = torch.zeros_like(columns)
     for step in range(length):
         newest = constraints.ids_of(columns)
-        log_p = average(
-            [constraints.log_softmax(decoder.step(newest).float(), samples, nodes, step) for decoder in decoders]
-        )
+        logits = [decoder.step(newest).float() for decoder in decoders]
+        log_p = average([constraints.log_softmax(row, samples, nodes, step) for row in logits])
         allowed = constraints.allow(log_p, samples, nodes, step)
         candidates = truncate(allowed / options.temperature, options.top_k, options.top_p)
         columns = draw(candidates, uniforms[samples, step, None])

@@ -19,11 +19,9 @@ from ofa.model import OFAModel
 
 
 class StepDecoder:
-    """State of a decoder that has read `length` tokens of each of K live hypotheses of B samples.
+    """State of a decoder that has read `length` tokens of each of K live hypotheses of B samples; K starts at 1.
 
     Args:
-        model: in evaluation mode.
-        encoder_output: of B samples; K starts at 1.
         max_length: the number of tokens it can read.
         allowed_ids: [A], the ids whose logits are needed; None for the vocabulary.
         code_masks: [B] booleans, True where the sample's target is a sequence of image codes.
@@ -53,10 +51,8 @@ class StepDecoder:
         """Read the newest tokens [B, K] of all live hypotheses; return logits [B, K, A] for the next."""
         samples, beams = tokens.shape
         code_masks = None if self.code_masks is None else self.code_masks.repeat_interleave(beams)
-        # For embedding and self-attention each hypothesis is a row; ...
-        x = self.decoder.embed(tokens.view(-1, 1), code_masks)
-        # ... for cross-attention it is a query of its sample.
-        x = x.view(samples, beams, -1)
+        # For embedding and self-attention each hypothesis is a row, for cross-attention a query of its sample.
+        x = self.decoder.embed(tokens.view(-1, 1), code_masks).view(samples, beams, -1)
         for i, layer in enumerate(self.decoder.layers):
             x = self._attend_self(x, layer, *self.caches[i], self.self_biases[i])
             x, _ = layer.attend_source(x, *self.cross[i], self.cross_bias[:, :, self.length, None])
@@ -77,12 +73,7 @@ class StepDecoder:
         return layer.residual(x, layer.self_attn_mid_layer_norm(attended).view(samples, beams, width))
 
     def select(self, samples: Tensor | None, beams: Tensor) -> None:
-        """Continue with other hypotheses.
-
-        Args:
-            samples: [B'], indices of the samples that stay; None if all do.
-            beams: [B', K'], for each of them the hypotheses to continue, as indices into its former K.
-        """
+        """Continue with the samples [B'] (None: all), each with the beams [B', K'], indices into its former K."""
         former = len(self.caches[0][0]) // len(self.cross[0][0])
         if samples is not None:
             self.cross = [(keys[samples], values[samples]) for keys, values in self.cross]
@@ -101,11 +92,7 @@ class StepDecoder:
 
 
 def models_of(model: OFAModel | Sequence[OFAModel]) -> list[OFAModel]:
-    """The models of an ensemble, or the one model as a list.
-
-    Raises:
-        UserError: one is in training mode.
-    """
+    """The models of an ensemble, or the one model as a list; UserError if one is in training mode."""
     models = [model] if isinstance(model, OFAModel) else list(model)
     if any(m.training for m in models):
         raise UserError("a model is in training mode; call model.eval() first")

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from rich.console import Console
 from tqdm import tqdm
 
 from ofa.checkpoint import read_task, weight_files
 from ofa.config import check_choice
 from ofa.errors import UserError
+from ofa.inputs import InputError, read_image
 from ofa.pipeline import Pipeline, pipeline
-from ofa.prediction.batches import check_texts, predict_each
 from ofa.prediction.drawing import save_image
-from ofa.prediction.inputs import read_inputs
+from ofa.prediction.inputs import PredictionInput, read_inputs
 from ofa.prediction.journal import Journal
 from ofa.processors import PROCESSORS
 from ofa.processors.settings import to_task_settings
@@ -42,14 +43,12 @@ def predict(
     """Writes predictions.jsonl and annotated images; an interrupted run resumes where it stopped.
 
     Args:
-        checkpoint: what `ofa.load` reads.
+        checkpoint, batch_size, tokenizer, answers, device: as for `ofa.pipeline`.
         source: an image, a folder of images, or a CSV file (see `read_inputs`).
-        output: the folder to write to.
         task: name of the pipeline; None: the task of the checkpoint.
         texts: texts for all images, by the names of the pipeline's arguments.
         images: draw each prediction on its image.
         precision: one of PRECISIONS.
-        batch_size, tokenizer, answers, device: as for `ofa.pipeline`.
 
     Returns:
         The number of inputs with a prediction.
@@ -80,19 +79,60 @@ def predict(
     check_texts(pipe, inputs)
     with Journal(folder, _settings(checkpoint, pipe, precision), inputs) as journal:
         numbers = {item: number for number, item in journal.pending}
+        predictions = predict_each(pipe, list(numbers))
         interval = 0.1 if sys.stderr.isatty() else 30  # seconds between two states of the bar
-        for item, image, prediction in tqdm(
-            predict_each(pipe, list(numbers)), task, len(numbers), mininterval=interval
-        ):
+        for item, image, prediction in tqdm(predictions, task, len(numbers), mininterval=interval):
             if images and "error" not in prediction:
                 save_image(folder / "pictures", numbers[item], item, image, prediction)
             journal.write(item, prediction)
-    console = Console()
     n_predicted = len(inputs) - journal.n_failed
-    console.print(f"{n_predicted} predictions in {journal.file}", soft_wrap=True)
+    lines = [f"{n_predicted} predictions in {journal.file}"]
     if journal.n_failed:
-        console.print(f"{journal.n_failed} inputs failed; their lines contain the reason", soft_wrap=True)
+        lines.append(f"{journal.n_failed} inputs failed; their lines contain the reason")
+    Console().print(*lines, sep="\n", soft_wrap=True)
     return n_predicted
+
+
+def predict_each(
+    pipe: Pipeline, inputs: Sequence[PredictionInput]
+) -> Iterator[tuple[PredictionInput, Image.Image | InputError, dict[str, Any]]]:
+    """Each input with its image and prediction; {"error": reason} for an input that cannot be used."""
+    done = 0
+    while done < len(inputs):
+        batch = inputs[done : done + pipe.batch_size]
+        done += len(batch)
+        images = [_read(item) for item in batch]
+        readable = [(item, image) for item, image in zip(batch, images, strict=True) if isinstance(image, Image.Image)]
+        found = iter(_predict(pipe, readable))
+        for item, image in zip(batch, images, strict=True):
+            yield item, image, next(found) if isinstance(image, Image.Image) else {"error": str(image)}
+
+
+def check_texts(pipe: Pipeline, inputs: Sequence[PredictionInput]) -> None:
+    """If all inputs have the same texts, raises InputError before the first image if they are invalid."""
+    first = inputs[0].texts
+    if all(item.texts == first for item in inputs):
+        pipe.build_prompt(*(first.get(name) for name in pipe.processor.text_inputs))
+
+
+def _read(item: PredictionInput) -> Image.Image | InputError:
+    try:
+        return read_image(item.path)
+    except InputError as error:
+        return error
+
+
+def _predict(pipe: Pipeline, batch: Sequence[tuple[PredictionInput, Image.Image]]) -> list[dict[str, Any]]:
+    """Predictions for readable images; if a text is invalid, each input is tried separately to find which."""
+    if not batch:
+        return []
+    texts = {name: [item.texts.get(name) for item, _ in batch] for name in batch[0][0].texts}
+    try:
+        return pipe([image for _, image in batch], **texts)
+    except InputError as error:
+        if len(batch) == 1:
+            return [{"error": str(error)}]
+        return [prediction for one in batch for prediction in _predict(pipe, [one])]
 
 
 def _settings(checkpoint: str | Path, pipe: Pipeline, precision: str) -> dict[str, Any]:

@@ -15,14 +15,13 @@ log = logging.getLogger(__name__)
 
 _SIDE = 1024  # pixels of the longer side, at most
 _FONT_SIZE = 18
-_NAME_LENGTH = 60  # characters of the image's name that the annotated image keeps
 
 
 def save_image(
     folder: Path, number: int, item: PredictionInput, image: Image.Image, prediction: dict[str, Any]
 ) -> None:
     """Save the annotated image as a JPEG file; a failure is logged, since predictions do not depend on it."""
-    file = folder / f"{number:06}_{item.path.stem[:_NAME_LENGTH]}.jpg"
+    file = folder / f"{number:06}_{item.path.stem[:60]}.jpg"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         draw(item, image, prediction).save(file, quality=90)
@@ -38,13 +37,11 @@ def draw(item: PredictionInput, image: Image.Image, prediction: dict[str, Any]) 
     for x0, y0, x1, y1 in prediction.get("boxes", ()):
         (left, right), (top, bottom) = sorted((x0 * scale, x1 * scale)), sorted((y0 * scale, y1 * scale))
         pen.rectangle((left, top, right, bottom), outline="red", width=3)
-    return _with_lines(image, [*item.texts.values(), _as_text(prediction)])
-
-
-def _as_text(prediction: dict[str, Any]) -> str:
     if "boxes" in prediction:
-        return f"score {prediction['scores'][0]:.2f}"
-    return f"{prediction.get('label', prediction.get('text'))} ({prediction['score']:.2f})"
+        answer = f"score {prediction['scores'][0]:.2f}"
+    else:
+        answer = f"{prediction.get('label', prediction.get('text'))} ({prediction['score']:.2f})"
+    return _with_lines(image, [*item.texts.values(), answer])
 
 
 def _with_lines(image: Image.Image, texts: list[str]) -> Image.Image:

@@ -30,7 +30,6 @@ def read_inputs(source: Path, pipeline: str, texts: Mapping[str, str], leave_out
     Args:
         source: a CSV file has a header: column image with paths, relative to the CSV file or absolute, and one column
             for each text, under the name of the pipeline's argument.
-        pipeline: defines which texts there are.
         texts: texts for all images, by name.
         leave_out: a folder whose images are no inputs, even inside the source.
 
@@ -38,10 +37,9 @@ def read_inputs(source: Path, pipeline: str, texts: Mapping[str, str], leave_out
         UserError: the source is missing, unreadable or holds no image; texts are missing, given twice or unused.
     """
     wanted = PROCESSORS[pipeline].text_inputs
-    for name in texts:
-        if name not in wanted:
-            read = " and ".join(["the image", *wanted])
-            raise UserError(f"{name}={texts[name]}: {pipeline} reads only {read}; leave {name} out")
+    for name in (name for name in texts if name not in wanted):
+        read = " and ".join(["the image", *wanted])
+        raise UserError(f"{name}={texts[name]}: {pipeline} reads only {read}; leave {name} out")
     if source.suffix.lower() == ".csv":
         inputs = list(_read_csv(source, wanted, texts))
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ofa.atomic_write import atomic_write
@@ -22,9 +21,7 @@ class Journal:
     tries those with an error again.
 
     Args:
-        folder: created if missing.
         settings: what predictions depend on besides the inputs; kept in predictions.settings.json.
-        inputs: all inputs of the run.
 
     Raises:
         UserError: the folder holds predictions of other settings, or an invalid line.
@@ -62,9 +59,7 @@ class Journal:
         self._stream = self.file.open("a", encoding="ascii")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stream.close()
         if kind is None:
             self._sort()

@@ -1,7 +1,7 @@
 """The base of all processors: `Processor`, and `ImageProcessor` for inputs with an image.
 
-A processor is the model's side of a task: it builds the prompt, generates, and turns tokens into an answer. It knows
-neither files nor ground truth. A task has a processor and adds rows and scores; a pipeline has one and adds user input.
+A processor builds the prompt, generates, and turns tokens into an answer. It knows neither files nor ground truth. A
+task has a processor and adds rows and scores; a pipeline has one and adds user input.
 """
 
 from __future__ import annotations
@@ -31,11 +31,7 @@ class PromptError(UserError):
 
 
 class SettingError(UserError):
-    """A setting with an impossible value.
-
-    Args:
-        message: with @ in front of the name of each setting, which stands for where a user finds it.
-    """
+    """A setting with an impossible value; @ in its message stands for where a user finds the setting."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message.replace("@", ""))
@@ -87,11 +83,7 @@ class Processor(ABC):
     """Whether every answer of `tree` is scored, instead of a beam search."""
 
     def __init_subclass__(cls) -> None:
-        """Registers the class by its own pipeline name.
-
-        Raises:
-            TypeError: another class has this name.
-        """
+        """Registers the class by its own pipeline name; TypeError if another class has this name."""
         super().__init_subclass__()
         if (name := vars(cls).get("pipeline")) is not None:
             other = PROCESSORS.setdefault(name, cls)
@@ -106,31 +98,18 @@ class Processor(ABC):
 
     @abstractmethod
     def build_prompt(self, *inputs: Any) -> Prompt:
-        """The prompt for the texts of one sample.
-
-        Raises:
-            PromptError: the texts make none.
-        """
+        """The prompt for the texts of one sample; PromptError if they make none."""
 
     @abstractmethod
     def postprocess(self, hypothesis: Hypothesis, *context: Any) -> Any:
         """The answer that a hypothesis writes."""
 
     def build_user_prompt(self, *texts: str | None) -> Prompt:
-        """The prompt for the texts a user gives a pipeline, in the order of `text_inputs`; None where there is none.
-
-        Raises:
-            PromptError: the texts make none for this model.
-        """
+        """The prompt for the texts a user gives, in the order of `text_inputs`; PromptError if they make none."""
         return self.build_prompt(*texts)
 
     def respond(self, hypotheses: Sequence[Hypothesis], width: int, height: int) -> dict[str, Any]:
-        """What a pipeline returns.
-
-        Args:
-            hypotheses: best first.
-            width, height: pixels of the image.
-        """
+        """What a pipeline returns, from the best hypotheses and the size of the image in pixels."""
         best = hypotheses[0]
         return {"text": str(self.postprocess(best)), "score": math.exp(best.score)}
 
@@ -144,7 +123,6 @@ class Processor(ABC):
         """The best answers to each of B inputs, best first, without the decoder's prefix.
 
         Args:
-            model: in evaluation mode.
             inputs: of the encoder, as for `ofa.generate`.
             prefix_tokens: [B, P], what the decoder reads after `<s>`, right-padded with 1; None: nothing.
             options: of the beam search, where there is one.
@@ -166,22 +144,12 @@ def _without_prefix(hypothesis: Hypothesis, length: int) -> Hypothesis:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageProcessor(Processor):
-    """A processor of an image, which is resized to a square; its aspect is not kept.
-
-    Args:
-        tokenizer: converts prompts and answers to ids.
-        image_size: side of the resized image in pixels.
-        max_source_tokens: ids of a source; the default is the size of the position table.
-        mean, std: of each color channel, for normalization.
-
-    Raises:
-        SettingError: an impossible size.
-    """
+    """A processor of an image, which is resized to a square; construction raises SettingError for impossible values."""
 
     tokenizer: Tokenizer
-    image_size: int = 480
-    max_source_tokens: int = 1024
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_size: int = 480  # side of the resized image in pixels
+    max_source_tokens: int = 1024  # ids of a source; by default the size of the position table
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of each color channel, for normalization
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:

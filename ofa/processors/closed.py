@@ -19,25 +19,18 @@ INFERENCES = ("all_candidates", "beam_search")
 class ClosedAnswerProcessor(ImageProcessor):
     """A processor with a closed set of answers.
 
-    Args:
-        max_words: words of each given text that are read, the "source length" of the published recipes.
-        max_source_tokens: ids of a source; less than the size of the position table, as an answer may follow it.
-        prompt_type: what the decoder reads before the answer: nothing ("none"), the source ("src"), or the source
-            without its `</s>` ("prev_output").
-        inference: score every answer of the set ("all_candidates"), or search among them ("beam_search").
-
-    Raises:
-        SettingError: an unknown choice, or a beam search after a prefix that ends in `</s>`.
+    What the decoder reads before the answer is, by `prompt_type`, nothing ("none"), the source ("src"), or the source
+    without its `</s>` ("prev_output").
     """
 
     # These would count the decoder's prefix, too.
     fixed_generation = ("min_len", "no_repeat_ngram_size", "length_penalty", "normalize_scores")
     original_settings = {"max_src_length": "max_words", "prompt_type": "prompt_type"}
 
-    max_words: int = 80
-    max_source_tokens: int = 992
+    max_words: int = 80  # words of each given text that are read, the "source length" of the published recipes
+    max_source_tokens: int = 992  # less than the size of the position table, as an answer may follow the source
     prompt_type: str = "prev_output"
-    inference: str = "all_candidates"
+    inference: str = "all_candidates"  # score every answer of the set, or search among them
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,13 +62,8 @@ class ClosedAnswerProcessor(ImageProcessor):
     @property
     def generation(self) -> GenerationOptions:
         """Beam search among the answers by the sum of log-probabilities, so that long answers have no advantage."""
-        return GenerationOptions(
-            beam_size=5,
-            max_len=self.tree.longest,
-            prefix_counts_toward_max_len=False,
-            normalize_scores=False,
-            prefix_tree=self.tree,
-        )
+        lengths = {"max_len": self.tree.longest, "prefix_counts_toward_max_len": False}
+        return GenerationOptions(beam_size=5, normalize_scores=False, prefix_tree=self.tree, **lengths)
 
     def with_prefix(self, prompt: str, texts: tuple[str, ...], notes: tuple[str, ...]) -> Prompt:
         """A prompt made of cleaned texts, with what the decoder reads before the answer."""
@@ -84,11 +72,7 @@ class ClosedAnswerProcessor(ImageProcessor):
         return Prompt(source, texts, prefix, (*notes, *prompt_notes))
 
     def encode_answer(self, answer: str) -> list[int]:
-        """The ids of an answer, with `</s>`.
-
-        Raises:
-            ValueError: it is not one of the set.
-        """
+        """The ids of an answer, with `</s>`; ValueError if it is not one of the set."""
         tokens = self.tokenizer.encode(answer)
         if self.tree is not None and tuple(tokens) not in self._answer_of:
             raise ValueError(f"the answer {answer!r} is not in the list of {len(self.answers)} answers")

@@ -20,27 +20,19 @@ LABELS = {answer: label for label, answer in ANSWERS.items()}
 
 @dataclass(frozen=True, kw_only=True)
 class EntailmentProcessor(ClosedAnswerProcessor):
-    """Three answers: yes, maybe, no.
-
-    Args:
-        use_caption: put the caption into the prompt, as the published models were trained.
-    """
+    """Three answers: yes, maybe, no."""
 
     pipeline = "visual-entailment"
     text_inputs = {"text": True, "caption": False}
     original_name = "snli_ve"
     original_settings = {**ClosedAnswerProcessor.original_settings, "add_caption": "use_caption"}
 
-    use_caption: bool = True
+    use_caption: bool = True  # put the caption into the prompt, as the published models were trained
 
     answers: ClassVar[tuple[str, ...]] = tuple(ANSWERS.values())
 
     def build_prompt(self, hypothesis: str, caption: str | None) -> Prompt:
-        """Whether an image, and its caption where that is used, imply a hypothesis.
-
-        Raises:
-            PromptError: the hypothesis is empty, or a caption that is used.
-        """
+        """Whether an image, and its caption where that is used, imply a hypothesis; PromptError if one is empty."""
         hypothesis, notes = cut_words(clean_caption, hypothesis, self.max_words)
         if not hypothesis:
             raise PromptError("the hypothesis is empty")

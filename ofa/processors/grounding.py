@@ -21,16 +21,7 @@ BOX_TOKENS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class GroundingProcessor(ImageProcessor):
-    """Boxes, written as four bins.
-
-    Args:
-        max_image_size: pixels that bin 999 stands for. The published weights were trained with 512 for both sizes;
-            they have to be equal, or part of the bins could never be used.
-        max_words: words of an expression that are read, the "source length" of the published recipes.
-
-    Raises:
-        SettingError: image_size and max_image_size differ.
-    """
+    """Boxes, written as four bins. Both sizes have to be equal, or part of the bins could never be used."""
 
     pipeline = "visual-grounding"
     prompt = 'which region does the text " {text} " describe?'
@@ -40,8 +31,8 @@ class GroundingProcessor(ImageProcessor):
     fixed_generation = ("max_len", "min_len")  # a box is four bins
 
     image_size: int = 512
-    max_image_size: int = 512
-    max_words: int = 80
+    max_image_size: int = 512  # pixels that bin 999 stands for
+    max_words: int = 80  # words of an expression that are read
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,11 +60,7 @@ class GroundingProcessor(ImageProcessor):
         return prompt
 
     def postprocess(self, hypothesis: Hypothesis, width: int, height: int) -> Box:
-        """The box that the hypothesis' first four tokens write, in pixels of an image of `width` x `height`.
-
-        Raises:
-            UserError: they are not four bins, because of changed generation options.
-        """
+        """The box that the first four tokens write, in pixels of the image; UserError if they are not bins."""
         bins = [token - BIN_OFFSET for token in hypothesis.tokens[:BOX_TOKENS]]
         if len(bins) < BOX_TOKENS or not all(0 <= number < N_BINS for number in bins):
             raise UserError(

@@ -15,37 +15,23 @@ from ofa.processors.base import Prompt, PromptError, SettingError
 from ofa.processors.closed import ClosedAnswerProcessor
 from ofa.tokenizer import clean_question, cut_words
 
-_MAX_OPEN_ANSWER = 10  # tokens of an answer without a list
-
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionProcessor(ClosedAnswerProcessor):
-    """Questions about an image.
-
-    Args:
-        constrained: allow only answers of the list; false: any answer.
-        answer_list: all possible answers, or the JSON file of them.
-        use_objects: name the objects found in the image after the question.
-        max_objects: how many of them.
-
-    Raises:
-        SettingError: the list is missing, or all candidates are to be scored without one.
-        UserError: the list cannot be read.
-    """
+    """Questions about an image."""
 
     pipeline = "visual-question-answering"
     text_inputs = {"text": True, "objects": False}
     has_answer_list = True
     original_name = "vqa_gen"
-    original_settings = {
-        **ClosedAnswerProcessor.original_settings,
+    original_settings = ClosedAnswerProcessor.original_settings | {
         "add_object": "use_objects",
         "max_object_length": "max_objects",
     }
 
-    constrained: bool = True
-    answer_list: str | Path | Sequence[str] | None = None
-    use_objects: bool = True
+    constrained: bool = True  # allow only answers of the list
+    answer_list: str | Path | Sequence[str] | None = None  # all possible answers, or the JSON file of them
+    use_objects: bool = True  # name the objects found in the image after the question
     max_objects: int = 30
 
     def __post_init__(self) -> None:
@@ -69,17 +55,12 @@ class QuestionProcessor(ClosedAnswerProcessor):
     @property
     def generation(self) -> GenerationOptions:
         if self.tree is None:
-            return GenerationOptions(
-                beam_size=5, max_len=_MAX_OPEN_ANSWER, prefix_counts_toward_max_len=False, normalize_scores=False
-            )
+            lengths = {"max_len": 10, "prefix_counts_toward_max_len": False}
+            return GenerationOptions(beam_size=5, normalize_scores=False, **lengths)
         return super().generation
 
     def build_prompt(self, text: str, objects: Sequence[str] = ()) -> Prompt:
-        """The question, followed by the names of objects in the image where they are used.
-
-        Raises:
-            PromptError: the question is empty.
-        """
+        """The question, followed by the names of objects where they are used; PromptError if it is empty."""
         text, cut = cut_words(clean_question, text, self.max_words)
         if not text.rstrip("?"):
             raise PromptError("the question is empty")

@@ -40,11 +40,7 @@ def from_task_settings(
 ) -> tuple[ImageProcessor, GenerationOptions]:
     """The processor and generation options that settings describe; unknown settings are logged and ignored.
 
-    Args:
-        source: where the settings are from, as errors call it.
-
-    Raises:
-        UserError: an impossible value.
+    An impossible value raises UserError, which names `source`.
     """
     kind = PROCESSORS[task.pipeline]
     names = _saved_names(kind)
@@ -73,8 +69,8 @@ def _check_types(values: Mapping[str, Any], owner: type) -> None:
     """Refuse values of JSON that fields of a dataclass cannot have."""
     kinds = get_type_hints(owner)
     for name, value in values.items():
-        if not _is_of_type(value, kinds[name]):
-            kind = kinds[name]
+        kind = kinds[name]
+        if not _is_of_type(value, kind):
             raise UserError(f"{name}={value!r} is not of type {kind.__name__ if isinstance(kind, type) else kind}")
 
 

@@ -9,8 +9,6 @@ from torchmetrics import Metric
 
 from ofa.images import box_iou
 
-THRESHOLD = 0.5
-
 
 class _Accuracy(Metric):
     full_state_update = False
@@ -30,7 +28,7 @@ class BoxAccuracy(_Accuracy):
     def update(self, predicted: Tensor, true: Tensor) -> None:
         """Counts the boxes [N, 4] predicted for N samples against the true ones [N, 4], both in the same pixels."""
         iou = box_iou(predicted, true)
-        self.hits += (iou >= THRESHOLD).sum()
+        self.hits += (iou >= 0.5).sum()
         self.iou += iou.sum()
         self.samples += len(iou)
 

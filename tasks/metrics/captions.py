@@ -40,7 +40,6 @@ Texts = dict[str, list[str]]  # by image: one caption, or its references
 SPICE_MODELS = [
     Path(spice.__file__).parent / "lib" / f"stanford-corenlp-3.6.0{suffix}.jar" for suffix in ("", "-models")
 ]
-_JAVA_TRIAL = 60  # seconds after which Java is taken not to work
 # What pycocoevalcap raises where a Java program ended early or wrote something unexpected.
 _FAILURES = (OSError, RuntimeError, ValueError, LookupError, subprocess.SubprocessError)
 
@@ -48,9 +47,8 @@ _FAILURES = (OSError, RuntimeError, ValueError, LookupError, subprocess.Subproce
 class CaptionScores(Metric):
     """CIDEr-D, the mean over images, of captions as they are.
 
-    Rows of one image are united: its first caption is compared with all of their references. The state is the rows
-    themselves, as bytes, in the order of processes; evaluation shards rows in that order, too, so the result over
-    several processes is exactly the one of a single process.
+    Rows of one image are united: its first caption is compared with all of their references. The state is the rows as
+    bytes, in the order of processes, in which evaluation shards them: the result is exactly that of a single process.
 
     Args:
         frequencies: how common n-grams are; None: as common as in the references that were collected.
@@ -79,39 +77,28 @@ class CaptionScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`cider_d`, from 0 to about 10; nothing where there are no rows."""
-        images = self._images()
-        return self._as_tensors({"cider_d": self._cider_d(images)}) if images else {}
-
-    def _images(self) -> list[_Image]:
-        """In the order of their first rows."""
-        if not len(self.rows):
-            return []
-        images: dict[str, _Image] = {}
-        for line in bytes(dim_zero_cat(self.rows).cpu().numpy()).splitlines():
+        images: dict[str, _Image] = {}  # in the order of their first rows
+        for line in bytes(dim_zero_cat(self.rows).cpu().numpy()).splitlines() if len(self.rows) else ():
             image_id, caption, references = json.loads(line)
             images.setdefault(image_id, _Image(image_id, caption)).references.extend(references)
-        return list(images.values())
+        scores = self._scores(list(images.values())) if images else {}
+        return {name: torch.tensor(score, dtype=torch.float32, device=self.device) for name, score in scores.items()}
 
-    def _cider_d(self, images: list[_Image]) -> float:
+    def _scores(self, images: list[_Image]) -> dict[str, float]:
         captions, references = [image.caption for image in images], [image.references for image in images]
         frequencies = self.frequencies or DocumentFrequencies.from_references(references)
-        return CiderD(frequencies).scores(captions, references).mean().item()
-
-    def _as_tensors(self, scores: dict[str, float]) -> dict[str, Tensor]:
-        return {name: torch.tensor(score, dtype=torch.float32, device=self.device) for name, score in scores.items()}
+        return {"cider_d": CiderD(frequencies).scores(captions, references).mean().item()}
 
 
 class CaptionReport(CaptionScores):
     """CIDEr-D and the numbers of the coco-caption evaluation.
 
-    These are BLEU-1 to 4, ROUGE-L, METEOR and CIDEr on captions that the Penn Treebank tokenizer split, and SPICE where
-    its models are installed with pycocoevalcap. What cannot be computed is left out, with a warning that says why.
+    They are `bleu_1` to `bleu_4`, `rouge_l`, `meteor` and `cider` on captions split by the Penn Treebank tokenizer,
+    and `spice` where its models are installed with pycocoevalcap. What cannot be computed is left out, with a warning.
     """
 
-    def compute(self) -> dict[str, Tensor]:
-        """`cider_d`, `bleu_1` to `bleu_4`, `rouge_l`, `cider` and, where they can be had, `meteor` and `spice`."""
-        images = self._images()
-        return self._as_tensors({"cider_d": self._cider_d(images)} | _coco_scores(images)) if images else {}
+    def _scores(self, images: list[_Image]) -> dict[str, float]:
+        return super()._scores(images) | _coco_scores(images)
 
 
 @dataclass
@@ -139,7 +126,7 @@ def _coco_scores(images: list[_Image]) -> dict[str, float]:
     bleu, _ = Bleu(4).compute_score(references, captions, verbose=0)
     scores = {f"bleu_{n}": score for n, score in enumerate(bleu, start=1)}
     scores["rouge_l"], _ = Rouge().compute_score(references, captions)
-    scorers = {"cider": _cider}
+    scorers = {"cider": lambda *texts: Cider().compute_score(*texts)[0]}
     if java:
         scorers["meteor"] = _meteor
         if all(path.exists() for path in SPICE_MODELS):
@@ -160,7 +147,7 @@ def _one_line(text: str) -> str:
 def _check_java() -> None:
     if shutil.which("java") is None:
         raise RuntimeError("there is no java on the PATH")
-    done = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=_JAVA_TRIAL)
+    done = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
         raise RuntimeError(f"java does not run ({_last_line(done.stderr) or f'exit status {done.returncode}'})")
 
@@ -177,12 +164,11 @@ def _split_plainly(texts: Texts) -> Texts:
     return {name: [" ".join(re.findall(r"[\w']+", text.lower())) for text in own] for name, own in texts.items()}
 
 
-def _cider(references: Texts, captions: Texts) -> float:
-    return Cider().compute_score(references, captions)[0]
-
-
 def _meteor(references: Texts, captions: Texts) -> float:
-    references, captions = _without_separators(references), _without_separators(captions)
+    references, captions = (  # "|||" separates texts in METEOR's input
+        {name: [_one_line(text.replace("|||", " ")) for text in own] for name, own in texts.items()}
+        for texts in (references, captions)
+    )
     meteor = Meteor()
     try:
         return meteor.compute_score(references, captions)[0]
@@ -199,11 +185,6 @@ def _meteor(references: Texts, captions: Texts) -> float:
         for pipe in (meteor.meteor_p.stdin, meteor.meteor_p.stdout, meteor.meteor_p.stderr):
             with suppress(BrokenPipeError):
                 pipe.close()
-
-
-def _without_separators(texts: Texts) -> Texts:
-    """Without what separates texts in METEOR's input."""
-    return {name: [_one_line(text.replace("|||", " ")) for text in own] for name, own in texts.items()}
 
 
 def _spice(references: Texts, captions: Texts) -> float:

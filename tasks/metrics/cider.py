@@ -1,6 +1,4 @@
-"""CIDEr-D: `CiderD` compares captions with references by the `DocumentFrequencies` of their n-grams.
-
-CIDEr-D is defined in "CIDEr: Consensus-based Image Description Evaluation", https://arxiv.org/abs/1411.5726, section 8.
+"""CIDEr-D (arXiv 1411.5726, section 8) of captions, by the document frequencies of their n-grams.
 
 Words and n-grams are numbered, so that all captions are scored together in a few calls of NumPy. An n-gram is the pair
 of the (n - 1)-gram it starts with and its last word, which one int64, its key, holds; its number is the place of its
@@ -21,8 +19,6 @@ from ofa.errors import UserError
 from ofa.plain_pickle import load_plain_pickle
 
 LONGEST = 4  # words of an n-gram
-SIGMA = 6.0  # bigrams by which lengths may differ without much of a penalty
-END = "<eos>"
 
 
 def with_end(text: str) -> str:
@@ -33,7 +29,7 @@ def with_end(text: str) -> str:
     >>> with_end("a dog runs.")
     'a dog runs <eos>'
     """
-    return f"{text.strip().removesuffix('.')} {END}"
+    return f"{text.strip().removesuffix('.')} <eos>"
 
 
 @dataclass(frozen=True)
@@ -131,14 +127,7 @@ class CiderD:
         self.frequencies = frequencies
 
     def scores(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """One score, from 0 to about 10, for each of N captions; texts are compared as they are, split at white space.
-
-        Args:
-            hypotheses: N captions.
-            references: for each of them the references it is compared with.
-
-        Returns:
-            [N], float64; 0 for a caption without words.
+        """Scores [N] from 0 to about 10, float64, of N captions and the references of each, split at white space.
 
         Raises:
             UserError: a caption has no references.
@@ -154,7 +143,8 @@ class CiderD:
             similarity += _similarity(number, weights, sentence, owner, n_hypotheses)
         bigrams = np.bincount(sentence[numbers[1] >= 0], minlength=n_hypotheses + len(texts))
         difference = bigrams[:n_hypotheses][owner] - bigrams[n_hypotheses:]
-        similarity *= np.exp(-(difference**2) / (2 * SIGMA**2)) / LONGEST
+        # 6 is the number of bigrams by which lengths may differ without much of a penalty.
+        similarity *= np.exp(-(difference**2) / (2 * 6.0**2)) / LONGEST
         return 10 * np.bincount(owner, similarity, n_hypotheses) / np.bincount(owner, minlength=n_hypotheses)
 
 
@@ -173,7 +163,6 @@ def _similarity(
         weights: [n-grams].
         sentence: [words of all sentences], which sentence the word is in; hypotheses come before references.
         owner: [R], the hypothesis each reference is compared with.
-        n_hypotheses: how many there are.
     """
     n_grams = max(len(weights), 1)
     n_sentences = n_hypotheses + len(owner)

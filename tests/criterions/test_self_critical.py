@@ -22,7 +22,6 @@ from training.self_critical import SelfCriticalModule
 @pytest.fixture
 def frequencies(tmp_path):
     """The recorded counts, by way of a file as the published ones are."""
-
     cached = load_json("fairseq_text.json")["scst"]["cached"]
     counts = {tuple(words.split()): count for words, count in cached["document_frequency"].items()}
     path = tmp_path / "counts.p"
@@ -56,9 +55,9 @@ def test_loss_reward_and_gradient_norms_equal_the_recorded_ones(published_tokeni
     module.train()
     loss = module.loss(batch)
     assert model.training
-    assert loss.sample_size == recorded["sample_size"]
-    assert loss.sum.item() == pytest.approx(recorded["loss"], rel=1e-4)
-    assert loss.terms["reward"].item() / loss.sample_size == pytest.approx(np.mean(recorded["scores"]), rel=1e-4)
+    expected = recorded["loss"], np.mean(recorded["scores"]), recorded["sample_size"]
+    found = loss.sum.item(), loss.terms["reward"].item() / loss.sample_size, loss.sample_size
+    assert found == pytest.approx(expected, rel=1e-4)
     (loss.sum / loss.sample_size).backward()
     gradients = {fairseq_name(name): p.grad for name, p in model.named_parameters()}
     for name, norm in recorded["grad_norms"].items():

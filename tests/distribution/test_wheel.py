@@ -66,21 +66,17 @@ def run(command, *arguments, folder):
     return process.stdout
 
 
-def test_the_wheel_contains_only_ofa(wheel):
+def test_the_wheel_contains_only_ofa_and_needs_no_package_for_training(wheel):
     with zipfile.ZipFile(wheel) as opened:
         names = opened.namelist()
+        metadata = opened.read(f"ofa_lightning-{__version__}.dist-info/METADATA").decode()
     assert {name.split("/")[0] for name in names} == {"ofa", f"ofa_lightning-{__version__}.dist-info"}
     assert {"ofa/py.typed", "ofa/demo_vocabulary/vocab.json", "ofa/checkpoint/__main__.py"} <= set(names)
     package = {str(file.relative_to(ROOT)) for file in (ROOT / "ofa").rglob("*.py")}
     assert package == {name for name in names if name.endswith(".py")}
 
-
-def test_the_wheel_needs_no_package_for_training(wheel):
-    with zipfile.ZipFile(wheel) as opened:
-        metadata = opened.read(f"ofa_lightning-{__version__}.dist-info/METADATA").decode()
-    required = [
-        line.split()[1] for line in metadata.splitlines() if line.startswith("Requires-Dist") and ";" not in line
-    ]
+    lines = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and ";" not in line]
+    required = [line.split()[1] for line in lines]
     assert not [name for name in required if name.startswith(("pytorch-lightning", "hydra", "omegaconf", "datasets"))]
 
 

@@ -8,7 +8,7 @@ import torch
 from helpers.examples import write_example
 from helpers.runs import run
 
-SMALL = ["model=micro", "data.rows.train=16", "data.rows.evaluation=4", "task.image_size=32", "data.scenes.grid=2",
+SMALL = ["model=micro", "data.rows.train=16", "data.rows.evaluation=2", "task.image_size=32", "data.scenes.grid=2",
          "data.batch_size=4", "data.num_workers=0", "pictures=0", "save_every=1", "resume=auto"]  # fmt: skip
 STOP = """
 import os
@@ -16,14 +16,14 @@ import pytorch_lightning as pl
 
 class Stop(pl.Callback):
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if trainer.global_step == 3 and "STOP" in os.environ:
+        if trainer.global_step == 2 and "STOP" in os.environ:
             os._exit(1)
 """
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The files of the example, and a callback that ends the process in the fourth step."""
+    """The files of the example, and a callback that ends the process in the third step."""
     folder = write_example("A callback or logger", tmp_path_factory.mktemp("callback"))
     (folder / "stop.py").write_text(STOP)
     (folder / "configs/callbacks/stop.yaml").write_text("stop: {_target_: stop.Stop}")
@@ -40,17 +40,17 @@ def last(folder):
 
 
 def test_a_callback_and_a_logger_take_part_and_a_resumed_run_continues_their_values(folder, monkeypatch):
-    chosen = ["callbacks=[token_count,stop,device_stats]", "logger=[csv,json_lines]", "trainer.max_steps=6",
-              "+callbacks.timer._target_=pytorch_lightning.callbacks.Timer", "validate_every=3"]  # fmt: skip
+    chosen = ["callbacks=[token_count,stop,device_stats]", "logger=[csv,json_lines]", "trainer.max_steps=4",
+              "+callbacks.timer._target_=pytorch_lightning.callbacks.Timer", "validate_every=2"]  # fmt: skip
     train(folder, "whole", *chosen)
     monkeypatch.setenv("STOP", "1")
     assert train(folder, "stopped", *chosen, check=False).returncode == 1
-    assert last(folder / "stopped")["global_step"] == 3
+    assert last(folder / "stopped")["global_step"] == 2
     monkeypatch.delenv("STOP")
     train(folder, "stopped", *chosen)
 
     states = [last(folder / name)["callbacks"]["TokenCount"] for name in ("whole", "stopped")]
-    assert states[0] == states[1] and states[0]["tokens"] > 6 * 4
+    assert states[0] == states[1] and states[0]["tokens"] > 4 * 4
     logged = [json.loads(line) for line in (folder / "whole/metrics.jsonl").read_text().splitlines()]
     tokens = [values["train/tokens"] for values in logged if "train/tokens" in values]
     assert tokens == sorted(tokens) and any("testA/acc@0.5" in values for values in logged)

@@ -32,21 +32,28 @@ def logged(folder):
         return {key for row in csv.DictReader(file) for key, value in row.items() if value and key.startswith("train/")}
 
 
-def test_it_trains_on_the_demo_with_its_recipe(folder, teacher):
-    assert {"train/loss", "train/nll"} <= logged(folder / "teacher")
-
-
 @pytest.mark.parametrize("distill", ["logits", "hidden", "ofa_compress"])
-def test_it_is_the_loss_on_the_targets_of_a_distillation(distill, folder, teacher):
+def test_it_trains_on_the_demo_and_is_the_loss_on_the_targets_of_a_distillation(distill, folder, teacher):
+    assert {"train/loss", "train/nll"} <= logged(folder / "teacher")
     train(folder, "criterion=focal", f"distill={distill}", teacher, f"hydra.run.dir={distill}")
     assert {"train/loss", "train/ce", "train/nll", "train/kd"} <= logged(folder / distill)
 
 
 def test_it_is_combined_with_debug_settings_and_allowed_ids(folder):
     train(folder, "criterion=focal", "debug=overfit", "trainer.max_steps=1", "hydra.run.dir=overfit")
-    arguments = ["criterion=focal", "criterion.constraint_range=codes", "hydra.run.dir=codes"]
-    process = train(folder, *arguments, check=False)
+    restricted = ["criterion=focal", "criterion.constraint_range=codes", "hydra.run.dir=codes"]
+    process = train(folder, *restricted, check=False)
     assert "is outside criterion.constraint_range=codes" in process.stderr
+
+
+def test_one_that_returns_no_loss_is_named(folder):
+    (folder / "broken.py").write_text(
+        "from criterions.base import Criterion\n\n\nclass Broken(Criterion):\n"
+        "    def __call__(self, logits, targets, step, weights=None):\n        return logits.sum()\n"
+    )
+    (folder / "configs/criterion/broken.yaml").write_text("_target_: broken.Broken\n")
+    process = train(folder, "criterion=broken", "hydra.run.dir=broken", check=False)
+    assert process.stderr.strip().splitlines()[-1].startswith("error: Broken has to return a criterions.base.Loss")
 
 
 def test_without_focus_it_is_the_cross_entropy(folder, monkeypatch):

@@ -34,7 +34,7 @@ def command(folder, script, *arguments, **options):
 
 def test_it_trains_on_the_demo_and_is_compared_with_its_baselines(demo_run):
     folder, process = demo_run
-    assert "commonest number" in process.stdout
+    assert "most frequent number" in process.stdout
     assert json.loads((folder / "run/metrics.json").read_text())["test"].keys() == {"accuracy"}
     assert json.loads((folder / "run/model/task.json").read_text())["pipeline"] == "object-counting"
 

@@ -7,19 +7,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.batch import collate
 from ofa.config import OFAConfig
 from ofa.model import OFAModel
 
 FOLDER = Path(__file__).parents[1] / "goldens"
 # fairseq's names of modules: the names in HF-style weights and in this project.
 FAIRSEQ_NAMES = {
-    "encoder_attn_layer_norm": "cross_attn_layer_norm",
-    "encoder_attn": "cross_attn",
-    "cross_attn_ln": "cross_attn_mid_layer_norm",
-    "self_attn_ln": "self_attn_mid_layer_norm",
-    "attn_ln": "self_attn_mid_layer_norm",
-    "ffn_layernorm": "ffn_layer_norm",
-}
+    "encoder_attn_layer_norm": "cross_attn_layer_norm", "encoder_attn": "cross_attn",
+    "cross_attn_ln": "cross_attn_mid_layer_norm", "self_attn_ln": "self_attn_mid_layer_norm",
+    "attn_ln": "self_attn_mid_layer_norm", "ffn_layernorm": "ffn_layer_norm",
+}  # fmt: skip
+HF_COLUMNS = [
+    *range(8), 100, 1000, 20000, 50263, 50264, *range(50265, 50273), *range(58449, 58465), *range(59449, 59457)
+]  # fmt: skip
+TIED = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")  # the same matrix as the encoder's
 
 
 def load_json(name):
@@ -58,9 +60,8 @@ def generator(key, seed=0):
 def fairseq_name(name):
     """This project's state-dict name -> the fairseq name."""
     parts = name.split(".")
-    stack = parts[0]
     for theirs, ours in FAIRSEQ_NAMES.items():
-        if theirs == "self_attn_ln" and stack == "encoder":
+        if theirs == "self_attn_ln" and parts[0] == "encoder":
             continue  # the encoder's is attn_ln
         if ours in parts:
             parts[parts.index(ours)] = theirs
@@ -86,17 +87,15 @@ def fill_fairseq(model, profile, seed=0):
             n = generator(theirs, seed).standard_normal(tensor.shape).astype(np.float32)
             tensor.copy_(torch.from_numpy(_scaled(theirs, n, profile)))
         if profile == "strong":
-            name = "decoder.layer_norm.bias"
-            noise = generator(name, seed).standard_normal(model.config.d_model).astype(np.float32)
-            bias = 0.5 * torch.from_numpy(noise)
+            noise = generator("decoder.layer_norm.bias", seed).standard_normal(model.config.d_model)
+            bias = 0.5 * torch.from_numpy(noise.astype(np.float32))
             model.decoder.layer_norm.bias.copy_(bias)
             model.encoder.embed_tokens.weight[2] = (4.4 / bias.double().square().sum() * bias.double()).float()
 
 
 def unique_entries(model):
     """Floating-point entries of the state dict, with each tied matrix once, under the encoder's name."""
-    tied = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")
-    return [(n, t) for n, t in model.state_dict().items() if t.is_floating_point() and n not in tied]
+    return [(n, t) for n, t in model.state_dict().items() if t.is_floating_point() and n not in TIED]
 
 
 def fairseq_images(case, inputs):
@@ -108,6 +107,12 @@ def fairseq_images(case, inputs):
     images = torch.from_numpy(generator(f"inputs/{case}").uniform(-1, 1, (batch, 3, *size)).astype(np.float32))
     torch.testing.assert_close(images[:, :, ::8, ::8], inputs["patch_images_8"])
     return images
+
+
+def fairseq_batch(case, inputs):
+    """The model's arguments of a fairseq case, with images checked against the recorded pixels."""
+    ids, images = inputs["src_tokens"].long(), fairseq_images(case, inputs)
+    return {"input_ids": ids, "patch_images": images, "patch_masks": inputs.get("patch_masks")}
 
 
 def _scaled(name, n, profile):
@@ -131,3 +136,12 @@ def _scaled(name, n, profile):
     if any(part in name for part in ("embed_positions", "embed_image_positions", "type_embedding")):
         return f(0.5) * n
     return f(2) * n / f(np.sqrt(n.shape[-1]))
+
+
+def assert_collated(samples, recorded):
+    """Compares the tensors of a batch with the recorded ones; returns the batch."""
+    batch = collate(samples)
+    assert batch.input_ids.tolist() == recorded["batch_net_input"]["src_tokens"]
+    assert batch.decoder_input_ids.tolist() == recorded["batch_net_input"]["prev_output_tokens"]
+    assert batch.target.tolist() == recorded["batch"]["target"]
+    return batch

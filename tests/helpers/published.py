@@ -8,10 +8,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from helpers.golden import fairseq_name
+from helpers.golden import TIED, fairseq_name
 from ofa.config import OFAConfig
-
-ALIASES = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")
 
 
 def tables(config):
@@ -78,11 +76,6 @@ def write_args(model, file):
     return file
 
 
-def write_nested_in_half_precision(model, file):
-    halves = {name: t.half() if t.is_floating_point() else t for name, t in fairseq_state(model).items()}
-    return write_nested(model, file, halves)
-
-
 def write_legacy_zipless(model, file):
     content = {"args": options(model.config), "model": fairseq_state(model)}
     torch.save(content, file, _use_new_zipfile_serialization=False)
@@ -113,7 +106,7 @@ def write_folder(model, folder, weights="pytorch_model.bin", parts=1):
     (folder / "config.json").write_text(json.dumps(hf_config(model.config)))
     state = hf_state(model)
     if weights.endswith(".safetensors"):
-        state = {name: tensor for name, tensor in state.items() if name not in ALIASES}
+        state = {name: tensor for name, tensor in state.items() if name not in TIED}
     save = save_file if weights.endswith(".safetensors") else torch.save
     if parts == 1:
         save(state, folder / weights)

@@ -8,9 +8,7 @@ import pytest
 
 import ofa
 
-MODULES = [
-    module.name for module in pkgutil.walk_packages(ofa.__path__, "ofa.") if not module.name.endswith("__main__")
-]
+MODULES = [m.name for m in pkgutil.walk_packages(ofa.__path__, "ofa.") if not m.name.endswith("__main__")]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from helpers.models import logits_of, micro_model, random_model, select, tokens_of
 
 from ofa.errors import UserError
-from ofa.generation import GenerationOptions, PrefixTree, generate
+from ofa.generation import GenerationOptions, PrefixTree, SamplingOptions, best_candidates, generate, sample
 from ofa.generation.step_decoder import StepDecoder
 
 RANGE = (58457, 58462)  # a vocabulary of five tokens and `</s>`
@@ -137,9 +138,19 @@ def test_a_search_ends_when_all_answers_of_the_tree_are_found(model, batch, monk
     assert len(steps) == 2
 
 
-def test_an_ensemble_of_a_model_with_itself_is_the_model(model, batch):
-    options = GenerationOptions(beam_size=3, max_len=4)
-    assert tokens_of(generate([model, model], batch, options)) == tokens_of(generate(model, batch, options))
+METHODS = {
+    "beam search": lambda model, batch: generate(model, batch, GenerationOptions(beam_size=3, max_len=4)),
+    "sampling": lambda model, batch: sample(model, batch, SamplingOptions(max_len=4), range(3)),
+    "all candidates": lambda model, batch: best_candidates(model, batch, TREE, n=3),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_ensemble_of_a_model_with_itself_is_the_model_and_one_in_training_is_refused(method, model, batch):
+    find = METHODS[method]
+    assert tokens_of(find([model, model], batch)) == tokens_of(find(model, batch))
+    with pytest.raises(UserError, match=r"model.eval\(\)"):
+        find(micro_model().train(), batch)
 
 
 def test_image_codes_and_text_may_be_generated_in_one_batch():
@@ -153,9 +164,7 @@ def test_image_codes_and_text_may_be_generated_in_one_batch():
     assert mixed[1][0].tokens == text[1][0].tokens
 
 
-def test_a_model_in_training_mode_is_refused(batch):
-    with pytest.raises(UserError, match=r"model.eval\(\)"):
-        generate(micro_model().train(), batch, GenerationOptions())
+SHARED = {field.name for field in dataclasses.fields(SamplingOptions)}
 
 
 @pytest.mark.parametrize(
@@ -163,12 +172,14 @@ def test_a_model_in_training_mode_is_refused(batch):
     [
         ({"beam_size": 0}, "beam_size=0"),
         ({"min_len": 5, "max_len": 4}, "min_len=5 and max_len=4"),
-        ({"temperature": 0.0}, "temperature=0"),
+        ({"temperature": 0.0}, "temperature=0.0 is not positive"),
         ({"constraint_range": (2, 9)}, "constraint_range"),
         ({"constraint_range": RANGE, "prefix_tree": TREE}, "constraint_range=.* and prefix_tree"),
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size=-1"),
     ],
 )
 def test_impossible_options_are_refused_by_name(values, message):
-    with pytest.raises(UserError, match=message):
-        GenerationOptions(**values)
+    kinds = (GenerationOptions, SamplingOptions) if values.keys() <= SHARED else (GenerationOptions,)
+    for kind in kinds:
+        with pytest.raises(UserError, match=message):
+            kind(**values)

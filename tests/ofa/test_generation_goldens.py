@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from helpers.golden import fairseq_images, fairseq_model, hf_case, load_json, load_tensors
+from helpers.golden import fairseq_batch, fairseq_model, hf_case, load_json, load_tensors
 
 from ofa.generation import GenerationOptions, PrefixTree, generate
 
 RENAMED = {"max_len_b": "max_len", "len_penalty": "length_penalty"}
-# Options that only the original has.
-WITHOUT_COUNTERPART = ("unk_penalty", "ignore_eos")
+WITHOUT_COUNTERPART = ("unk_penalty", "ignore_eos")  # options that only the original has
 
 
 def options_of(recorded, source_length, tree=None):
@@ -45,14 +44,8 @@ def test_the_stable_beam_searches_equal_the_original_ones(profile, monkeypatch):
     monkeypatch.setattr("ofa.generation.constraints.NEVER_CHOSEN", [1])
     models = [fairseq_model(profile, seed) for seed in (0, 1)]
     cases = load_json("fairseq_generation.json")["generation"][profile]
-    inputs = {}
-    for case in ("main", "text"):
-        recorded = load_tensors("fairseq_arrays.npz", f"{profile}/{case}/in/")
-        inputs[case] = {
-            "input_ids": recorded["src_tokens"].long(),
-            "patch_images": fairseq_images(case, recorded),
-            "patch_masks": recorded.get("patch_masks"),
-        }
+    recorded = {case: load_tensors("fairseq_arrays.npz", f"{profile}/{case}/in/") for case in ("main", "text")}
+    inputs = {case: fairseq_batch(case, tensors) for case, tensors in recorded.items()}
     tree = PrefixTree(cases["trie_answers"])
     compared = 0
     for name, case in cases.items():

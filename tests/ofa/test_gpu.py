@@ -31,7 +31,7 @@ def test_logits_and_hypotheses_equal_those_of_the_cpu(model, batch, gpu_model, g
     assert tokens_of(generate(gpu_model, gpu_batch, options)) == tokens_of(generate(model, batch, options))
 
 
-def test_answers_of_a_closed_set_equal_those_of_the_cpu(model, batch, gpu_model, gpu_batch):
+def test_scores_and_losses_over_a_closed_set_equal_those_of_the_cpu(model, batch, gpu_model, gpu_batch):
     tree = PrefixTree([[7], [8, 9], [8, 10, 11]])
     prompt = torch.tensor([[12, 13], [14, 1], [1, 1]])
     options = GenerationOptions(beam_size=3, max_len=3, prefix_counts_toward_max_len=False, prefix_tree=tree)
@@ -39,9 +39,6 @@ def test_answers_of_a_closed_set_equal_those_of_the_cpu(model, batch, gpu_model,
     torch.testing.assert_close(scores.cpu(), score_candidates(model, batch, tree, prompt), rtol=1e-3, atol=1e-3)
     found = generate(gpu_model, gpu_batch, options, prompt.cuda())
     assert tokens_of(found) == tokens_of(generate(model, batch, options, prompt))
-
-
-def test_the_loss_over_a_closed_set_equals_that_of_the_cpu(model, gpu_model):
     tree, target = PrefixTree([[7], [8, 9]]), torch.tensor([[8, 9, 2], [7, 2, 1]])
     criterion, hidden = LabelSmoothedCrossEntropy(), torch.randn(2, 3, model.config.d_model)
     expected = loss_of_states(criterion, model, hidden, target, tree=tree).sum

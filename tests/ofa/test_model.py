@@ -47,23 +47,15 @@ def test_padding_and_images_of_other_samples_change_no_logits(model, batch):
 
 
 @torch.no_grad()
-def test_the_order_of_a_batch_changes_nothing(model, batch):
+def test_the_order_of_a_batch_and_attention_maps_change_no_logits(model, batch):
     order = torch.tensor([2, 0, 1])
-    shuffled = model(**{name: tensor[order] for name, tensor in batch.items()}).logits
-    torch.testing.assert_close(shuffled, model(**batch).logits[order], **CLOSE)
-
-
-@torch.no_grad()
-def test_attention_maps_change_no_logits(model, batch):
-    with_maps = model(**batch, output_attentions=True)
-    torch.testing.assert_close(with_maps.logits, model(**batch).logits, **CLOSE)
-    assert with_maps.cross_attentions[0].sum(-1).allclose(torch.ones(()))
-
-
-def test_optional_outputs_are_none_by_default(model, batch):
-    out = model(**batch)
+    out, shuffled = model(**batch), model(**{name: tensor[order] for name, tensor in batch.items()}).logits
+    torch.testing.assert_close(shuffled, out.logits[order], **CLOSE)
     assert out.encoder_hidden_states is out.decoder_hidden_states is out.encoder_attentions is None
     assert out.decoder_attentions is out.cross_attentions is None
+    with_maps = model(**batch, output_attentions=True)
+    torch.testing.assert_close(with_maps.logits, out.logits, **CLOSE)
+    assert with_maps.cross_attentions[0].sum(-1).allclose(torch.ones(()))
 
 
 def test_logits_of_allowed_ids_are_columns_of_all_logits(model):
@@ -122,15 +114,12 @@ def test_recomputing_activations_changes_no_gradient_and_no_running_statistics(m
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_drop_path_keeps_or_drops_whole_samples():
+def test_drop_path_keeps_or_drops_whole_samples_and_its_rate_rises_with_depth():
     model = micro_model(encoder_drop_path_rate=0.6).train()
     assert [layer.residual.drop_path.drop_prob for layer in model.encoder.layers] == [0.0, 0.6]
     x, branch = torch.zeros(200, 3, 64), torch.ones(200, 3, 64)
     kept = model.encoder.layers[1].residual(x, branch)
     assert set(kept.flatten(1).amin(1).tolist()) == set(kept.flatten(1).amax(1).tolist()) == {0.0, 2.5}
-
-
-def test_the_drop_path_rate_of_the_backbone_rises_within_each_stage():
     model = OFAModel(OFAConfig.from_name("tiny", resnet_drop_path_rate=0.3)).encoder.embed_images
     rates = [block.drop_path.drop_prob if block.drop_path else 0 for block in model.layer2]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
@@ -145,15 +134,12 @@ def test_bfloat16_autocast_stays_close_to_float32(model, batch):
     torch.testing.assert_close(low[valid], high[valid], rtol=0.1, atol=0.15)
 
 
-def test_an_image_with_more_patches_than_positions_is_refused(model):
-    with torch.no_grad():
-        out = model(torch.tensor([[0, 2]]), torch.zeros(1, 3, 672, 32))
+@torch.no_grad()
+def test_an_image_or_text_with_more_positions_than_the_model_is_refused(model):
+    out = model(torch.tensor([[0, 2]]), torch.zeros(1, 3, 672, 32))
     assert out.encoder_last_hidden_state.shape == (1, 42 * 2 + 2, 64)
     with pytest.raises(UserError, match="at most 672 px per side"):
         model(torch.tensor([[0, 2]]), torch.zeros(1, 3, 688, 64))
-
-
-def test_a_text_longer_than_the_positions_is_refused(model):
     with pytest.raises(UserError, match="1025 tokens"):
         model(torch.full((1, 1025), 5))
 
@@ -177,6 +163,7 @@ def test_image_codes_have_positions_in_the_image():
     ("changes", "message"),
     [
         ({"d_model": 66}, "encoder_attention_heads=4 does not divide d_model=66"),
+        ({"decoder_layers": 0}, "decoder_layers=0 is not a whole number of at least 1"),
         ({"resnet_type": "resnet51"}, "resnet_type='resnet51' is not one of"),
         ({"dropout": 1.5}, r"dropout=1.5 is not in \[0, 1\)"),
         ({"droput": 0.1}, "did you mean 'dropout'"),
@@ -185,8 +172,5 @@ def test_image_codes_have_positions_in_the_image():
 def test_an_impossible_configuration_is_refused_by_name(changes, message):
     with pytest.raises(UserError, match=message):
         OFAConfig.from_name("micro", **changes)
-
-
-def test_an_unknown_size_is_refused_with_the_closest_name():
     with pytest.raises(UserError, match="did you mean 'large'"):
         OFAConfig.from_name("lagre")

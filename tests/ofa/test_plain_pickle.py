@@ -19,9 +19,8 @@ PLAIN = {
 
 
 def write(tmp_path, content):
-    path = tmp_path / "file.pkl"
-    path.write_bytes(content)
-    return path
+    (tmp_path / "file.pkl").write_bytes(content)
+    return tmp_path / "file.pkl"
 
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -125,13 +124,10 @@ def test_a_pickle_cannot_change_how_the_next_one_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x04", pickle.dumps(PLAIN)[:-20], b"\x80\x02}K\x01b."])
-def test_an_incomplete_pickle_is_an_error_with_the_file(tmp_path, content):
+def test_an_incomplete_or_missing_pickle_is_an_error_with_the_file(tmp_path, content):
     path = write(tmp_path, content)
     with pytest.raises(UserError, match="not a whole pickle") as error:
         load_plain_pickle(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_missing_file_is_an_error_with_its_name(tmp_path):
     with pytest.raises(UserError, match="none.pkl cannot be read"):
         load_plain_pickle(tmp_path / "none.pkl")

@@ -78,12 +78,9 @@ def test_a_decoder_reads_only_what_precedes_a_choice(tree):
     assert tree.ancestors.tolist() == [[0, 0], [1, 0], [1, 2]]
     assert tree.tokens[tree.columns[tree.choices]].tolist() == [6, 7, 9, 2, 8, 5, 7]
     assert tree.choosers.tolist() == [0, 0, 0, 1, 1, 3, 3]
-
-
-def test_a_tree_of_one_answer_leaves_nothing_to_read_or_choose():
-    tree = PrefixTree([[7, 8]])
-    assert len(tree.rows) == len(tree.choices) == 0
-    assert tree.row_levels == [0]
+    certain = PrefixTree([[7, 8]])
+    assert len(certain.rows) == len(certain.choices) == 0
+    assert certain.row_levels == [0]
 
 
 def test_a_copy_for_a_device_is_made_once_and_can_be_trained_with_even_if_made_in_inference_mode(tree):

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers.models import logits_of, micro_model, select, tokens_of
+from helpers.models import logits_of, select, tokens_of
 
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree, SamplingOptions, generate, sample
@@ -142,18 +142,6 @@ def test_lengths_stay_between_min_len_and_max_len(model, batch):
     assert all(tokens.index(2) == len(tokens) - 1 and not {0, 1, 3} & set(tokens) for tokens in drawn)
 
 
-def test_an_ensemble_of_a_model_with_itself_is_the_model(model, batch):
-    options = SamplingOptions(max_len=4)
-    assert tokens_of(sample([model, model], batch, options, range(3))) == tokens_of(
-        sample(model, batch, options, range(3))
-    )
-
-
-def test_a_model_in_training_mode_is_refused(batch):
-    with pytest.raises(UserError, match=r"model.eval\(\)"):
-        sample(micro_model().train(), batch, SamplingOptions(), range(3))
-
-
 def test_a_max_len_that_would_cut_an_answer_of_the_tree_is_refused(model, batch):
     with pytest.raises(UserError, match="max_len=3 leaves room for 3 tokens and the longest answer .* has 4"):
         sample(model, batch, SamplingOptions(max_len=3, prefix_tree=TREE), range(3))
@@ -169,9 +157,6 @@ def test_a_max_len_that_would_cut_an_answer_of_the_tree_is_refused(model, batch)
         ({"top_k": 1.5}, "top_k=1.5 is not a whole number"),
         ({"top_p": 0.0}, r"top_p=0.0 is not in \(0, 1\]"),
         ({"top_p": 1.1}, r"top_p=1.1 is not in \(0, 1\]"),
-        ({"temperature": 0.0}, "temperature=0.0 is not positive"),
-        ({"min_len": 5, "max_len": 4}, "min_len=5 and max_len=4"),
-        ({"constraint_range": (2, 9)}, "constraint_range"),
         ({"prefix_tree": TREE, "min_len": 1}, "min_len=1 and prefix_tree"),
     ],
 )

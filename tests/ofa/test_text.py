@@ -24,15 +24,9 @@ def test_recorded_questions_are_cleaned_as_published(case):
     assert clean_question(case["text"], RECORDED_WORDS) == as_question(case["out"])
 
 
-def test_only_a_caption_loses_the_brackets_of_person():
+def test_brackets_of_person_leading_punctuation_and_question_marks_are_treated_as_published():
     assert clean_caption("a <person> waves") == "a person waves"
     assert clean_question("is a <person> waving?") == "is a <person> waving?"
-
-
-def test_nothing_is_stripped_after_a_leading_space():
     assert clean_caption(" ,a") == ",a"
     assert clean_caption(",a") == "a"
-
-
-def test_a_cut_question_still_ends_in_a_question_mark():
     assert clean_question("what is on the table?", 3) == "what is on?"

@@ -41,24 +41,18 @@ def test_recorded_texts_get_the_published_ids(published_tokenizer, case):
     assert published_tokenizer.decode(case["ids"]) == case["decoded"].removeprefix(" ")
 
 
-def test_encode_adds_a_leading_space(published_tokenizer):
+def test_encode_adds_a_leading_space_and_decode_inverts_it(published_tokenizer):
     cases = [case for case in RECORDED["tokenization"] if case["text"].startswith(" ")]
     assert cases
     for case in cases:
         assert published_tokenizer.encode(case["text"][1:]) == case["ids"]
-
-
-def test_special_ids_are_decoded_as_published(published_tokenizer):
-    recorded = RECORDED["special_tokens"]
-    assert published_tokenizer.decode(recorded["ids"]) == recorded["decoded"]
-
-
-def test_decode_inverts_encode(published_tokenizer):
     text = "naïve café — 東京 🙂  two  spaces"
     assert published_tokenizer.decode([0, *published_tokenizer.encode(text), 2, 1, 1]) == text
 
 
-def test_bins_and_codes_are_decoded_with_their_number(small):
+def test_special_ids_bins_and_codes_are_decoded_as_published(published_tokenizer, small):
+    recorded = RECORDED["special_tokens"]
+    assert published_tokenizer.decode(recorded["ids"]) == recorded["decoded"]
     assert small.decode([58457 + 12, 50265 + 3]) == "<bin_12><code_3>"
 
 
@@ -76,13 +70,10 @@ def test_pieces_are_merged_and_unknown_ones_become_unk(small):
     assert small.decode([7, 20_000, 7]) == "abab"  # an id without a piece decodes to nothing
 
 
-def test_saved_files_equal_the_loaded_ones(small, tmp_path):
+def test_saved_files_equal_the_loaded_ones_and_a_tokenizer_can_be_pickled(small, tmp_path):
     small.save(tmp_path / "new" / "copy")
     for file in ("vocab.json", "merges.txt"):
         assert (tmp_path / "new" / "copy" / file).read_bytes() == (tmp_path / file).read_bytes()
-
-
-def test_a_tokenizer_can_be_pickled(small):
     assert pickle.loads(pickle.dumps(small)).encode("aab") == small.encode("aab")
 
 
@@ -110,9 +101,6 @@ def test_a_folder_without_a_usable_vocabulary_is_refused(tmp_path, files, messag
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
         Tokenizer.from_pretrained(tmp_path)
-
-
-def test_a_path_that_is_not_a_folder_is_refused():
     with pytest.raises(UserError, match="there is no folder /no/such/folder; give one with"):
         Tokenizer.from_pretrained("/no/such/folder")
 

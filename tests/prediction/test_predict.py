@@ -13,7 +13,7 @@ from ofa import OFAConfig, OFAModel, pipeline
 from ofa.checkpoint import TaskSettings, export
 from ofa.cli import main
 from ofa.errors import UserError
-from ofa.prediction.batches import check_texts, predict_each
+from ofa.prediction import check_texts, predict_each
 from ofa.prediction.drawing import draw, save_image
 from ofa.prediction.inputs import PredictionInput, read_inputs
 from ofa.prediction.journal import Journal

@@ -9,7 +9,7 @@ import torch
 
 from ofa.atomic_write import atomic_write, part_of
 from ofa.errors import UserError
-from runtime.checkpoint_io import CheckpointFiles, verify_checkpoint
+from runtime.checkpoints import CheckpointFiles, verify_checkpoint
 
 CONTENT = {"weights": torch.arange(100_000.0), "name": "x"}
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from ofa.atomic_write import part_of
 from ofa.errors import UserError
 from runtime import command_line
-from runtime.checkpoint_io import CheckpointFiles
+from runtime.checkpoints import CheckpointFiles
 from runtime.command_line import command
 from runtime.overrides import check_cluster, check_folder, check_overrides
 from runtime.preemption import Preempted

@@ -26,10 +26,9 @@ from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
-from runtime.checkpoint_io import CheckpointFiles
+from runtime.checkpoints import CheckpointFiles
 from runtime.preemption import Preempted
-from runtime.resume import ResumePoint, find_resume_point
-from runtime.truncate_logs import truncate_csv_logs
+from runtime.resume import ResumePoint, find_resume_point, truncate_csv_logs
 from tracking.csv_logger import StepCSVLogger
 from training.build import build_teacher
 from training.distillation.cache import TeacherCache
@@ -477,6 +476,8 @@ def test_a_missing_or_damaged_run_is_refused_in_one_line(interrupted, tmp_path):
     with pytest.raises(UserError, match="there is no .*last.ckpt, which the first validation writes"):
         find_resume_point(config, tmp_path)
     shutil.rmtree(folder)
+    with pytest.raises(UserError, match="resume=true is neither the folder of a run nor auto"):
+        find_resume_point(OmegaConf.create({"resume": True}), tmp_path / "new")
     with pytest.raises(UserError, match="resume=.*run is not the folder of a run"):
         find_resume_point(config, tmp_path)
 

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 from helpers.datasets import make_row
-from helpers.golden import load_json
+from helpers.golden import assert_collated, load_json
 
-from data.batch import collate
 from data.source import RowError
 from ofa.generation import Hypothesis
 from ofa.tokenizer import Tokenizer
@@ -41,10 +40,7 @@ def test_recorded_examples_and_batches_are_made_as_published(published_tokenizer
     for sample, example in zip(samples, recorded["examples"], strict=True):
         assert sample.source == example["source"]
         assert sample.target == example["target"]
-    batch = collate(samples)
-    assert batch.input_ids.tolist() == recorded["batch_net_input"]["src_tokens"]
-    assert batch.decoder_input_ids.tolist() == recorded["batch_net_input"]["prev_output_tokens"]
-    assert batch.target.tolist() == recorded["batch"]["target"]
+    assert_collated(samples, recorded)
 
 
 def test_training_captions_have_no_punctuation_and_a_long_one_is_cut_and_noted(task):

@@ -1,6 +1,8 @@
 import logging
+import re
 import shutil
-from itertools import accumulate
+from itertools import pairwise
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -33,7 +35,7 @@ def fill(metric, samples):
 
 def cider_d(samples, frequencies=None):
     captions = [caption for _, caption, _ in samples]
-    references = [[text for text in texts] for *_, texts in samples]
+    references = [texts for *_, texts in samples]
     return CiderD(frequencies or DocumentFrequencies.from_references(references)).scores(captions, references).mean()
 
 
@@ -42,19 +44,8 @@ def report():
     return {name: score.item() for name, score in fill(CaptionReport(), SAMPLES).compute().items()}
 
 
-@pytest.fixture(scope="module")
-def tokenized():
-    tokenizer = PTBTokenizer()
-    references = {i: [{"caption": text} for text in texts] for i, _, texts in SAMPLES}
-    captions = {i: [{"caption": caption}] for i, caption, _ in SAMPLES}
-    return tokenizer.tokenize(references), tokenizer.tokenize(captions)
-
-
-def test_the_mean_is_cider_d_with_the_frequencies_of_all_references():
+def test_the_mean_is_cider_d_with_the_frequencies_of_all_references_or_given_ones():
     assert fill(CaptionScores(), SAMPLES).compute()["cider_d"].item() == pytest.approx(cider_d(SAMPLES))
-
-
-def test_given_frequencies_are_used():
     frequencies = DocumentFrequencies.from_references([["a man <eos>"], ["a horse <eos>"], ["dogs <eos>"]])
     scores = fill(CaptionScores(frequencies), SAMPLES[:1]).compute()
     assert scores["cider_d"].item() == pytest.approx(cider_d(SAMPLES[:1], frequencies))
@@ -79,21 +70,18 @@ def over_processes(metrics):
     return metrics[-1].compute()
 
 
+MANY = [(f"{image}-{number // 4}", *rest) for number, (image, *rest) in enumerate(SAMPLES * 25)]
+SPLIT = [("i1", "A man", ["a man"]), ("i2", "a dog", ["dog"]), ("i2", "dog", ["a dog", "cat"]), ("i3", "x", ["y"])]
+
+
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-@pytest.mark.parametrize("shares", [(50, 50), (10, 90), (99, 1), (33, 33, 34), (100, 0), (0, 100)])
-def test_several_processes_give_exactly_the_result_of_one(shares):
-    samples = [(f"{image}-{number // 4}", *rest) for number, (image, *rest) in enumerate(SAMPLES * 25)]
-    ends = list(accumulate(shares))
-    metrics = [fill(CaptionScores(), samples[end - n : end]) for n, end in zip(shares, ends, strict=True)]
+@pytest.mark.parametrize(
+    ("samples", "cuts"),
+    [(MANY, cuts) for cuts in ((50,), (10,), (99,), (33, 66), (100,), (0,))] + [(SPLIT, (cut,)) for cut in range(5)],
+)
+def test_several_processes_give_exactly_the_result_of_one(samples, cuts):
+    metrics = [fill(CaptionScores(), samples[i:j]) for i, j in pairwise((0, *cuts, len(samples)))]
     assert over_processes(metrics) == fill(CaptionScores(), samples).compute()
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_an_image_whose_rows_lie_in_two_processes_is_one_image():
-    rows = [("i1", "A man", ["a man"]), ("i2", "a dog", ["dog"]), ("i2", "dog", ["a dog", "cat"]), ("i3", "x", ["y"])]
-    for cut in range(5):
-        parts = [fill(CaptionScores(), rows[:cut]), fill(CaptionScores(), rows[cut:])]
-        assert over_processes(parts) == fill(CaptionScores(), rows).compute()
 
 
 def test_an_empty_caption_scores_nothing_and_line_breaks_are_spaces():
@@ -112,13 +100,13 @@ def test_an_image_without_references_is_named_and_no_rows_give_no_number(kind):
 
 
 @needs_java
-def test_the_report_has_the_numbers_of_pycocoevalcap(report, tokenized):
-    references, captions = tokenized
+def test_the_report_has_the_numbers_of_pycocoevalcap(report):
+    references = PTBTokenizer().tokenize({i: [{"caption": text} for text in texts] for i, _, texts in SAMPLES})
+    captions = PTBTokenizer().tokenize({i: [{"caption": caption}] for i, caption, _ in SAMPLES})
     bleu, _ = Bleu(4).compute_score(references, captions, verbose=0)
     assert [report[f"bleu_{n}"] for n in range(1, 5)] == pytest.approx(bleu, rel=1e-6)
-    assert report["rouge_l"] == pytest.approx(Rouge().compute_score(references, captions)[0], rel=1e-6)
-    assert report["cider"] == pytest.approx(Cider().compute_score(references, captions)[0], rel=1e-6)
-    assert report["meteor"] == pytest.approx(meteor.Meteor().compute_score(references, captions)[0], rel=1e-6)
+    for name, scorer in (("rouge_l", Rouge()), ("cider", Cider()), ("meteor", meteor.Meteor())):
+        assert report[name] == pytest.approx(scorer.compute_score(references, captions)[0], rel=1e-6)
     assert report["cider_d"] == pytest.approx(cider_d(SAMPLES), rel=1e-6)
     assert set(report) - {"spice"} == PYTHON_ONLY | {"meteor"}
 
@@ -163,20 +151,18 @@ def remember_meteors(monkeypatch):
 
 
 def test_spice_runs_only_where_its_models_are_and_may_fail(monkeypatch, tmp_path, caplog):
-    class Spice:
-        def compute_score(self, references, captions):
-            raise RuntimeError("out of memory")
-
+    spice = Mock()
+    spice.return_value.compute_score.side_effect = RuntimeError("out of memory")
     monkeypatch.setattr(module, "_check_java", lambda: None)
     monkeypatch.setattr(module, "_split_as_treebank", module._split_plainly)
     monkeypatch.setattr(module, "_meteor", lambda references, captions: 0.5)
-    monkeypatch.setattr(module.spice, "Spice", Spice)
+    monkeypatch.setattr(module.spice, "Spice", spice)
     monkeypatch.setattr(module, "SPICE_MODELS", [tmp_path / "none.jar"])
     assert "spice" not in fill(CaptionReport(), SAMPLES).compute() and not caplog.records
     monkeypatch.setattr(module, "SPICE_MODELS", [tmp_path])
     assert fill(CaptionReport(), SAMPLES).compute()["meteor"] == 0.5
     assert caplog.messages == ["SPICE is left out, for it could not be computed: out of memory"]
-    Spice.compute_score = lambda self, references, captions: (0.25, [])
+    spice.return_value.compute_score = Mock(return_value=(0.25, []))
     assert fill(CaptionReport(), SAMPLES).compute()["spice"] == 0.25
 
 
@@ -202,11 +188,7 @@ def test_without_java_one_warning_names_what_is_computed_instead(monkeypatch, tm
     assert message.startswith(reason) and "METEOR" in message and "lower case without punctuation" in message
     assert set(scores) == PYTHON_ONLY
     assert capfd.readouterr() == ("", "")
-    references = {i: [plain(text) for text in texts] for i, _, texts in SAMPLES}
-    captions = {i: [plain(caption)] for i, caption, _ in SAMPLES}
-    assert scores["cider"].item() == pytest.approx(Cider().compute_score(references, captions)[0], rel=1e-6)
-    assert scores["rouge_l"].item() == pytest.approx(Rouge().compute_score(references, captions)[0], rel=1e-6)
-
-
-def plain(text):
-    return text.lower().replace(".", "").replace(",", "")
+    plain = [(i, *(re.sub("[.,]", "", text.lower()) for text in (caption, *texts))) for i, caption, texts in SAMPLES]
+    captions, references = {i: [caption] for i, caption, *_ in plain}, {i: texts for i, _, *texts in plain}
+    for name, scorer in (("cider", Cider()), ("rouge_l", Rouge())):
+        assert scores[name].item() == pytest.approx(scorer.compute_score(references, captions)[0], rel=1e-6)

@@ -55,15 +55,11 @@ def write_frequencies(path, frequency, images, protocol=2):
     return path
 
 
-def test_recorded_scores_with_frequencies_of_the_references():
+def test_recorded_scores_with_frequencies_of_the_references_and_of_a_file(tmp_path):
     captions, references = recorded_captions()
     scores = CiderD(DocumentFrequencies.from_references(references)).scores(captions, references)
     np.testing.assert_allclose(scores, CAPTIONS["corpus"]["scores"], rtol=0, atol=1e-6)
     assert scores.mean() == pytest.approx(CAPTIONS["corpus"]["score"], abs=1e-6)
-
-
-def test_recorded_scores_with_frequencies_of_a_file(tmp_path):
-    captions, references = recorded_captions()
     path = write_frequencies(tmp_path / "words.p", count_images(references), CAPTIONS["cached"]["ref_len"])
     scores = CiderD(DocumentFrequencies.from_file(path)).scores(captions, references)
     np.testing.assert_allclose(scores, CAPTIONS["cached"]["scores"], rtol=0, atol=1e-6)
@@ -116,12 +112,8 @@ def test_a_caption_without_words_scores_nothing_and_no_captions_make_no_scores()
 
 
 def test_the_end_replaces_one_full_stop():
-    assert [with_end(text).split() for text in ("a dog.", " a dog . ", "a dog..", "")] == [
-        ["a", "dog", "<eos>"],
-        ["a", "dog", "<eos>"],
-        ["a", "dog.", "<eos>"],
-        ["<eos>"],
-    ]
+    ended = [" ".join(with_end(text).split()) for text in ("a dog.", " a dog . ", "a dog..", "")]
+    assert ended == ["a dog <eos>", "a dog <eos>", "a dog. <eos>", "<eos>"]
 
 
 def test_an_image_without_references_is_named():
@@ -140,27 +132,19 @@ def test_an_image_without_references_is_named():
         [1, 2],
         {"ref_len": 5},
         {"document_frequency": {("a",): 1.0}},
-        {"document_frequency": {"a dog": 1.0}, "ref_len": 5},
-        {"document_frequency": {("a",): "many"}, "ref_len": 5},
-        {"document_frequency": {("a",): -1.0}, "ref_len": 5},
-        {"document_frequency": {("a",): math.nan}, "ref_len": 5},
-        {"document_frequency": {("a", 1): 1.0}, "ref_len": 5},
-        {"document_frequency": {(): 1.0}, "ref_len": 5},
-        {"document_frequency": {tuple("abcde"): 1.0}, "ref_len": 5},
-        {"document_frequency": {("a",): 1.0}, "ref_len": 0},
-        {"document_frequency": {("a",): 1.0}, "ref_len": math.inf},
         {"document_frequency": [("a",)], "ref_len": 5},
+        *({"document_frequency": {gram: 1.0}, "ref_len": 5} for gram in ("a dog", ("a", 1), (), tuple("abcde"))),
+        *({"document_frequency": {("a",): count}, "ref_len": 5} for count in ("many", -1.0, math.nan)),
+        *({"document_frequency": {("a",): 1.0}, "ref_len": images} for images in (0, math.inf)),
     ],
 )
 def test_a_file_of_something_else_is_an_error_with_its_name(tmp_path, content):
-    path = tmp_path / "words.p"
-    path.write_bytes(pickle.dumps(content))
+    (tmp_path / "words.p").write_bytes(pickle.dumps(content))
     with pytest.raises(UserError, match="words.p holds no .*document frequencies"):
-        DocumentFrequencies.from_file(path)
+        DocumentFrequencies.from_file(tmp_path / "words.p")
 
 
 def test_a_file_that_could_execute_code_is_not_read(tmp_path):
-    path = tmp_path / "words.p"
-    path.write_bytes(pickle.dumps({"document_frequency": os.system, "ref_len": 5}))
+    (tmp_path / "words.p").write_bytes(pickle.dumps({"document_frequency": os.system, "ref_len": 5}))
     with pytest.raises(UserError, match="could execute code"):
-        DocumentFrequencies.from_file(path)
+        DocumentFrequencies.from_file(tmp_path / "words.p")

@@ -32,6 +32,10 @@ def samples(name, words, folder, file, task, train):
     return [task.encode(row, RNG, train=train) for row in rows]
 
 
+def targets(task, samples):
+    return [task.processor.tokenizer.decode(sample.target[:-1]).strip() for sample in samples]
+
+
 def test_prepared_boxes_are_trained_on(tmp_path):
     task = RefCOCO.build(tokenizer=Tokenizer.demo(), image_size=64, max_image_size=64)
     (sample,) = samples("refcoco", write_refer(tmp_path), tmp_path, "refcoco_val.tsv", task, train=True)
@@ -43,10 +47,7 @@ def test_prepared_captions_are_trained_on_rewarded_and_scored(tmp_path):
     words, settings = write_karpathy(tmp_path), dict(tokenizer=Tokenizer.demo(), image_size=32)
     task = Caption.build(**settings)
     trained = samples("caption", words, tmp_path, "caption_stage1_train.tsv", task, train=True)
-    assert [task.processor.tokenizer.decode(sample.target[:-1]).strip() for sample in trained[:2]] == [
-        "a dog",
-        "a dog a cat",
-    ]
+    assert targets(task, trained[:2]) == ["a dog", "a dog a cat"]
     task = SelfCriticalCaption.build(**settings)
     rewarded = samples("caption", words, tmp_path, "caption_stage2_train.tsv", task, train=True)
     assert rewarded[0].truth.captions == ("a dog", "a dog  a cat")
@@ -78,8 +79,7 @@ def test_own_questions_are_trained_on_with_the_list_made_of_them(tmp_path):
     write_jpeg(tmp_path / "a.jpg")
     table, out = tmp_path / "own.csv", tmp_path / "own.tsv"
     table.write_text("image,question,answers\na.jpg,Is it?,no&&Yes\na.jpg,Which?,0.3|!+C&&1.0|!+C++\n")
-    words = ["csv", str(table), "--task", "vqa", "--out", str(out), "--workers", "1"]
-    assert main(words) == 0
+    assert main(["csv", str(table), "--task", "vqa", "--out", str(out), "--workers", "1"]) == 0
     task = VQA.build(tokenizer=Tokenizer.demo(), image_size=32, answer_list=tmp_path / "own.answers.json")
     trained = [task.encode(row, RNG, train=True) for row in TSVFile(out, task.columns, task.n_columns)]
-    assert [task.processor.tokenizer.decode(sample.target[:-1]).strip() for sample in trained] == ["no", "C++"]
+    assert targets(task, trained) == ["no", "C++"]

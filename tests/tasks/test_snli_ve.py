@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 from helpers.datasets import make_row
-from helpers.golden import load_json
+from helpers.golden import assert_collated, load_json
 
-from data.batch import collate
 from data.source import RowError
 from ofa.errors import UserError
 from ofa.generation import Hypothesis
@@ -41,26 +40,22 @@ def test_recorded_examples_and_batches_are_made_as_published(published_tokenizer
     recorded = RECORDED[case]
     task = SNLIVE.build(tokenizer=published_tokenizer, image_size=32, **options)
     samples = [task.encode(entailment_row(*row), RNG, True) for row in ROWS]
-    batch = collate(samples)
-    assert batch.input_ids.tolist() == recorded["batch_net_input"]["src_tokens"]
-    assert batch.decoder_input_ids.tolist() == recorded["batch_net_input"]["prev_output_tokens"]
-    assert batch.target.tolist() == recorded["batch"]["target"]
-    prompts = [[0, *sample.prefix] for sample in samples]
-    assert prompts == recorded["batch"]["decoder_prompts"]
+    assert_collated(samples, recorded)
+    assert [[0, *sample.prefix] for sample in samples] == recorded["batch"]["decoder_prompts"]
     for sample, example in zip(samples, recorded["examples"], strict=True):
-        allowed = [example["constraint_allowed"][-2], example["constraint_allowed"][-1]]
-        assert [task.processor.tree.next_tokens([]), task.processor.tree.next_tokens(sample.target[:-1])] == allowed
+        allowed = [task.processor.tree.next_tokens(tokens) for tokens in ([], sample.target[:-1])]
+        assert allowed == example["constraint_allowed"][-2:]
 
 
 def test_bad_rows_are_named(task):
-    with pytest.raises(RowError, match="line 3 of train.tsv: the label 'yes' is not one of entailment, neutral"):
-        task.encode(entailment_row(label="yes"), RNG, True)
-    with pytest.raises(RowError, match="the label 'unknown' is not one of"):
-        task.encode(entailment_row(label="unknown"), RNG, False)
-    with pytest.raises(RowError, match="the label '' is not one of"):
-        task.encode(entailment_row(label=""), RNG, True)
-    with pytest.raises(RowError, match="the hypothesis is empty"):
-        task.encode(entailment_row(hypothesis="  "), RNG, True)
+    for values, train, message in (
+        (dict(label="yes"), True, "line 3 of train.tsv: the label 'yes' is not one of entailment, neutral"),
+        (dict(label="unknown"), False, "the label 'unknown' is not one of"),
+        (dict(label=""), True, "the label '' is not one of"),
+        (dict(hypothesis="  "), True, "the hypothesis is empty"),
+    ):
+        with pytest.raises(RowError, match=message):
+            task.encode(entailment_row(**values), RNG, train)
 
 
 def test_a_row_without_label_is_answered_but_not_scored(task):
@@ -77,13 +72,8 @@ def test_accuracy_per_class_and_the_confusion_matrix_are_counted(task):
     for label, answer in answered:
         truth = task.encode(entailment_row(label=label), RNG, False).truth
         task.score(metric, Answer(answer, -0.1), truth)
-    scores = {name: float(value) for name, value in metric.compute().items()}
-    assert scores == {
-        "accuracy": 0.5,
-        "accuracy_entailment": 0.5,
-        "accuracy_neutral": 1.0,
-        "accuracy_contradiction": 0.0,
-    }
+    by_class = {"accuracy_entailment": 0.5, "accuracy_neutral": 1.0, "accuracy_contradiction": 0.0}
+    assert metric.compute() == {"accuracy": 0.5, **by_class}
     confusion = task.details(metric)["confusion"]
     assert confusion["entailment"] == {"entailment": 1, "neutral": 0, "contradiction": 1}
     assert confusion["contradiction"]["neutral"] == 1

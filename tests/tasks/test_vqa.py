@@ -3,9 +3,8 @@ import json
 import numpy as np
 import pytest
 from helpers.datasets import make_row
-from helpers.golden import load_json
+from helpers.golden import assert_collated, load_json
 
-from data.batch import collate
 from data.source import RowError
 from ofa.errors import UserError
 from ofa.generation import Hypothesis
@@ -45,18 +44,10 @@ def task(answer_list):
 )
 def test_recorded_examples_and_batches_are_made_as_published(published_tokenizer, answer_list, case, use_objects):
     recorded = RECORDED[case]
-    task = VQA.build(
-        tokenizer=published_tokenizer,
-        image_size=32,
-        answer_list=answer_list,
-        use_objects=use_objects,
-        prompt_type=case.removeprefix("vqa_dataset_"),
-    )
+    options = {"use_objects": use_objects, "prompt_type": case.removeprefix("vqa_dataset_")}
+    task = VQA.build(tokenizer=published_tokenizer, image_size=32, answer_list=answer_list, **options)
     samples = [task.encode(question_row(*row), RNG, True) for row in ROWS]
-    batch = collate(samples)
-    assert batch.input_ids.tolist() == recorded["batch_net_input"]["src_tokens"]
-    assert batch.decoder_input_ids.tolist() == recorded["batch_net_input"]["prev_output_tokens"]
-    assert batch.target.tolist() == recorded["batch"]["target"]
+    batch = assert_collated(samples, recorded)
     assert batch.weights.tolist() == pytest.approx(recorded["batch"]["conf"])
     prefixes = recorded["batch"]["prefix_tokens"]
     assert (batch.prefix_tokens.tolist() if batch.prefix_tokens is not None else [[], [], []]) == prefixes
@@ -85,12 +76,9 @@ def test_objects_follow_the_question_up_to_a_maximum(answer_list):
         ("red", "is not of the form"),
     ],
 )
-def test_bad_answers_are_named(task, answers, message):
+def test_bad_answers_and_an_empty_question_are_named(task, answers, message):
     with pytest.raises(RowError, match=message):
         task.encode(question_row(answers=answers), RNG, True)
-
-
-def test_an_empty_question_is_named(task):
     with pytest.raises(RowError, match="the question is empty"):
         task.encode(question_row(question="  "), RNG, True)
 

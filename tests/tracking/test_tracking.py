@@ -32,12 +32,11 @@ from ofa.errors import UserError
 from ofa.generation import GenerationOptions
 from ofa.model import OFAModel
 from runtime.lightning_internals import StepProgressBar
-from runtime.resume import ResumePoint, find_resume_point
-from runtime.truncate_logs import truncate_csv_logs
+from runtime.resume import ResumePoint, find_resume_point, truncate_csv_logs
 from tracking.csv_logger import StepCSVLogger
-from tracking.predictions import PredictionBatch, SamplePrediction
 from tracking.progress import ProgressLines, build_progress
 from tracking.provenance import git_state, provenance
+from tracking.sample_predictions import PredictionBatch, SamplePrediction
 from tracking.wandb_logger import Wandb
 from training.freezing import Freezing
 from training.module import TrainingModule
@@ -260,10 +259,11 @@ def clock(monkeypatch):
         monkeypatch.setattr(Answering, hook, lambda *args: setattr(clock, "now", clock.now + 10), raising=False)
 
 
-def test_progress_is_logged_at_intervals_and_after_each_validation(tmp_path, monkeypatch, clock, caplog):
+def test_progress_is_logged_at_intervals_and_metrics_csv_has_one_row_per_step(tmp_path, monkeypatch, clock, caplog):
     monkeypatch.setattr(Answering, "scores", {4: 1})
+    folder = tmp_path / "run"
     with caplog.at_level(logging.INFO, "tracking.progress"):
-        fit(tmp_path / "run", StepCSVLogger(tmp_path / "run", "", ""))
+        fit(folder, StepCSVLogger(folder, "", ""), make_wandb(folder, mode="disabled"))
     messages = [record.getMessage() for record in caplog.records if record.name == "tracking.progress"]
     lines = [re.sub(r"loss \d+\.\d{3}", "loss L", message) for message in messages]
     assert lines == [  # at most every 15 seconds
@@ -278,6 +278,14 @@ def test_progress_is_logged_at_intervals_and_after_each_validation(tmp_path, mon
         "validation after step 6: 2 of 3 batches",
         "validation after step 6: acc@0.5 6.000; the best so far",
     ]
+    rows = read_csv(folder)
+    assert [row["step"] for row in rows] == list("0123456")  # of six steps, and of the end
+    assert all(TRAINING <= row.keys() for row in rows[:6])
+    assert [row["step"] for row in rows if "val/acc@0.5" in row] == ["1", "3", "5"]
+    assert rows[6] == {"step": "6", "best/val/acc@0.5": "6.0"}
+    assert {row["speed/samples_per_second"] for row in rows[:6]} == {"0.2"}  # without the time of validations
+    assert not (folder / "wandb").exists()  # where it is disabled, its id is all that is written
+    assert json.loads((folder / "wandb.json").read_text())["step"] == 6
 
 
 def test_a_terminal_has_a_progress_bar_instead_of_lines(monkeypatch):
@@ -290,16 +298,6 @@ def read_csv(folder):
     """The rows of metrics.csv, with the values they have."""
     rows = csv.DictReader((folder / "metrics.csv").open())
     return [{name: value for name, value in row.items() if value} for row in rows]
-
-
-def test_metrics_csv_has_one_row_per_step(tmp_path, clock):
-    fit(tmp_path / "run", StepCSVLogger(tmp_path / "run", "", ""))
-    rows = read_csv(tmp_path / "run")
-    assert [row["step"] for row in rows] == list("0123456")  # of six steps, and of the end
-    assert all(TRAINING <= row.keys() for row in rows[:6])
-    assert [row["step"] for row in rows if "val/acc@0.5" in row] == ["1", "3", "5"]
-    assert rows[6] == {"step": "6", "best/val/acc@0.5": "6.0"}
-    assert {row["speed/samples_per_second"] for row in rows[:6]} == {"0.2"}  # without the time of validations
 
 
 def test_metrics_csv_is_complete_after_each_save(tmp_path):
@@ -348,13 +346,6 @@ def test_a_server_that_does_not_answer_is_an_error_with_the_remedy(tmp_path, mon
     monkeypatch.setattr("tracking.wandb_logger.wandb.init", fail)
     with pytest.raises(UserError, match=r"wandb does not answer \(Timed out\); set logger.wandb.mode=offline"):
         fit(tmp_path / "run", make_wandb(tmp_path))
-
-
-def test_a_disabled_wandb_writes_only_its_id(tmp_path):
-    folder = tmp_path / "run"
-    fit(folder, make_wandb(folder, mode="disabled"))
-    assert not (folder / "wandb").exists()
-    assert json.loads((folder / "wandb.json").read_text())["step"] == 6
 
 
 def test_no_logger_and_one_that_is_not_installed_are_refused_by_name(monkeypatch):

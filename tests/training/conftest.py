@@ -1,10 +1,22 @@
 """Fixtures of the tests of training."""
 
 import pytest
-from helpers.distillation import make_batch
+from helpers.distillation import TEACHER, make_batch, make_model, save
+from helpers.trainers import without_trainer
 
 from ofa.config import OFAConfig
 from ofa.model import OFAModel
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory):
+    """The folder of a run, wider and deeper than STUDENT."""
+    return save(make_model(TEACHER, 1), tmp_path_factory.mktemp("runs") / "teacher")
+
+
+@pytest.fixture(autouse=True)
+def no_trainer(monkeypatch):
+    without_trainer(monkeypatch)
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.distillation import SMALL_DEMO, STUDENT, TEACHER, make_model, make_plan, outputs, save
+from helpers.distillation import SMALL_DEMO, STUDENT, make_model, make_plan, outputs, save
 from helpers.runs import run
-from helpers.trainers import without_trainer
 
 from data.batch import Sample, collate
 from ofa.errors import UserError
@@ -29,26 +28,6 @@ RANGE = {"constraint_range": [7, 16]}
 ANSWERS = [[7], [8, 9], [8, 10]]
 # Half precision rounds a log-probability by a share of 2 ** -11: probabilities err by 0.5 % where they are 4e-5.
 HALF = dict(rtol=1e-3, atol=1e-3)
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    return save(make_model(TEACHER, 1), tmp_path_factory.mktemp("runs") / "teacher")
-
-
-@pytest.fixture(autouse=True)
-def no_trainer(monkeypatch):
-    without_trainer(monkeypatch)
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """The ids of each batch that a live teacher has seen."""
-    calls, answer = [], Teacher.__call__
-    monkeypatch.setattr(
-        Teacher, "__call__", lambda self, batch, targets: (calls.append(batch.ids), answer(self, batch, targets))[1]
-    )
-    return calls
 
 
 def make_module(teacher, cache=None, *, dropout=0.0, **settings):
@@ -106,10 +85,12 @@ def test_cached_and_live_teacher_give_each_sample_the_same_loss(allowed, setting
 
 
 def test_the_dropout_of_the_student_is_the_same_with_a_live_and_a_cached_teacher(teacher, samples, tmp_path):
-    found = []
+    found, states = [], []
     for cache in (None, tmp_path / "cache", tmp_path / "cache"):  # the second one is full
         module = make_module(teacher, cache, dropout=0.3, **RANGE).train()
         found.append([module.loss(collate(samples)).sum for _ in range(2)])
+        states.append(torch.get_rng_state())
+    assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])
     live, filling, reading = found
     assert live[0] != live[1]
     assert filling == reading
@@ -155,9 +136,9 @@ def test_a_sample_reads_the_same_in_every_batch_and_order(teacher, samples, tmp_
             assert torch.equal(found, first[name])
 
 
-def test_a_half_filled_cache_is_continued_and_a_full_one_needs_no_teacher(
-    teacher, samples, tmp_path, calls, monkeypatch
-):
+def test_a_half_filled_cache_is_continued_and_a_full_one_needs_no_teacher(teacher, samples, tmp_path, monkeypatch):
+    calls, answer = [], Teacher.__call__
+    monkeypatch.setattr(Teacher, "__call__", lambda *given: (calls.append(given[1].ids), answer(*given))[1])
     a, b, c = samples
     first = make_module(teacher, tmp_path / "cache")
     assert first.teacher.teacher is None
@@ -194,13 +175,6 @@ def test_a_student_may_start_from_a_teacher_whose_cache_is_full(teacher, samples
     assert torch.equal(student.encoder.embed_tokens.weight, embeddings)
 
 
-def test_the_teacher_does_not_change_the_random_numbers_of_the_student(teacher, samples, tmp_path):
-    module = make_module(teacher, tmp_path / "cache")
-    state = torch.get_rng_state()
-    module.loss(collate(samples))
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 @pytest.mark.parametrize(
     "change", [{"id": "z"}, {"source": [0, 11, 13, 2]}, {"target": [8, 9, 9, 2]}, {"prefix": [11, 13]}]
 )
@@ -222,10 +196,7 @@ def test_a_changed_row_is_noticed(change, teacher, samples, tmp_path):
             {"feature_losses": "first:attention_mse_sum:encoder"},
             "distill.cache=kept keeps only logits .*, and distill.feature_losses",
         ),
-        (
-            {"on_policy": {"weight": 2.0}},
-            "distill.cache=kept keeps .* and distill.on_policy.weight=2.0 needs",
-        ),
+        ({"on_policy": {"weight": 2.0}}, "distill.cache=kept keeps .* and distill.on_policy.weight=2.0 needs"),
         ({"kd": "mse"}, "distill.kd=mse reads the logits of all 59457 ids, of which distill.cache_top_k=64 keeps"),
         ({"temperature": {"schedule": "flsw"}}, "distill.temperature.schedule=flsw reads the logits of all"),
     ],
@@ -242,15 +213,16 @@ def curve(folder):
 
 
 def test_a_run_on_a_cache_filled_ahead_equals_the_run_that_filled_one(tmp_path, teacher):
-    words = [*SMALL_DEMO, "model.dropout=0.1", "trainer.max_steps=5", "validate_every=5"]  # two batches an epoch
+    steps = ["data.rows.train=16", "data.batch_size=8", "trainer.max_steps=5", "validate_every=5"]  # two an epoch
+    words = [*SMALL_DEMO, "model.dropout=0.1", *steps]
     distill = ["distill=logits", f"distill.teacher={teacher}", "distill.cache_views=2"]
     run("train.py", *words, *distill, "distill.cache=first", "hydra.run.dir=filling", folder=tmp_path)
     process = run("-m", "training.fill_cache", *words, *distill, "distill.cache=ahead", folder=tmp_path)
-    assert "128 of 128 samples" in process.stdout
+    assert "32 of 32 samples" in process.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "first", "filling", "ahead"}
-    assert (tmp_path / "ahead/index.bin").stat().st_size == 128 * 16
+    assert (tmp_path / "ahead/index.bin").stat().st_size == 32 * 16
     process = run("train.py", *words, *distill, "distill.cache=ahead", "hydra.run.dir=reading", folder=tmp_path)
-    assert "teacher cache ahead: 128 of 128 samples" in process.stdout and f"weights of {teacher}" not in process.stdout
+    assert "teacher cache ahead: 32 of 32 samples" in process.stdout and f"weights of {teacher}" not in process.stdout
     filling, reading = curve(tmp_path / "filling"), curve(tmp_path / "reading")
     assert sum(math.isfinite(row["train/kd"]) for row in filling if "train/kd" in row) == 5
     assert filling == [pytest.approx(row, rel=1e-3) for row in reading]  # the teacher saw other batches

@@ -16,7 +16,7 @@ from ofa.errors import UserError
 from ofa.generation import GenerationOptions, PrefixTree
 from ofa.model import OFAModel
 from ofa.processors.base import Processor
-from tracking.predictions import SamplePrediction
+from tracking.sample_predictions import SamplePrediction
 from training.evaluation import EvaluationModule
 from training.freezing import Freezing
 from training.module import TrainingModule

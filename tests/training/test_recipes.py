@@ -44,15 +44,20 @@ def test_learning_rate_drop_path_and_length_are_those_of_the_size(overrides, exp
 @pytest.mark.parametrize(
     ("overrides", "level", "message"),
     [
-        ([], logging.INFO, "recipe demo/refcoco, initialization: scratch"),
-        ([*TSV, "task=vqa", "model=large", "init=x"], logging.INFO, "recipe tsv/vqa, initialization: published"),
+        ([], logging.INFO, "recipe demo/refcoco, for model=tiny, weights: scratch"),
+        (["init=x"], logging.INFO, "recipe demo/refcoco, for model=tiny, weights: scratch"),
+        (
+            [*TSV, "task=vqa", "model=large", "init=x"],
+            logging.INFO,
+            "recipe tsv/vqa, for model=large, weights: published",
+        ),
         (
             [*TSV, "task=vqa"],
             logging.WARNING,
-            "recipe tsv/vqa was made for model=large, initialization: published; this run has model=tiny init=null "
-            "(recipe=scratch is for training from scratch)",
+            "recipe tsv/vqa, for model=large, weights: published; this run has model=tiny and random weights (set "
+            "init=, or recipe=scratch)",
         ),
-        ([*TSV, "recipe=scratch"], logging.INFO, "recipe scratch, initialization: scratch"),
+        ([*TSV, "recipe=scratch"], logging.INFO, "recipe scratch, for model=tiny, weights: scratch"),
         (
             [*TSV, "~recipe"],
             logging.INFO,

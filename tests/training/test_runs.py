@@ -28,7 +28,7 @@ def demo_run(tmp_path_factory):
 def test_a_demo_run_ends_with_scores_and_trivial_baselines(demo_run):
     _, process = demo_run
     assert "this is the demo" in process.stdout
-    for text in ("testB", "trivial baselines (acc@0.5)", "commonest box", "random object", "python evaluate.py"):
+    for text in ("testB", "trivial baselines (acc@0.5)", "most frequent box", "random object", "python evaluate.py"):
         assert text in process.stdout
 
 

@@ -71,15 +71,18 @@ def test_what_is_missing_or_does_not_apply_is_refused(words, message):
         check_overrides("train", words)
 
 
-def test_a_distillation_without_predictions_is_refused():
-    config = config_of("distill=sequence", "distill.predictions=null")
-    with pytest.raises(UserError, match="distill.predictions names no file: .* or choose distill=none"):
-        build_objective(config, Tokenizer.demo(), TASK)
-
-
-def test_predictions_are_refused_for_a_criterion_on_rewards():
-    config = config_of("task=caption_scst", "distill=sequence", "distill.predictions=p")
-    with pytest.raises(UserError, match="task=caption_scst is trained on rewards, not on a teacher"):
-        build_objective(
-            config, Tokenizer.demo(), SimpleNamespace(processor=TASK.processor, reward_columns=("caption",))
-        )
+@pytest.mark.parametrize(
+    ("words", "rewards", "message"),
+    [
+        (["distill.predictions=null"], (), "distill.predictions names no file: .* or choose distill=none"),
+        (
+            ["distill.predictions=p", "task=caption_scst"],
+            ("caption",),
+            "task=caption_scst is trained on rewards, not on",
+        ),
+    ],
+)
+def test_a_distillation_needs_predictions_and_a_criterion_on_targets(words, rewards, message):
+    task = SimpleNamespace(processor=TASK.processor, reward_columns=rewards)
+    with pytest.raises(UserError, match=message):
+        build_objective(config_of("distill=sequence", *words), Tokenizer.demo(), task)

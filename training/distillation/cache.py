@@ -11,6 +11,7 @@ to shards that it created, so that several can fill one cache.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import mmap
 import os
@@ -100,8 +101,7 @@ class TeacherCache:
         except OSError as error:
             raise UserError(f"distill.cache={self.folder} cannot be written ({error.strerror})") from error
         sizes = np.array([len(record) for record in records])
-        self._entries["size"][keys] = sizes
-        self._entries["check"][keys] = checks
+        self._entries["size"][keys], self._entries["check"][keys] = sizes, checks
         self._entries["place"][keys] = (number << OFFSET_BITS) + start + sizes.cumsum() - sizes
 
     def _append(self, data: bytes) -> tuple[int, int]:
@@ -116,12 +116,9 @@ class TeacherCache:
         return number, start
 
     def _new_shard(self) -> tuple[int, BinaryIO]:
-        number = 1
-        while True:
-            try:
+        for number in itertools.count(1):
+            with contextlib.suppress(FileExistsError):
                 return number, self._path(number).open("xb")
-            except FileExistsError:
-                number += 1
 
     def _path(self, number: int) -> Path:
         return self.folder / f"shard-{number:05d}.bin"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from criterions.base import Targets, log_probabilities
-from criterions.distillation.states import States
+from criterions.distillation.criterion import States
 from data.batch import Batch
 from ofa.errors import UserError
 from ofa.vocabulary import PAD
@@ -33,8 +33,7 @@ class CachedTeacher:
     The logits are always read from the cache, so that a run that fills it trains on the same values as later ones.
 
     Args:
-        cache: of the logits; its fingerprint is that of the teacher.
-        load: loads the teacher.
+        cache: its fingerprint is that of the teacher that `load` returns.
         top_k: number of ids stored for each token; None: all allowed ids.
     """
 
@@ -61,7 +60,10 @@ class CachedTeacher:
         checks = _checks(batch)
         missing = [i for i, is_there in enumerate(self.cache.has(batch.keys)) if not is_there]
         if missing:
-            records = pack(self._teacher_logits(batch, targets), targets, self.top_k)
+            if self.teacher is None:
+                self.teacher = self.load()
+                self.teacher.to(self.device)
+            records = pack(self.teacher(batch, targets).logits, targets, self.top_k)
             self.cache.write(*([column[i] for i in missing] for column in (batch.keys, checks, records)))
             if len(self.cache) == self.cache.n_keys:
                 self.teacher = None
@@ -72,13 +74,6 @@ class CachedTeacher:
                 )
         records = [self.cache.read(key) for key in batch.keys]
         return States(unpack(records, targets, self.top_k), {})
-
-    def _teacher_logits(self, batch: Batch, targets: Targets) -> Tensor:
-        """[N, A]."""
-        if self.teacher is None:
-            self.teacher = self.load()
-            self.teacher.to(self.device)
-        return self.teacher(batch, targets).logits
 
 
 def _checks(batch: Batch) -> list[int]:
@@ -98,12 +93,14 @@ def pack(logits: Tensor, targets: Targets, top_k: int | None) -> list[bytes]:
 
     Args:
         logits: [N, A], the teacher's.
-        targets: of the batch.
         top_k: number of ids to store for each token; None: all allowed ids.
     """
     log_p = log_probabilities(logits, targets.allowed)
     if top_k is None:
-        columns = [_log_sum_exp(logits, targets.allowed), log_p.half()]
+        scores = logits.float()
+        if targets.allowed is not None:
+            scores = scores.masked_fill(~targets.allowed, -torch.inf)
+        columns = [scores.logsumexp(-1), log_p.half()]
     else:
         best, ids = log_p.topk(top_k)
         columns = [log_p.scatter(-1, ids, -torch.inf).logsumexp(-1), ids.int(), best.half()]
@@ -135,12 +132,6 @@ def unpack(records: Sequence[bytes], targets: Targets, top_k: int | None) -> Ten
     if targets.allowed is None:
         return values.view(len(numbers), -1) + numbers[:, None]
     return torch.zeros(targets.allowed.shape, device=device).masked_scatter(targets.allowed, values) + numbers[:, None]
-
-
-def _log_sum_exp(logits: Tensor, allowed: Tensor | None) -> Tensor:
-    """[N], over the allowed of the A ids."""
-    logits = logits.float()
-    return (logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)).logsumexp(-1)
 
 
 def _joined(dtype: str, parts: Sequence[bytes], device: torch.device) -> Tensor:

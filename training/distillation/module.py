@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from criterions.base import Loss, Targets
-from criterions.distillation.on_policy import OnPolicy
-from criterions.distillation.states import Masks, States
+from criterions.distillation.criterion import Masks, States
+from criterions.distillation.logits import OnPolicy
 from data.batch import Batch
 from ofa.encoder import EncoderOutput
 from ofa.generation import SamplingOptions, sample
@@ -29,7 +29,6 @@ class DistillationModule(TrainingModule):
         *parts, **options: as for TrainingModule; the model is the student, the criterion a DistillationCriterion.
         teacher: returns what the criterion compares.
         on_policy: the loss on sampled sequences; None: no sampling.
-        seed: of the sampling.
     """
 
     def __init__(

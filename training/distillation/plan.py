@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
 
 from criterions.base import AllowedIds, Criterion
 from criterions.distillation.criterion import DistillationCriterion
-from criterions.distillation.layer_mapping import ACTIVATIONS, FeatureLossRule, map_layers, read_rules
-from criterions.distillation.on_policy import OnPolicy
+from criterions.distillation.layer_mapping import (
+    ACTIVATIONS,
+    FeatureLossRule,
+    layer_mapping_table,
+    map_layers,
+    read_rules,
+)
+from criterions.distillation.logits import OnPolicy
 from criterions.distillation.temperature import Temperature
 from data.module import OFADataModule
 from ofa.checkpoint import check_vocabulary, find, load_model, read_config, weight_files
@@ -22,8 +31,11 @@ from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 from runtime.digest import digest, digests
 from runtime.overrides import CONFIGS
+from training.distillation.cache import TeacherCache
 from training.distillation.student import start_from_teacher, teacher_layers
 from training.distillation.teacher import PRECISIONS, Teacher
+
+log = logging.getLogger(__name__)
 
 # Settings that have no effect where the setting before them is null.
 OPTIONS_OF = {
@@ -35,17 +47,11 @@ OPTIONS_OF = {
 
 @dataclass(frozen=True)
 class CachePlan:
-    """How the logits of a teacher are stored.
-
-    Attributes:
-        folder: of the cache.
-        views: number of augmentations of each row.
-        top_k: number of ids stored for each token; None: all allowed ids.
-    """
+    """How the logits of a teacher are stored."""
 
     folder: Path
-    views: int
-    top_k: int | None
+    views: int  # augmentations of each row
+    top_k: int | None  # ids stored for each token; None: all allowed ids
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,11 @@ class DistillationPlan:
 
     Attributes:
         files: the checkpoint of each teacher, a file or a model folder.
-        criterion: the loss, with its feature pairs.
-        allowed: the ids that targets may have.
         precision, image_size: of the teacher, as `Teacher` takes them.
         first_layers: the layers of the teacher that the student is initialized from, as `teacher_layers` returns them;
             None: no initialization from the teacher.
         on_policy: the loss on sequences sampled from the student; None: no sampling.
-        cache: where the logits of the teacher are stored; None: the teacher runs in each step.
+        cache: None: the teacher runs in each step.
     """
 
     files: list[Path]
@@ -94,12 +98,8 @@ class DistillationPlan:
     def fingerprint(self, data: OFADataModule, task: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
         """All that the records of a teacher cache depend on: a JSON value for each part, by the name used in errors.
 
-        The names are stored in the cache: one that is renamed here makes existing caches unusable.
-
-        Args:
-            data: with the training file.
-            task: the settings `task`.
-            tokenizer: its vocabulary.
+        The names are stored in the cache: one that is renamed here makes existing caches unusable. `task` is the
+        settings `task`.
         """
         predictions = data.teacher_answers
         return {
@@ -129,10 +129,7 @@ def plan_distillation(
 
     Args:
         settings: as in configs/distill/_settings.yaml, without `predictions`.
-        student: the architecture of the model that is trained.
-        criterion: its loss on the targets.
-        allowed: the ids that its targets may have.
-        tokenizer: its vocabulary.
+        criterion: the loss of the student on the targets.
         image_size: pixels of a side of its images; None: a task without images.
 
     Raises:
@@ -275,3 +272,20 @@ def _plan_cache(
                 f"distill.cache_top_k={top_k} keeps the best; choose another, or distill without distill.cache"
             )
     return CachePlan(Path(folder), views, top_k)
+
+
+@rank_zero_only
+def log_distillation(plan: DistillationPlan, cache: TeacherCache | None) -> None:
+    """Log the teachers, the layer mapping and the state of the cache."""
+    log.info("teachers: %s", ", ".join(map(str, plan.files)))
+    if plan.criterion.feature_pairs:
+        Console().print(layer_mapping_table(plan.criterion.feature_pairs))
+    if cache is not None:
+        log_cache(cache, plan.cache.views)
+
+
+def log_cache(cache: TeacherCache, views: int) -> None:
+    """Log how complete a cache is."""
+    size = cache.n_bytes / 1e6
+    log.info("teacher cache %s: %d of %d samples, %.1f MB; views of each row: %d", cache.folder, len(cache),
+             cache.n_keys, size, views)  # fmt: skip

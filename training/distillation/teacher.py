@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from criterions.base import Targets, log_probabilities
-from criterions.distillation.states import States
+from criterions.distillation.criterion import States
 from data.batch import Batch
 from ofa.decoder import DecoderOutput
 from ofa.encoder import EncoderOutput

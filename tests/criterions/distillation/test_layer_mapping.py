@@ -19,29 +19,37 @@ TINY, BASE, LARGE, HUGE = (OFAConfig.from_name(name) for name in ("tiny", "base"
 
 
 def layers_of(rule, loss="attention_mse_sum", stack="encoder", student=TINY, teacher=LARGE, projection=None):
-    """Pairs of student layer and teacher layer of one rule."""
     pairs = FeatureLossRule(rule, loss, stack, projection=projection).pairs(student, teacher)
     return [(*pair.student_layers, *pair.teacher_layers) for pair in pairs]
 
 
 @pytest.mark.parametrize(
-    ("rule", "pairs"),
+    ("rule", "options", "pairs"),
     [
-        ("first", [(0, 0), (1, 1), (2, 2), (3, 3)]),
-        ("last", [(0, 8), (1, 9), (2, 10), (3, 11)]),
-        ("gap", [(0, 2), (1, 5), (2, 8), (3, 11)]),
-        ("first2", [(0, 0), (1, 1)]),
-        ("last1", [(3, 11)]),
-        ([[0, 5], [3, 2]], [(0, 5), (3, 2)]),
+        ("first", {}, [(0, 0), (1, 1), (2, 2), (3, 3)]),
+        ("last", {}, [(0, 8), (1, 9), (2, 10), (3, 11)]),
+        ("gap", {}, [(0, 2), (1, 5), (2, 8), (3, 11)]),
+        ("gap", dict(teacher=BASE), [(0, 0), (1, 1), (2, 2), (3, 3)]),  # 6 / 4 is rounded down
+        ("first2", {}, [(0, 0), (1, 1)]),
+        ("last1", {}, [(3, 11)]),
+        ("last1", dict(teacher=HUGE), [(3, 23)]),
+        ("last1", dict(stack="decoder", teacher=HUGE), [(3, 11)]),
+        ("last1", dict(stack="cross", teacher=HUGE), [(3, 11)]),
+        ([[0, 5], [3, 2]], {}, [(0, 5), (3, 2)]),
+        # hidden states include the embeddings
+        ("gap", dict(loss="hidden_mse", projection="linear"), [(0, 0), (1, 3), (2, 6), (3, 9), (4, 12)]),
+        ("last1", dict(loss="cos", projection="linear"), [(0, 0), (4, 12)]),
+        # a loss of two layers takes the states of consecutive pairs
+        ("gap", dict(loss="nst"), [(0, 1, 0, 3), (1, 2, 3, 6), (2, 3, 6, 9), (3, 4, 9, 12)]),
     ],
 )
-def test_a_rule_pairs_the_students_layers_with_the_teachers(rule, pairs):
-    assert layers_of(rule) == pairs
+def test_a_rule_pairs_the_students_layers_with_the_teachers(rule, options, pairs):
+    assert layers_of(rule, **options) == pairs
 
 
 def test_a_list_holds_compact_forms_and_settings_with_weights_of_their_own():
     rules = read_rules(
-        ["first:cos:encoder,last2:nst:decoder", {"rule": [[0, 1]], "loss": "hidden_mse", "stack": "encoder"},
+        ["first:cos:encoder, last2:nst:decoder", {"rule": [[0, 1]], "loss": "hidden_mse", "stack": "encoder"},
          {"rule": "gap", "loss": "pkd", "stack": "decoder", "weight": 3, "projection": None}],
         weight=0.5, projection="tanh",
     )  # fmt: skip
@@ -51,7 +59,8 @@ def test_a_list_holds_compact_forms_and_settings_with_weights_of_their_own():
         ("[[0, 1]]:hidden_mse:encoder", 0.5, "tanh"),
         ("gap:pkd:decoder", 3, None),
     ]
-    assert read_rules("gap:cos:encoder") == [FeatureLossRule("gap", "cos", "encoder")]
+    rules = [FeatureLossRule("gap", "cos", "encoder"), FeatureLossRule("last2", "value_relation", "cross")]
+    assert read_rules("gap:cos:encoder, last2:value_relation:cross") == rules
     assert read_rules(None) == read_rules([]) == []
 
 
@@ -59,38 +68,19 @@ def test_a_list_holds_compact_forms_and_settings_with_weights_of_their_own():
     ("feature_losses", "message"),
     [
         (3, "distill.feature_losses=3 is neither a list nor rule:loss:stack"),
-        (
-            [3],
-            "distill.feature_losses has 3; take rule:loss:stack, or settings among rule, loss, stack, weight, projec",
-        ),
+        ([3], "feature_losses has 3; take rule:loss:stack, or settings among rule, loss, stack, weight, projec"),
         ([{"rule": "gap", "loss": "cos"}], "of which the first three are required"),
         ([{"rule": "gap", "loss": "cos", "stack": "encoder", "wieght": 2}], "settings among"),
         ([{"rule": "gap", "loss": "cos", "stack": "encoder", "weight": "x"}], "weight=x is not a number"),
         ([{"rule": "gap", "loss": ["cos"], "stack": "encoder"}], r"\['cos'\] is not a loss; take one of"),
+        ("first:hidden_mse", "'first:hidden_mse', which is not rule:loss:stack"),
+        ("", "'', which is not rule:loss:stack"),
+        ("first:hidden:encoder", "'hidden' is not a loss"),
     ],
 )
-def test_a_list_of_anything_else_is_refused(feature_losses, message):
+def test_anything_else_is_refused(feature_losses, message):
     with pytest.raises(UserError, match=message):
         read_rules(feature_losses)
-
-
-def test_a_gap_that_is_not_whole_is_rounded_down():
-    assert layers_of("gap", teacher=BASE) == [(0, 0), (1, 1), (2, 2), (3, 3)]
-
-
-def test_encoder_and_decoder_have_layers_of_their_own():
-    assert layers_of("last1", stack="encoder", teacher=HUGE) == [(3, 23)]
-    assert layers_of("last1", stack="decoder", teacher=HUGE) == [(3, 11)]
-    assert layers_of("last1", stack="cross", teacher=HUGE) == [(3, 11)]
-
-
-def test_hidden_states_include_the_embeddings():
-    assert layers_of("gap", "hidden_mse", projection="linear") == [(0, 0), (1, 3), (2, 6), (3, 9), (4, 12)]
-    assert layers_of("last1", "cos", projection="linear") == [(0, 0), (4, 12)]
-
-
-def test_a_loss_of_two_layers_takes_the_states_of_consecutive_pairs():
-    assert layers_of("gap", "nst") == [(0, 1, 0, 3), (1, 2, 3, 6), (2, 3, 6, 9), (3, 4, 9, 12)]
 
 
 @pytest.mark.parametrize("loss", FEATURE_LOSSES)
@@ -99,15 +89,6 @@ def test_every_loss_maps_two_models_of_one_architecture(loss, stack):
     if stack == "cross" and FEATURE_LOSSES[loss].feature == "hidden":
         return
     assert map_layers([FeatureLossRule("first", loss, stack)], TINY, TINY)
-
-
-def test_the_compact_form_is_a_list_of_rules():
-    text = "first:attention_mse_sum:encoder, gap:hidden_mse:decoder,last2:value_relation:cross"
-    assert read_rules(text, weight=0.5, projection="tanh") == [
-        FeatureLossRule("first", "attention_mse_sum", "encoder", weight=0.5),
-        FeatureLossRule("gap", "hidden_mse", "decoder", weight=0.5, projection="tanh"),
-        FeatureLossRule("last2", "value_relation", "cross", weight=0.5),
-    ]
 
 
 def test_a_pair_contains_all_that_is_needed_to_compute_it():
@@ -138,19 +119,6 @@ def test_a_pair_contains_all_that_is_needed_to_compute_it():
 def test_a_rule_that_fits_no_models_is_refused(options, message):
     with pytest.raises(UserError, match=f"distill.feature_losses, .*{message}"):
         FeatureLossRule(**(dict(rule="first", loss="hidden_mse", stack="encoder") | options))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("first:hidden_mse", "'first:hidden_mse', which is not rule:loss:stack"),
-        ("", "'', which is not rule:loss:stack"),
-        ("first:hidden:encoder", "'hidden' is not a loss"),
-    ],
-)
-def test_a_text_that_is_not_the_compact_form_is_refused(text, message):
-    with pytest.raises(UserError, match=message):
-        read_rules(text)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import published
-from helpers.golden import fill_hf, load_json, load_tensors
+from helpers.golden import HF_COLUMNS, hf_case
 
 from ofa import pipeline
 from ofa.checkpoint import load_model, load_weights, read_config
@@ -19,9 +19,6 @@ from ofa.model import OFAModel
 from ofa.tokenizer import Tokenizer
 
 REAL_FILES = Path(os.environ.get("OFA_GOLDEN_CHECKPOINTS", Path(__file__).parents[4] / "shared/goldens/checkpoints"))
-COLUMNS = [
-    *range(8), 100, 1000, 20000, 50263, 50264, *range(50265, 50273), *range(58449, 58465), *range(59449, 59457)
-]  # fmt: skip
 CAPTIONING = {"framework": "pytorch", "task": "image-captioning", "model": {"type": "ofa"}}
 FORMATS = {
     "nested configuration": (published.write_nested, "checkpoint.pt"),
@@ -39,21 +36,18 @@ FORMATS = {
 
 @pytest.fixture(scope="module")
 def golden():
-    recorded = load_json("hf_small.json")
-    model = OFAModel(OFAConfig.from_dict(recorded["config"])).eval()
-    fill_hf(model, recorded["seed"])
-    return model, load_tensors("hf_small.npz")
+    return hf_case("hf_small")
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_each_format_gives_the_recorded_logits(golden, format, tmp_path):
-    model, a = golden
+    model, _, a = golden
     write, name = FORMATS[format]
     loaded = load_model(write(model, tmp_path / name))
     with torch.no_grad():
         logits = loaded(a["in/input_ids"], a["in/patch_images"], a["in/patch_masks"], a["in/prev"]).logits
     valid = a["in/prev"] != 1
-    torch.testing.assert_close(logits[..., COLUMNS][valid], a["out/logits_cols"][valid], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits[..., HF_COLUMNS][valid], a["out/logits_cols"][valid], rtol=1e-4, atol=1e-4)
     assert loaded.decoder.output_projection.weight is loaded.encoder.embed_tokens.weight
     assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.parameters()) and not loaded.training
 
@@ -70,7 +64,8 @@ def test_each_format_has_the_architecture(format, tmp_path):
 
 def test_half_precision_becomes_float32(tmp_path):
     model = OFAModel(published.small_config())
-    state = load_model(published.write_nested_in_half_precision(model, tmp_path / "half.pt")).state_dict()
+    halves = {n: t.half() if t.is_floating_point() else t for n, t in published.fairseq_state(model).items()}
+    state = load_model(published.write_nested(model, tmp_path / "half.pt", halves)).state_dict()
     for name, tensor in model.state_dict().items():
         assert state[name].dtype == tensor.dtype
         torch.testing.assert_close(state[name], tensor.half().float() if tensor.is_floating_point() else tensor)
@@ -85,6 +80,8 @@ def test_averaged_weights_are_loaded_on_request(places, tmp_path, caplog):
         extra[place] = published.fairseq_state(model)
         extra[place]["decoder.layer_norm.bias"] = torch.full((32,), averages[place])
     file = published.write_nested(model, tmp_path / "ema.pt", extra_state=extra)
+    with pytest.raises(UserError, match="plain.pt holds no EMA weights"):
+        load_model(published.write_args(model, tmp_path / "plain.pt"), ema=True)
     with caplog.at_level("INFO"):
         assert load_model(file).decoder.layer_norm.bias.max() == 0
     assert f"convert {file} FOLDER --ema" in caplog.text
@@ -96,12 +93,6 @@ def test_averaged_weights_are_loaded_on_request(places, tmp_path, caplog):
     file = published.write_nested(model, tmp_path / "ema.pt", cfg=cfg, extra_state=extra)
     pipe = pipeline("image-captioning", file, ema=True)
     assert (pipe.model.decoder.layer_norm.bias == averages[places[-1]]).all()
-
-
-def test_missing_averaged_weights_are_an_error(tmp_path):
-    file = published.write_args(OFAModel(published.small_config()), tmp_path / "plain.pt")
-    with pytest.raises(UserError, match="plain.pt holds no EMA weights"):
-        load_model(file, ema=True)
 
 
 @pytest.mark.parametrize("name", ["micro_release_like", "micro_legacy_args"])

@@ -53,15 +53,13 @@ def test_a_checkpoint_has_its_task_settings_and_one_of_earlier_versions_is_refus
 
 
 def test_weights_of_another_size_are_refused_by_the_first_that_differs(run):
-    other = OFAModel(OFAConfig.from_name("micro", d_model=128, encoder_attention_heads=4))
-    with pytest.raises(UserError, match=r"best.ckpt holds a model of another size: encoder.embed_tokens.weight is"):
-        load_weights(other, run)
-    deeper = OFAModel(OFAConfig.from_name("micro", encoder_layers=3))
-    with pytest.raises(UserError, match=r"it lacks encoder.token_rel_pos_table_list.2.weight, .* 20 more; set"):
-        load_weights(deeper, run)
-    shallower = OFAModel(OFAConfig.from_name("micro", encoder_layers=1))
-    with pytest.raises(UserError, match=r"another size: it has encoder.* 20 more, which the model does not have"):
-        load_weights(shallower, run)
+    for change, message in (
+        ({"d_model": 128}, r"best.ckpt holds a model of another size: encoder.embed_tokens.weight is"),
+        ({"encoder_layers": 3}, r"it lacks encoder.token_rel_pos_table_list.2.weight, .* 20 more; set"),
+        ({"encoder_layers": 1}, r"another size: it has encoder.* 20 more, which the model does not have"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_weights(OFAModel(OFAConfig.from_name("micro", **change)), run)
 
 
 def test_files_without_weights_are_named(model, tmp_path):

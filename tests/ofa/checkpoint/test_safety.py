@@ -80,19 +80,12 @@ def test_a_weights_file_of_a_folder_that_would_execute_is_refused(model, tmp_pat
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("form", ["pt", "safetensors"])
-def test_a_truncated_file_is_named(model, form, tmp_path):
-    if form == "pt":
-        file = path = published.write_nested(model, tmp_path / "half.pt")
-    else:
-        path = published.write_folder(model, tmp_path / "folder", "model.safetensors")
-        file = path / "model.safetensors"
-    os.truncate(file, file.stat().st_size // 2)
-    with pytest.raises(UserError, match=rf"{file.name} is not a readable checkpoint .* is it complete"):
-        load_model(path)
-
-
-def test_a_file_of_something_else_is_named(tmp_path):
+def test_a_truncated_file_and_one_of_something_else_are_named(model, tmp_path):
+    folder = published.write_folder(model, tmp_path / "folder", "model.safetensors")
+    for file in (published.write_nested(model, tmp_path / "half.pt"), folder / "model.safetensors"):
+        os.truncate(file, file.stat().st_size // 2)
+        with pytest.raises(UserError, match=rf"{file.name} is not a readable checkpoint .* is it complete"):
+            load_model(folder if file.parent == folder else file)
     for name, content in (("text.pt", b"Not a checkpoint"), ("empty.bin", b""), ("text.safetensors", b"no")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=name):

@@ -15,10 +15,9 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.checkpoints import FORMS, CheckpointLoading
-from benchmarks.compute import Candidates, Decoding, Encoding, TrainingStep
+from benchmarks.compute import Candidates, CaptionScoring, Decoding, Encoding, MaskedLoss, TrainingStep, TreeLoss
 from benchmarks.distillation import CachedStep, DistillationStep, PlainStep
 from benchmarks.loading import Indexing, Loading, Preparing
-from benchmarks.losses import CaptionScoring, MaskedLoss, TreeLoss
 from benchmarks.measure import PRECISIONS, Case, Machine, Measurement, RateMeter, measure
 from benchmarks.report import compare, figures, table
 from ofa.vocabulary import BINS

@@ -9,10 +9,9 @@ from torch import nn
 
 from benchmarks.__main__ import CASES
 from benchmarks.checkpoints import CheckpointLoading
-from benchmarks.compute import Candidates, Decoding, Encoding, TrainingStep
+from benchmarks.compute import Candidates, CaptionScoring, Decoding, Encoding, MaskedLoss, TrainingStep, TreeLoss
 from benchmarks.distillation import CachedStep, DistillationStep, PlainStep
 from benchmarks.loading import Indexing, Loading, Preparing
-from benchmarks.losses import CaptionScoring, MaskedLoss, TreeLoss
 from benchmarks.measure import Machine, RateMeter, Rates, Workload, count_operations, measure
 from benchmarks.report import COMPARED, PUBLISHED, compare, figures
 from ofa.vocabulary import BINS

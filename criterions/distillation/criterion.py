@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from criterions.base import Criterion, Loss, Targets
 from criterions.distillation.feature_losses import FEATURE_LOSSES, valid_cells
 from criterions.distillation.layer_mapping import ACTIVATIONS, FeaturePair
-from criterions.distillation.logits import LOGIT_LOSSES, shift_probability
-from criterions.distillation.temperature import Temperature
+from criterions.distillation.logits import LOGIT_LOSSES, Temperature, shift_probability
 from ofa.config import OFAConfig, check_choice, check_number
 from ofa.features import Feature
 

@@ -173,27 +173,17 @@ ENCOURAGING_OPTIONS = LOGIT_OPTIONS | {
 }
 
 
-def encouraging_cases():
-    """Names and steps: at step 0 nothing is dropped yet, from step 1 the original compared unrelated rows."""
-    for case in ENCOURAGING_OPTIONS:
-        yield case, 0
-        if "rdrop" not in case:
-            yield case, 1
+# Left out everywhere: rdrop_masks, nan in the original. At step 0 nothing is dropped yet; from step 1 the original
+# of the encouraging loss compared unrelated rows of both passes.
+LOGIT_CASES = [(f"label_smoothed/{case}", case, options, 1) for case, options in LOGIT_OPTIONS.items()] + [
+    (f"encouraging/{case}/update_num{step}", case, {"encouraging_log_end": 0.75} | options, step)
+    for case, options in ENCOURAGING_OPTIONS.items()
+    for step in ([0] if "rdrop" in case else [0, 1])
+]
 
 
-# Left out everywhere: rdrop_masks, nan in the original.
-@pytest.mark.parametrize("case", LOGIT_OPTIONS)
-def test_losses_of_given_logits_equal_the_recorded_ones(case):
-    check_losses_of_logits(f"label_smoothed/{case}", case, LOGIT_OPTIONS[case], step=1)
-
-
-@pytest.mark.parametrize(("case", "step"), encouraging_cases())
-def test_encouraging_losses_of_given_logits_equal_the_recorded_ones(case, step):
-    options = {"encouraging_log_end": 0.75} | ENCOURAGING_OPTIONS[case]
-    check_losses_of_logits(f"encouraging/{case}/update_num{step}", case, options, step)
-
-
-def check_losses_of_logits(name, case, options, step):
+@pytest.mark.parametrize(("name", "case", "options", "step"), LOGIT_CASES, ids=[name for name, *_ in LOGIT_CASES])
+def test_losses_of_given_logits_equal_the_recorded_ones(name, case, options, step):
     goldens = load_json("fairseq_forward.json")
     recorded, confidence = goldens["criterions_on_logits"]["results"][name], goldens["criterions_on_logits"]["conf"]
     arrays = load_arrays("fairseq_arrays.npz")

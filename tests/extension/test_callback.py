@@ -75,7 +75,7 @@ def test_early_stopping_ends_training_for_good(folder):
     [
         (
             "+callbacks.mine._target_=nowhere.Mine",
-            "nowhere.Mine cannot be built with these settings: .*No module named 'nowhere'",
+            "nowhere.Mine cannot be imported .*No module named 'nowhere'",
         ),
         ("+callbacks.mine._target_=torch.nn.ReLU", "callbacks.mine: torch.nn.ReLU is not a Lightning callback"),
         ("+callbacks.mine.patience=1", "callbacks.mine has no _target_; set it to the class of a Lightning callback"),

@@ -48,17 +48,12 @@ def test_its_checkpoint_is_evaluated_and_predicts(demo_run):
     assert prediction.keys() == {"image", "text", "score"}
 
 
-def test_its_pipeline_exists_once_its_module_is_imported(demo_run, monkeypatch):
+def test_its_pipeline_exists_once_its_module_is_imported_and_its_files_are_inspected(demo_run, monkeypatch, capsys):
     folder, _ = demo_run
     monkeypatch.syspath_prepend(folder)
     __import__("count_task")
     answer = pipeline("object-counting", folder / "run")(folder / "run/pictures_test.png")
     assert answer.keys() == {"text", "score"}
-
-
-def test_its_files_are_inspected(demo_run, monkeypatch, capsys):
-    folder, _ = demo_run
-    monkeypatch.syspath_prepend(folder)
     (file,) = folder.glob("cache/demo/count_*/test.tsv")
     assert inspect([str(file), "--config-dir", str(folder / "configs"), "--task", "count"]) == 0
     assert "8 rows" in capsys.readouterr().out

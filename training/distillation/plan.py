@@ -21,8 +21,7 @@ from criterions.distillation.layer_mapping import (
     map_layers,
     read_rules,
 )
-from criterions.distillation.logits import OnPolicy
-from criterions.distillation.temperature import Temperature
+from criterions.distillation.logits import OnPolicy, Temperature
 from data.module import OFADataModule
 from ofa.checkpoint import check_vocabulary, find, load_model, read_config, weight_files
 from ofa.config import OFAConfig, check_choice, check_number

@@ -21,11 +21,7 @@ def split_cell(text: str) -> list[str]:
 
 
 def decode_image(text: str | bytes, where: Row) -> Image.Image:
-    """The RGB image in `text`, base64 of an encoded file in the standard or the URL-safe alphabet, padded or not.
-
-    Args:
-        text: the image column, or the bytes of the file.
-        where: its row, named in errors.
+    """The RGB image in `text`: bytes of a file, or base64 of them in the standard or URL-safe alphabet, padded or not.
 
     Raises:
         RowError: for base64 or an image that does not decode completely, and for one of too many pixels.

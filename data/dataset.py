@@ -71,11 +71,7 @@ class TaskDataset(Dataset[Sample]):
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of row `index` or, where training skips broken rows, of the first readable row from it.
-
-        Raises:
-            RowError: the row, or each of MAX_SKIPPED rows, is broken.
-        """
+        """The sample of row `index` or, where training skips broken rows, of the first readable one of MAX_SKIPPED."""
         if not (self.train and self.on_error == "skip"):
             return self._read(index)
         skipped = []

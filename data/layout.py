@@ -65,21 +65,14 @@ class Layout:
     checks: Mapping[str, Check] = field(default_factory=dict)  # of columns that are not empty
 
     def check(self, row: Row, width: int, height: int) -> tuple[str, ...]:
-        """Notes on what training will repair in a row with an image of that many pixels; all its cells are checked.
-
-        Raises:
-            RowError: training would refuse a cell.
-        """
+        """Notes on what training will repair in a row with such an image; RowError if it would refuse a cell."""
         checks = {"uniq_id": has_words, **self.checks}
         notes = (checks[name](name, row, width, height) for name in row.values if name in checks)
         return tuple(note for note in notes if note)
 
 
 REFERRING = Layout(
-    ("uniq_id", "image_id", "text", "box", "image"),
-    truth="box",
-    needed=("text", "box"),
-    checks={"text": has_words, "box": has_box},
+    ("uniq_id", "image_id", "text", "box", "image"), "box", ("text", "box"), {"text": has_words, "box": has_box}
 )
 CAPTIONS = Layout(
     ("uniq_id", "image_id", "caption", "objects", "image"), truth="caption", checks={"caption": has_words}

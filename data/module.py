@@ -79,11 +79,7 @@ class OFADataModule(pl.LightningDataModule):
             self.rows(split)  # refuses missing columns before any work starts
 
     def rows(self, split: str, columns: Collection[str] | None = None) -> Sequence[Row]:
-        """The rows of `split` with the given columns; by default those that `encode` reads.
-
-        Raises:
-            UserError: the source lacks the split or a column.
-        """
+        """The rows of `split` with the given columns, or those that `encode` reads; UserError if it lacks one."""
         self._check_split(split)
         return self.source.rows(split, self.columns if columns is None else columns)
 

@@ -13,10 +13,7 @@ from ofa.errors import UserError
 
 
 class RowError(UserError):
-    """One unusable row: which row of which source, what is wrong with it, and the remedy.
-
-    Survives pickling, so it can cross from a worker to the main process as a value.
-    """
+    """One unusable row: where it is, what is wrong with it, and the remedy. Workers send it as a value, by pickling."""
 
     def __init__(
         self,
@@ -90,11 +87,7 @@ class DataSource(ABC):
         """
 
     def prepare(self, splits: Collection[str]) -> None:  # noqa: B027  optional
-        """Checks the splits and writes what is needed once, such as an index. Local rank 0 calls this first.
-
-        Raises:
-            UserError: a split cannot be read.
-        """
+        """Checks the splits and writes what is needed once, such as an index; local rank 0 calls this first."""
 
     def name(self, split: str) -> str:
         """The file or data set of a split, as errors name it."""

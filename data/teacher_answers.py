@@ -63,7 +63,7 @@ def read_teacher_answers(
         RowError: a line is malformed and not to be skipped.
     """
     answers: dict[str, str] = {}
-    others = set()
+    others: set[str] = set()
     broken: list[RowError] = []
     try:
         with path.open("rb") as lines:
@@ -96,11 +96,7 @@ def read_teacher_answers(
 
 
 def _read(line: bytes, field: str, write: Callable[[Any], str]) -> tuple[str, str] | None:
-    """The id and the answer, in the format of its column, of a line of split train; None for another split.
-
-    Raises:
-        ValueError: the line is malformed.
-    """
+    """The id and the converted answer of a line of split train; None for another split; ValueError if malformed."""
     try:
         record = json.loads(line)
     except ValueError as error:

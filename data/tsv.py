@@ -127,11 +127,7 @@ class TSVSource(DataSource):
     def from_config(
         cls, task: RowFormat, root: str | None, files: Mapping[str, str] | None, columns: Mapping[str, int] | None
     ) -> TSVSource:
-        """The configured files, or those of the published names in `root`.
-
-        Raises:
-            UserError: neither is given, `root` is not a folder, or a split or column is not one of the task.
-        """
+        """The configured files, or those of the published names in `root`; UserError if these do not fit the task."""
         check_names("data.files", files or (), ("train", *task.splits))
         check_names("data.columns", columns or (), task.columns)
         if files is None:

@@ -74,10 +74,9 @@ class WorkerWatchdog:
 
 
 def ignore_scheduler_signals(worker: int) -> None:
-    """Leaves a scheduler's signals to the main process; the `worker_init_fn` of the loaders.
+    """Leaves a scheduler's signals to all processes to the main process, which still needs batches to finish cleanly.
 
-    Schedulers signal all processes of a run, and workers inherit the handlers of the main process, which still needs
-    batches to finish cleanly. SIGTERM ends a worker only where the main process sends it.
+    The `worker_init_fn` of the loaders. SIGTERM ends a worker only where the main process sends it.
     """
     if sys.platform != "linux":  # where schedulers send no signals
         return

@@ -94,9 +94,8 @@ def tables(found: Survey, path: Path) -> Iterator[Table | str]:
         yield _table("notes", ("what", "rows"), [(note, str(count)) for note, count in found.notes.most_common()])
     if found.problems:
         rows = [(str(problem.number), problem.message) for problem in found.problems[:_SHOWN]]
-        more = len(found.problems) - len(rows)
-        title = f"broken rows: {len(found.problems)}"
-        yield _table(title + (f", the first {_SHOWN}" if more else ""), ("line", "problem"), rows)
+        more = f", the first {_SHOWN}" if len(found.problems) > _SHOWN else ""
+        yield _table(f"broken rows: {len(found.problems)}{more}", ("line", "problem"), rows)
     else:
         yield "no broken rows"
 

@@ -70,11 +70,7 @@ class Source(Protocol):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
     def conversions(self, arguments: argparse.Namespace) -> Iterator[Conversion]:
-        """The files to make, one after the other; each is complete when the next is requested.
-
-        Raises:
-            UserError: the source is not as expected.
-        """
+        """The files to make, one after the other; each is complete when the next is requested."""
 
 
 def find_folder(root: Path, name: str, content: str) -> Path:
@@ -154,11 +150,7 @@ class Bounds:
 
 
 def read_image(image: Path | bytes, bounds: Bounds, where: Row) -> EncodedImage:
-    """The image, byte for byte unless it is too large.
-
-    Raises:
-        RowError: the file cannot be read or is not an image that training can read.
-    """
+    """The image, byte for byte unless it is too large; RowError if training could not read it."""
     if isinstance(image, bytes):
         return _check(image, bounds, where)
     try:

@@ -62,11 +62,7 @@ def parse_box(text: str, where: Row) -> Box:
 
 
 def clip_box(box: Box, width: int, height: int, where: Row) -> tuple[Box, str | None]:
-    """The part of the box inside an image of width x height pixels, and a note where it is not the whole box.
-
-    Raises:
-        RowError: the box lies completely outside the image.
-    """
+    """The part of the box inside an image of that size in pixels, a note if it is not all; RowError if it is none."""
     x0, y0, x1, y1 = box
     clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
     if not has_area(clipped):

@@ -89,11 +89,7 @@ class OFADataModule(pl.LightningDataModule):
             raise UserError(f"the data has no split {split!r}, only {names}; {self.source.split_remedy}")
 
     def train_dataloader(self) -> TrainLoader:
-        """The training split, shuffled in each epoch.
-
-        Raises:
-            UserError: `trainer.overfit_batches` is set, for which Lightning would change the order.
-        """
+        """The training split, shuffled in each epoch."""
         if self.trainer is not None and self.trainer.overfit_batches:
             raise UserError("trainer.overfit_batches would replace the training order; set data.train_limit instead")
         dataset = self.train_dataset()

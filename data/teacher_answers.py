@@ -53,8 +53,7 @@ def read_teacher_answers(
     """The answers to split train in a `predictions.jsonl` of evaluate.py; the first of several with the same id.
 
     Args:
-        field: the field of a line that contains the answer.
-        column: the column of a training row that it replaces.
+        field, column: the field of a line that contains the answer, and the column of a row that it replaces.
         write: converts an answer to the column's format; raises ValueError for an invalid one.
         skip_broken: omit a malformed line and its row, as broken rows are.
 

@@ -43,11 +43,7 @@ class WorkerWatchdog:
                 self.rows[worker.id, 0] = -1
 
     def name_errors(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """The batches of a DataLoader.
-
-        Raises:
-            RowError: no batch came in time, or a worker has died. It names the row that has been read the longest.
-        """
+        """The batches of a DataLoader; RowError for the row read the longest if none came in time or a worker died."""
         batches = iter(batches)
         while True:
             try:

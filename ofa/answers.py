@@ -14,11 +14,7 @@ CONVERTER = "python -m data.prepare answers"
 
 
 def read_answers(path: str | Path) -> list[str]:
-    """The answers of a JSON file, {"answer": index} with the indices 0 .. n - 1, or a plain list, by index.
-
-    Raises:
-        UserError: the file cannot be read, has another format, or has no answers or one twice.
-    """
+    """The answers of a JSON file, {"answer": index} or a plain list, by index; UserError if it is not valid."""
     path = Path(path)
     if path.suffix in (".pkl", ".pickle"):
         raise UserError(

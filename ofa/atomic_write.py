@@ -30,13 +30,8 @@ def write_part(file: Path, write: Callable[[Path], object]) -> None:
 def atomic_write(file: Path, write: Callable[[Path], object], previous: Path | None = None) -> None:
     """Call `write` with a temporary path in the same folder, and rename it to `file` when its data is on disk.
 
-    Whenever the process or the machine stops, `file` or `previous` exists and is complete.
-
-    Args:
-        previous: new name of the replaced file; None: it is deleted.
-
-    Raises:
-        OSError: it cannot be written; `file` is unchanged, and no temporary file is left.
+    Whenever the process or the machine stops, `file` or `previous`, the new name of the replaced file, exists and is
+    complete. If OSError is raised, `file` is unchanged and no temporary file is left.
     """
     part = part_of(file)
     try:

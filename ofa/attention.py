@@ -38,14 +38,11 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, wanted: Collection[str] = ()
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Attend from x [B, T, D] to keys and values [B, H, L, d].
+        """x [B, T, D], keys and values [B, H, L, d] -> the attended values [B, T, D], and the wanted features by kind.
 
         Args:
             bias: added to the scores, broadcastable to [B, H, T, L]; minus infinity masks. None adds nothing.
-            wanted: kinds of features to return, see `Feature`; "attention" materialises the probabilities.
-
-        Returns:
-            The attended values [B, T, D], and the wanted features by kind.
+            wanted: kinds of features, see `Feature`; "attention" materialises the probabilities.
         """
         queries = split_heads(self.q_proj(x), self.heads)
         bias = None if bias is None else bias.to(queries.dtype)
@@ -118,8 +115,8 @@ def token_offset_buckets(length: int, bucket_size: int, max_position: int, devic
 def patch_offset_buckets(patches: tuple[int, int], grid: int, device: torch.device, off_grid: int = 0) -> Tensor:
     """Bucket of the two-dimensional offset between every two of rows x columns patches, [L, L] (query, key).
 
-    `off_grid` positions outside the grid (the start of an image-code sequence) come first; their offsets have three
-    separate buckets after the others: as query, as key, as both.
+    `off_grid` positions outside the grid (the start of an image-code sequence) come first; they have three separate
+    buckets after the others: as query, as key, as both.
     """
     span = 2 * grid - 1
     rows, columns = patches

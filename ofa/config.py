@@ -32,10 +32,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class OFAConfig:
-    """Architecture and regularisation of an OFA model, by the names in published `config.json` files.
-
-    Construction raises UserError for an invalid combination of values.
-    """
+    """Architecture and regularisation, by the names in published `config.json` files; UserError for invalid values."""
 
     d_model: int = 256
     encoder_layers: int = 4

@@ -118,7 +118,6 @@ class Decoder(nn.Module):
 
         Args:
             decoder_input_ids: [B, T], `<s>` first, right-padded.
-            encoder_output: of the same batch.
             code_masks: [B] booleans, True where the sample's target is a sequence of image codes; None if none is.
             wanted: the intermediate states to return; those of the encoder are ignored.
         """

@@ -29,10 +29,7 @@ Value = TypeVar("Value")
 
 
 class WeightDerivedCache(Generic[Value]):
-    """One value, computed again when its weights have changed or another key is requested.
-
-    A change is seen by the version that PyTorch counts for in-place operations, and by the memory address.
-    """
+    """One value, computed again when its weights have changed, by address or version, or another key is requested."""
 
     def __init__(self) -> None:
         self.clear()

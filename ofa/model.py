@@ -90,10 +90,8 @@ class OFAModel(nn.Module):
         return F.linear(hidden, weight if allowed_ids is None else weight[allowed_ids])
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Recompute the layers' activations in the backward pass instead of keeping them: less memory, more time.
-
-        The backbone keeps its own: its batch norms would count a recomputed batch twice in their running statistics.
-        """
+        """Recompute the layers' activations in the backward pass instead of keeping them: less memory, more time."""
+        # The backbone keeps its own: its batch norms would count a recomputed batch twice in their statistics.
         self.encoder.gradient_checkpointing = enabled
         self.decoder.gradient_checkpointing = enabled
 

@@ -1,7 +1,7 @@
 """Safe reading of published pickles: `load_plain_pickle`.
 
-A pickle is a program: whatever function it names is called. Here only the few names that plain data needs mean
-anything, and each stands for a harmless function or type; any other name is an error.
+A pickle calls whatever function it names. Here the few names that plain data needs stand for harmless functions or
+types; any other name is an error.
 """
 
 from __future__ import annotations

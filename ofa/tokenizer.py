@@ -33,12 +33,8 @@ SPECIAL_IDS = {"<s>": BOS, "<pad>": PAD, "</s>": EOS, "<unk>": UNK, "<mask>": MA
 class Tokenizer:
     """Byte-level BPE as GPT-2 defines it, with OFA's ids.
 
-    Args:
-        vocabulary, merges: content of vocab.json and merges.txt.
-        name: for error messages, usually the source folder.
-
-    Raises:
-        UserError: the two do not match, or the special tokens do not have OFA's ids.
+    Construction from the content of vocab.json and merges.txt raises UserError, with `name`, if they do not match or
+    the special tokens do not have OFA's ids.
 
     >>> tokenizer = Tokenizer.demo()
     >>> tokenizer.decode(tokenizer.encode("the red circle"))

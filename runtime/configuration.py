@@ -41,6 +41,6 @@ def instantiate(settings: DictConfig | dict[str, Any], **more: Any) -> Any:
         cause = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # of a failed import, the reason is on line 2
         if error.__cause__ is None or isinstance(error.__cause__, ImportError):
             raise UserError(
-                f"{settings['_target_']} cannot be imported ({cause}); correct `_target_` or set PYTHONPATH to its folder"
+                f"{settings['_target_']} cannot be imported ({cause}); correct `_target_` or PYTHONPATH"
             ) from error
         raise UserError(f"{settings['_target_']} cannot be built with these settings: {cause}") from error

@@ -85,6 +85,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "tasks/demo_vocabulary.py": "words of the demo's captions",
         "tests/tasks/test_snli_ve.py": "a caption of the demo",
     },
+    r"updates?": {".ci/run": "apt-get update"},
     r"beside|besides(?= it| them)": {"tasks/demo_vocabulary.py": "a word of the demo's vocabulary"},
 }
 

@@ -1,8 +1,4 @@
-"""Reading every published format of OFA's weights, and writing our own. Reading executes no code.
-
-The formats: files of the original trainer, folders as on Hugging Face and ModelScope, bare state dicts, and our own
-runs and export folders. `ofa inspect FILE` describes a file.
-"""
+"""Reading every published format of OFA's weights without executing code, and writing our own."""
 
 from ofa.checkpoint.exporting import convert, export
 from ofa.checkpoint.files import (

@@ -82,13 +82,9 @@ def fairseq_settings(options: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 
 def infer_config(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], file: Path) -> OFAConfig:
-    """The configuration that fits weights of these names and shapes.
+    """The configuration that fits weights of these shapes and the known settings; others have their defaults.
 
-    Args:
-        settings: known fields; other fields that no shape determines have their defaults.
-
-    Raises:
-        UserError: settings and weights contradict each other, or the weights are not those of an OFA model.
+    Raises UserError if settings and weights contradict each other, or the weights are not those of an OFA model.
     """
     found = _from_shapes(shapes, file)
     settings = dict(settings)

@@ -31,14 +31,7 @@ def export(folder: str | Path, model: OFAModel, tokenizer: Tokenizer, task: Task
 
     The weights keep the model's precision; the tied embedding is written once. All files are written before the first
     one is replaced, so that a full disk leaves an existing model intact; config.json, which marks a model folder, comes
-    last.
-
-    Args:
-        folder: created if missing; an existing model in it is replaced.
-        task: None: no task.json is written.
-
-    Raises:
-        UserError: the folder cannot be written.
+    last. UserError if the folder cannot be written.
     """
     folder = Path(folder)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in TIED}

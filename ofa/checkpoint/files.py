@@ -44,14 +44,11 @@ ZIP = b"PK\x03\x04"
 
 
 def find(path: str | Path) -> Path:
-    """The weights at `path`.
+    """The file or model folder of the weights at `path`; UserError if there are none.
 
     Args:
         path: a run folder (its exported model if there is one, else its best checkpoint), a file, a model folder, or a
             Hugging Face id ("OFA-Sys/ofa-tiny"), which is downloaded if it is not cached.
-
-    Returns:
-        A file, or a model folder; UserError if there is none.
     """
     given, path = str(path), Path(path)
     if path.is_file():

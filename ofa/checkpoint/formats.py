@@ -85,11 +85,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, source: str | Path | Checkpoint, *, ema: bool = False) -> Checkpoint:
-        """Open `source`, a path (see `find`) or an open checkpoint, without reading its weights.
-
-        Raises:
-            UserError: it cannot be read, is not a checkpoint, or holds no averaged weights.
-        """
+        """Open a path (see `find`) or an open checkpoint without reading its weights; `ema`: the averaged ones."""
         checkpoint = source
         if not isinstance(source, Checkpoint):
             path = find(source)

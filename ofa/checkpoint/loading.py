@@ -79,10 +79,7 @@ def read_config(path: str | Path) -> OFAConfig:
 
 
 def read_task(source: str | Path | Checkpoint) -> TaskSettings | None:
-    """The task of the model in `source` (see `Checkpoint.open`); None if it is not stored.
-
-    Raises UserError for a damaged description, or a run's checkpoint without a task.
-    """
+    """The task of the model in `source` (see `Checkpoint.open`), or None; UserError for a run that lacks its task."""
     checkpoint = Checkpoint.open(source)
     task = stored_task(checkpoint)
     if task is None and checkpoint.format.name == OWN_RUN:  # the published settings would be wrong
@@ -106,10 +103,7 @@ def stored_task(checkpoint: Checkpoint) -> TaskSettings | None:
 
 
 def check_vocabulary(source: str | Path | Checkpoint, tokenizer: Tokenizer) -> None:
-    """Raises UserError unless the weights of `source` (see `Checkpoint.open`) were trained with this vocabulary.
-
-    Weights without a vocabulary next to them pass.
-    """
+    """Raises UserError if the weights of `source` (see `Checkpoint.open`) were trained with another vocabulary."""
     checkpoint = Checkpoint.open(source)
     given, option = checkpoint.given, checkpoint.unusual_ids
     if option is not None:

@@ -1,7 +1,4 @@
-"""The task of an exported model and how it is prompted: `TaskSettings`, stored as task.json.
-
-`from_fairseq` and `from_modelscope` read the same from files of the original trainer and folders of ModelScope.
-"""
+"""The task of an exported model and how it is prompted: `TaskSettings`, stored as task.json."""
 
 from __future__ import annotations
 

@@ -41,8 +41,7 @@ def generate(
             tokens, score and length. A prefix tree starts after them.
 
     Returns:
-        For each sample up to `beam_size` hypotheses; fewer where the constraints leave fewer sequences, such as none
-        where no answer of a prefix tree is as short as max_len.
+        For each sample up to `beam_size` hypotheses; fewer, or none, where the constraints leave fewer sequences.
 
     Raises:
         UserError: a model is in training mode, or a prefix token is outside the constraint range.
@@ -63,10 +62,7 @@ def generate(
 
 
 class _Search:
-    """The hypotheses of all samples; B samples are unfinished, each with K live hypotheses of t tokens.
-
-    Tokens are held as columns of the allowed ids, as `Constraints` has them.
-    """
+    """The hypotheses of all samples; B samples are unfinished, each with K live hypotheses of t tokens (as columns)."""
 
     def __init__(self, options: GenerationOptions, constraints: Constraints, device: torch.device) -> None:
         n_samples = len(constraints.limits)

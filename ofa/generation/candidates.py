@@ -38,9 +38,6 @@ def score_candidates(
         model: one model, or several whose probabilities are averaged token by token; all in evaluation mode.
         batch: as for `generate`.
         prefix_tokens: [B, P], tokens that each sample's answer follows, right-padded with 1; they are not scored.
-
-    Raises:
-        UserError: a model is in training mode.
     """
     tree = tree.to(batch["input_ids"].device)
     return _node_scores(model, batch, tree, prefix_tokens)[:, tree.paths(tree.leaves)].sum(-1)
@@ -112,11 +109,7 @@ def _log_softmax(logits: Tensor, tree: PrefixTree) -> Tensor:
 
 
 def _decode_tree(decoder: Decoder, encoder_output: EncoderOutput, tree: PrefixTree, prompt: Tensor) -> Tensor:
-    """States of the tree's root and its R rows, [B, 1 + R, D], after the final norm.
-
-    Args:
-        prompt: [B, P], `<s>` and what each sample's answer follows, right-padded with 1.
-    """
+    """States of the tree's root and its R rows, [B, 1 + R, D], after a prompt [B, P], right-padded with 1."""
     samples, n_prompt = prompt.shape
     ends = (prompt != PAD).sum(1) - 1
     levels = list(_levels(tree, n_prompt, ends))

@@ -18,11 +18,7 @@ class Constraints:
     Tokens are held as columns of the allowed ids (`<s>`, `<pad>`, `</s>`, `<unk>` are 0..3 in both countings). The
     caller keeps the node of each sequence in the prefix tree; without a tree nodes are ignored.
 
-    Args:
-        prefix_tokens: [N, P], tokens that each sample's sequences begin with, right-padded with 1; None: none.
-
-    Raises:
-        UserError: a prefix token is outside the constraint range.
+    Construction raises UserError for prefix tokens [N, P] outside the constraint range.
 
     Attributes:
         allowed_ids: [A], the ids whose logits are needed; None: the vocabulary.

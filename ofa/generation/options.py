@@ -14,25 +14,16 @@ from ofa.vocabulary import VOCABULARY_SIZE
 class SequenceOptions:
     """Common options of beam search and sampling; lengths count tokens without `</s>`.
 
-    Attributes:
-        max_len: at this length `</s>` is forced.
-        prefix_counts_toward_max_len: whether the length includes prefix tokens; False for prefixes that are a prompt.
-        min_len: before this length `</s>` is forbidden.
-        constraint_range: the allowed ids besides `</s>`, [first, end); None: the vocabulary.
-        prefix_tree: the closed set of answers; None: any sequence.
-        softmax_over_tree: normalise over the tree's next tokens, as in training; False: over the vocabulary, for a
-            model that was trained without the tree.
-
     Construction raises UserError for values that allow no sequence.
     """
 
-    max_len: int = 16
-    prefix_counts_toward_max_len: bool = True
-    min_len: int = 0
+    max_len: int = 16  # at this length `</s>` is forced
+    prefix_counts_toward_max_len: bool = True  # False for prefixes that are a prompt
+    min_len: int = 0  # before this length `</s>` is forbidden
     temperature: float = 1.0
-    constraint_range: tuple[int, int] | None = None
-    prefix_tree: PrefixTree | None = None
-    softmax_over_tree: bool = True
+    constraint_range: tuple[int, int] | None = None  # the allowed ids besides `</s>`, [first, end)
+    prefix_tree: PrefixTree | None = None  # the closed set of answers
+    softmax_over_tree: bool = True  # over its next tokens; False for a model that was trained without the tree
 
     def __post_init__(self) -> None:
         self._check_whole("max_len", "min_len")
@@ -61,18 +52,12 @@ class GenerationOptions(SequenceOptions):
 
     >>> GenerationOptions(beam_size=3, max_len=10).length_penalty
     1.0
-
-    Attributes:
-        beam_size: hypotheses kept for each sample; 1 is greedy.
-        no_repeat_ngram_size: no n-gram of this length occurs twice in a hypothesis; 0 allows all.
-        length_penalty: final score = sum of log-probabilities / length ** length_penalty.
-        normalize_scores: False leaves the sum as it is.
     """
 
-    beam_size: int = 5
-    no_repeat_ngram_size: int = 0
-    length_penalty: float = 1.0
-    normalize_scores: bool = True
+    beam_size: int = 5  # hypotheses kept for each sample; 1 is greedy
+    no_repeat_ngram_size: int = 0  # no n-gram of this length occurs twice in a hypothesis; 0 allows all
+    length_penalty: float = 1.0  # final score = sum of log-probabilities / length ** length_penalty
+    normalize_scores: bool = True  # False leaves the sum as it is
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,16 +70,10 @@ class GenerationOptions(SequenceOptions):
 
 @dataclass(frozen=True)
 class SamplingOptions(SequenceOptions):
-    """Options of sampling; temperature acts before `top_k`, and that before `top_p`.
+    """Options of sampling; temperature acts before `top_k`, and that before `top_p`; None draws from all tokens."""
 
-    Attributes:
-        top_k: draw from this many most likely tokens; None: from all.
-        top_p: draw from the smallest set of most likely tokens with this total probability (arXiv 1904.09751); None:
-            from all.
-    """
-
-    top_k: int | None = None
-    top_p: float | None = None
+    top_k: int | None = None  # draw from this many most likely tokens
+    top_p: float | None = None  # from the smallest set of most likely tokens of this probability (arXiv 1904.09751)
 
     def __post_init__(self) -> None:
         super().__post_init__()

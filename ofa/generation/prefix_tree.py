@@ -27,11 +27,7 @@ class PrefixTree:
     A token without siblings has probability 1. To score all answers, a decoder must only read the nodes before a choice
     between siblings: the rows.
 
-    Args:
-        answers: token ids of each answer, without `</s>`. Equal answers share their path.
-
-    Raises:
-        UserError: there is no answer, or an empty one, or one that holds `<s>`, `<pad>`, `</s>` or `<unk>`.
+    Construction raises UserError if there is no answer, or an empty one, or one with `<s>`, `<pad>`, `</s>` or `<unk>`.
 
     Attributes:
         tokens: [A], the id of each column.

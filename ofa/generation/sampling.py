@@ -29,12 +29,11 @@ def sample(
 
     Args:
         model, batch, prefix_tokens: as for `generate`.
-        seeds: for each sample a number of at least 0, or several; the draw for a sample depends only on its
-            seed, not on the rest of the batch or the device.
+        seeds: for each sample a number of at least 0, or several; a draw depends only on the seed of its sample.
 
     Returns:
-        For each sample its sequence, ended by `</s>`. Scores are those under the constraints, before
-        temperature, `top_k` and `top_p`: the log-probability of each token, and their sum.
+        Sequences that end in `</s>`. Scores are log-probabilities under the constraints, before temperature, `top_k`
+        and `top_p`.
 
     Raises:
         UserError: as `generate`; and if max_len does not leave room for every answer of a prefix tree.

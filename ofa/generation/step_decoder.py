@@ -1,8 +1,7 @@
 """Incremental decoding with key and value caches, and ensembles of models.
 
 Cross-attention keys and values are computed once for each sample and shared by its beams, which are query rows.
-Self-attention keys and values are kept in buffers of full length; choosing beams copies only the part filled so far.
-Position biases are computed once for the whole run.
+Self-attention keys and values are kept in buffers of full length.
 """
 
 from __future__ import annotations

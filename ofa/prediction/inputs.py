@@ -30,7 +30,6 @@ def read_inputs(source: Path, pipeline: str, texts: Mapping[str, str], leave_out
     Args:
         source: a CSV file has a header: column image with paths, relative to the CSV file or absolute, and one column
             for each text, under the name of the pipeline's argument.
-        texts: texts for all images, by name.
         leave_out: a folder whose images are no inputs, even inside the source.
 
     Raises:

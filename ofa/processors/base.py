@@ -55,32 +55,23 @@ class Prompt:
 class Processor(ABC):
     """Prompt, generation and postprocessing of one task."""
 
+    # The name in `ofa.pipeline` and task.json; None: exported models have no task.json.
     pipeline: ClassVar[str | None] = None
-    """The name under which `ofa.pipeline` offers it and task.json names it; None: exported models have no task.json."""
-
+    # The prompt, with {text} in the place of a given text.
     prompt: ClassVar[str] = ""
-    """The prompt, with {text} in the place of a given text."""
-
+    # The texts a pipeline takes in addition to the image, by name, and whether each is required.
     text_inputs: ClassVar[Mapping[str, bool]] = {}
-    """The texts a pipeline takes in addition to the image, by name, and whether each is required."""
-
+    # What the original trainer calls the task in its checkpoints, and its options that are settings here.
     original_name: ClassVar[str | None] = None
-    """What the original trainer calls the task in its checkpoints."""
-
     original_settings: ClassVar[Mapping[str, str]] = {}
-    """The original trainer's options that are settings here, by their names there."""
-
+    # Options of `generation` that cannot be changed without producing invalid answers.
     fixed_generation: ClassVar[tuple[str, ...]] = ()
-    """Options of `generation` that cannot be changed without producing invalid answers."""
-
+    # Whether each model has its own list of possible answers.
     has_answer_list: ClassVar[bool] = False
-    """Whether each model has its own list of possible answers."""
-
+    # The possible answers, where they are a closed set: training and generation allow no others.
     tree: ClassVar[PrefixTree | None] = None
-    """The possible answers, where they are a closed set: training and generation allow no others."""
-
+    # Whether every answer of `tree` is scored, instead of a beam search.
     scores_candidates: ClassVar[bool] = False
-    """Whether every answer of `tree` is scored, instead of a beam search."""
 
     def __init_subclass__(cls) -> None:
         """Registers the class by its own pipeline name; TypeError if another class has this name."""

@@ -61,7 +61,7 @@ class ClosedAnswerProcessor(ImageProcessor):
 
     @property
     def generation(self) -> GenerationOptions:
-        """Beam search among the answers by the sum of log-probabilities, so that long answers have no advantage."""
+        """Beam search among the answers by the sum of log-probabilities."""
         lengths = {"max_len": self.tree.longest, "prefix_counts_toward_max_len": False}
         return GenerationOptions(beam_size=5, normalize_scores=False, prefix_tree=self.tree, **lengths)
 

@@ -11,7 +11,7 @@ WHOLE, LAST = 1, 4
 
 
 def records(folder):
-    """Yields the records of the only offline run in a run folder, in order."""
+    """Yields the records of the only offline run in a run folder, sorted."""
     (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     content = file.read_bytes()
     assert content.startswith(b":W&B")

@@ -39,61 +39,60 @@ def test_valid_overrides_pass(monkeypatch, overrides):
 def test_the_published_distillations_compose_and_ask_for_their_teacher(task):
     words = [f"experiment={task}_tiny_from_large", "data.root=."]
     check_overrides("train", [*words, "distill.teacher=[a,b]", "distill.temperature.base=2"])
-    with pytest.raises(UserError, match=r"distill.teacher has to be given: train.py distill.teacher=..."):
-        check_overrides("train", words)
+    assert_refused("train", words, "distill.teacher has to be given: train.py distill.teacher=...")
+
+
+def assert_refused(name, words, message):
+    with pytest.raises(UserError, match=message) as error:
+        check_overrides(name, words)
+    assert "\n" not in str(error.value)
 
 
 def test_a_search_without_its_packages_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr("runtime.overrides.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="hydra/sweeper=search needs packages .*pip install"):
-        check_overrides("train", ["hydra/sweeper=search"])
+    assert_refused("train", ["hydra/sweeper=search"], "hydra/sweeper=search needs packages .*pip install")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["task=refcok"], "task=refcok is not one of .*; did you mean 'refcoco'"),
-        (["model=tinny"], "model=tinny is not one of .*; did you mean 'tiny'"),
-        (["logger=[csv,wandbb]"], "logger=wandbb is not one of csv, .*; did you mean 'wandb'"),
-        (["optim.lrr=3"], "there is no setting 'optim.lrr'; did you mean 'optim.lr'"),
-        (["modle=tiny"], "there is no setting 'modle'; did you mean 'model'"),
-        (["optim.lr=fast"], "optim.lr=fast is not a number"),
-        (["trainer.max_steps=1.5"], "trainer.max_steps=1.5 is not a whole number"),
-        (["model.compile=3"], "model.compile=3 is not true or false"),
-        (["data=tsv", "data.rows=3"], "there is no setting 'data.rows'"),
-        (["task"], "'task' is not of the form key=value"),
-        (["data.rows=3"], "data.rows=3: it is a group of settings; set one of data.rows.train"),
-        (["optim=5"], "must be a string or a list"),
-        (["data.scenes.image_size=${task.imgsize}"], "imgsize"),
-        (["optim.lr=["], "is not of the form key=value"),
-        (["hydra.run.dri=x"], "there is no setting 'hydra.run.dri'; did you mean 'hydra.run.dir'"),
-        (["hydra/launcher=slurm"], "hydra/launcher=slurm is not one of basic"),
-        (["recipe=tsv/refcok"], "recipe=tsv/refcok is not one of .*; did you mean 'tsv/refcoco'"),
+        ("task=refcok", "task=refcok is not one of .*; did you mean 'refcoco'"),
+        ("model=tinny", "model=tinny is not one of .*; did you mean 'tiny'"),
+        ("logger=[csv,wandbb]", "logger=wandbb is not one of csv, .*; did you mean 'wandb'"),
+        ("optim.lrr=3", "there is no setting 'optim.lrr'; did you mean 'optim.lr'"),
+        ("modle=tiny", "there is no setting 'modle'; did you mean 'model'"),
+        ("optim.lr=fast", "optim.lr=fast is not a number"),
+        ("trainer.max_steps=1.5", "trainer.max_steps=1.5 is not a whole number"),
+        ("model.compile=3", "model.compile=3 is not true or false"),
+        ("data=tsv data.rows=3", "there is no setting 'data.rows'"),
+        ("task", "'task' is not of the form key=value"),
+        ("data.rows=3", "data.rows=3: it is a group of settings; set one of data.rows.train"),
+        ("optim=5", "must be a string or a list"),
+        ("data.scenes.image_size=${task.imgsize}", "imgsize"),
+        ("optim.lr=[", "is not of the form key=value"),
+        ("hydra.run.dri=x", "there is no setting 'hydra.run.dri'; did you mean 'hydra.run.dir'"),
+        ("hydra/launcher=slurm", "hydra/launcher=slurm is not one of basic"),
+        ("recipe=tsv/refcok", "recipe=tsv/refcok is not one of .*; did you mean 'tsv/refcoco'"),
+        ("distill.teacher=RUN",
+         "distill.teacher has no effect with distill=none; choose one of distill=attention, .*, distill=sequence$"),
+    ],
+)  # fmt: skip
+def test_a_wrong_override_is_refused_in_one_line_with_the_closest_name(words, message):
+    assert_refused("train", words.split(), message)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("evaluate", ["model=base", "checkpoint=RUN"], "evaluate.py does not use .*; leave model=base out"),
+        ("evaluate", ["optim=adamw", "checkpoint=RUN"], "evaluate.py does not use .*; leave optim=adamw out"),
+        ("evaluate", ["distill=logits", "checkpoint=RUN"], "evaluate.py does not use .*; leave distill=logits out"),
+        ("evaluate", ["task=refcoco"], "checkpoint has to be given: evaluate.py checkpoint=..."),
+        ("fill_cache", ["distill=logits"], "given: python -m training.fill_cache distill.teacher=..."),
     ],
 )
-def test_a_wrong_override_is_refused_in_one_line_with_the_closest_name(words, message):
-    with pytest.raises(UserError, match=message) as error:
-        check_overrides("train", words)
-    assert "\n" not in str(error.value)
-
-
-def test_a_setting_of_a_distillation_that_is_not_chosen_is_refused_with_the_choices():
-    message = "distill.teacher has no effect with distill=none; choose one of distill=attention, .*, distill=sequence$"
-    with pytest.raises(UserError, match=message):
-        check_overrides("train", ["distill.teacher=RUN"])
-
-
-@pytest.mark.parametrize("word", ["model=base", "optim=adamw", "distill=logits"])
-def test_a_group_that_a_script_does_not_use_is_refused(word):
-    with pytest.raises(UserError, match=f"evaluate.py does not use .*; leave {word} out"):
-        check_overrides("evaluate", [word, "checkpoint=RUN"])
-
-
-def test_a_missing_setting_is_named_with_the_command():
-    with pytest.raises(UserError, match=r"checkpoint has to be given: evaluate.py checkpoint=..."):
-        check_overrides("evaluate", ["task=refcoco"])
-    with pytest.raises(UserError, match=r"teacher has to be given: python -m training.fill_cache distill.teacher=..."):
-        check_overrides("fill_cache", ["distill=logits"])
+def test_groups_and_settings_that_a_command_does_not_use_or_needs_are_named_with_it(name, words, message):
+    assert_refused(name, words, message)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +133,8 @@ def test_a_job_resumes_by_itself_and_saves_between_validations_by_default():
 def test_a_launcher_that_is_not_installed_is_named_with_the_command_that_installs_it(monkeypatch):
     Plugins.instance()  # has registered all that are installed
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "submitit_slurm.yaml")
-    with pytest.raises(UserError, match=r"cluster=slurm needs Hydra's launcher for it; .* pip install -e '.\[slurm\]'"):
-        check_overrides("train", ["cluster=slurm"])
+    message = r"cluster=slurm needs Hydra's launcher for it; .* pip install -e '.\[slurm\]'"
+    assert_refused("train", ["cluster=slurm"], message)
 
 
 @pytest.fixture
@@ -152,10 +151,8 @@ def test_configs_of_a_folder_outside_the_project_are_options_like_others(own_con
     words = [f"hydra.searchpath=[file://{own_configs}]"]
     config = check_overrides("train", [*words, "model=atto", "+extra=a", "model.init_std=0.1"])
     assert (config.model.name, config.model.resnet_drop_path_rate, config.extra.x) == ("micro", 0.3, 1)
-    with pytest.raises(UserError, match="model=ato is not one of atto, base, .*; did you mean 'atto'"):
-        check_overrides("train", [*words, "model=ato"])
-    with pytest.raises(UserError, match="extra.y.* 'extra.x'"):
-        check_overrides("train", [*words, "+extra=a", "extra.y=1"])
+    assert_refused("train", [*words, "model=ato"], "model=ato is not one of atto, base, .*; did you mean 'atto'")
+    assert_refused("train", [*words, "+extra=a", "extra.y=1"], "extra.y.* 'extra.x'")
 
 
 QUIET = ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # "disabled" would outlast the test
@@ -253,22 +250,24 @@ def test_such_a_run_reports_to_the_sweep_where_it_was_stopped(monkeypatch, tmp_p
 
 
 def test_a_job_that_is_not_requeued_ends_with_an_error(monkeypatch, tmp_path):
-    def stop(config):
-        raise Preempted("SIGUSR1: stopped after step 3")
-
-    def refuse(config):
-        raise UserError("job 7 is not requeued")
-
-    monkeypatch.setattr(command_line, "requeue_or_explain", refuse)
+    stop = fails(Preempted("SIGUSR1: stopped after step 3"))
+    monkeypatch.setattr(command_line, "requeue_or_explain", fails(UserError("job 7 is not requeued")))
     message = "error: SIGUSR1: stopped after step 3; job 7 is not requeued"
     assert start(monkeypatch, stop, f"hydra.run.dir={tmp_path}") == message
 
 
+def fails(error):
+    """A training that ends with an error."""
+
+    def train(config):
+        raise error
+
+    return train
+
+
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOSPC])
 def test_an_unusable_file_is_named_with_the_checkpoint_to_resume_from(monkeypatch, tmp_path, capsys, number):
-    def train(config):
-        raise OSError(number, os.strerror(number), "metrics.csv")
-
+    train = fails(OSError(number, os.strerror(number), "metrics.csv"))
     assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == FILE_STATUS
     assert "; there was no checkpoint yet" in capsys.readouterr().err
     last = tmp_path / "checkpoints/last.ckpt"
@@ -280,22 +279,17 @@ def test_an_unusable_file_is_named_with_the_checkpoint_to_resume_from(monkeypatc
 
 
 def test_a_full_disk_ends_a_sweep_whatever_file_was_written(monkeypatch, tmp_path, capsys):
-    def log(config):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
-
     def save(config):
         part_of(tmp_path / "last.ckpt").symlink_to("/dev/full")  # where every write finds the disk full
         CheckpointFiles().save_checkpoint({"global_step": 1}, tmp_path / "last.ckpt")
 
     words = ["-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}"]
-    for train, said in ((log, "metrics.csv was not written: the disk"), (save, "last.ckpt was not written: the disk")):
+    log = fails(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv"))
+    for train, file in ((log, "metrics.csv"), (save, "last.ckpt")):
         assert start(monkeypatch, train, *words) == FILE_STATUS
-        assert capsys.readouterr().err.count(said) == 1  # by the first of two runs
+        assert capsys.readouterr().err.count(f"{file} was not written: the disk") == 1  # by the first of two runs
 
 
 def test_a_system_error_without_a_file_is_not_changed(monkeypatch, tmp_path, capsys):
-    def train(config):
-        raise OSError(errno.EIO, "no file")
-
-    assert start(monkeypatch, train, f"hydra.run.dir={tmp_path}") == 1
+    assert start(monkeypatch, fails(OSError(errno.EIO, "no file")), f"hydra.run.dir={tmp_path}") == 1
     assert "OSError" in capsys.readouterr().err

@@ -43,12 +43,11 @@ def folder(tmp_path_factory):
     content = {"state_dict": weights, "hyper_parameters": {"model": model.config.to_dict()}}
     torch.save(content, folder / "start/checkpoints/best.ckpt")
     Tokenizer.demo().save(folder / "start/tokenizer")
-    several = "trainer=ddp"
     jobs = [
         ["evaluate", 1, [*EVALUATE, "hydra.run.dir=evaluation1"], 0],
-        ["evaluate", 3, [*EVALUATE, several, "trainer.devices=3", "hydra.run.dir=evaluation3"], 0],
+        ["evaluate", 3, [*EVALUATE, "trainer=ddp", "trainer.devices=3", "hydra.run.dir=evaluation3"], 0],
         ["train", 1, [*TRAIN, "data.batch_size=8", "hydra.run.dir=train1"], 0],
-        ["train", 2, [*TRAIN, several, "trainer.devices=2", "data.batch_size=4", "hydra.run.dir=train2"], 0],
+        ["train", 2, [*TRAIN, "trainer=ddp", "trainer.devices=2", "data.batch_size=4", "hydra.run.dir=train2"], 0],
         ["train", 2, [*RESUMED, "hydra.run.dir=whole"], 0],
         *([["train", 2, [*RESUMED, SHARDED, "hydra.run.dir=whole_sharded"], 0]] if WORKS_ON_CPUS else []),
         ["train_signalled", 2, STOPPED, 75],
@@ -56,13 +55,13 @@ def folder(tmp_path_factory):
         ["train_spoilt", 2, [*RESUMED, "on_nonfinite=skip", "hydra.run.dir=skipped"], 0],
     ]
     write_scontrol(folder, "JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1")
-    process = run_forked(folder, jobs, PATH=f"{folder}:{os.environ['PATH']}", SLURM_JOB_ID="7")
+    process = start(forked(jobs), folder, PATH=f"{folder}:{os.environ['PATH']}", SLURM_JOB_ID="7")
     (folder / "stderr.txt").write_text(process.stderr)
     return folder
 
 
-def run_forked(folder, jobs, **more):
-    return start([sys.executable, ROOT / "tests/helpers/forked.py", json.dumps(jobs)], folder, **more)
+def forked(jobs):
+    return [sys.executable, ROOT / "tests/helpers/forked.py", json.dumps(jobs)]
 
 
 def start(words, folder, **more):
@@ -112,14 +111,12 @@ def test_two_processes_train_like_one_with_twice_the_batch_size(folder):
     assert len(alone) == 20 and alone[-1] < alone[0]
     assert together == pytest.approx(alone, abs=1e-4)
     assert files_of(folder / "train2") == files_of(folder / "train1")
-    assert (
-        "effective batch size 16 = batch 4 x 2 processes x 2 accumulated batches"
-        in (folder / "train2/train.log").read_text()
-    )
+    size = "effective batch size 16 = batch 4 x 2 processes x 2 accumulated batches"
+    assert size in (folder / "train2/train.log").read_text()
 
 
-def last(run_folder):
-    return torch.load(run_folder / "checkpoints/last.ckpt", weights_only=True)
+def last(run_folder, name="last"):
+    return torch.load(run_folder / f"checkpoints/{name}.ckpt", weights_only=True)
 
 
 def assert_equal(first, second):
@@ -140,6 +137,12 @@ def test_sharded_training_gives_the_same_losses_and_files(folder):
     tied = [name for name in sharded if name.endswith(("embed_tokens.weight", "output_projection.weight"))]
     assert len(tied) == 3 and len({sharded[name].data_ptr() for name in tied}) == 1
     assert contents(runs[1], ["metrics.json"]) == contents(runs[0], ["metrics.json"])
+    previous = [last(run, "last.previous")["processes"] for run in runs]
+    whole, first, second = (process["gradients"] for process in (previous[0][0], *previous[1]))
+    assert whole.keys() == first.keys() == second.keys()
+    sizes = [sum(gradient.numel() for gradient in gradients.values()) for gradients in (whole, first, second)]
+    assert sizes[0] == sizes[1] + sizes[2]  # each process has a shard
+    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.01)
 
 
 @pytest.mark.parametrize("words", [[], pytest.param([SHARDED], marks=on_cpus)], ids=["whole", "sharded"])
@@ -149,9 +152,9 @@ def test_a_resumed_run_of_two_processes_equals_an_uninterrupted_one(folder, word
     shutil.copytree(of_whole / "checkpoints", of_cut / "checkpoints")
     shutil.copyfile(of_whole / "config.yaml", of_cut / "config.yaml")
     (of_cut / "checkpoints/last.ckpt").unlink()  # the one before it is that of the validation
-    before = torch.load(of_cut / "checkpoints/last.previous.ckpt", weights_only=True)
+    before = last(of_cut, "last.previous")
     assert before["global_step"] == 4 and all(process["gradients"] for process in before["processes"])
-    run_forked(folder, [["train", 2, [*RESUMED, *words, "resume=auto", f"hydra.run.dir={of_cut.name}"], 0]])
+    start(forked([["train", 2, [*RESUMED, *words, "resume=auto", f"hydra.run.dir={of_cut.name}"], 0]]), folder)
     assert "resuming after step 4 of" in (of_cut / "train.log").read_text()
     whole, cut = last(of_whole), last(of_cut)
     assert_equal(whole["state_dict"], cut["state_dict"])
@@ -165,22 +168,8 @@ def test_a_sharded_run_that_is_trained_but_not_tested_resumes_with_the_test(fold
     metrics = folder / "whole_sharded/metrics.json"
     before = metrics.read_bytes()
     metrics.unlink()
-    run_forked(folder, [["train", 2, [*RESUMED, SHARDED, "resume=auto", "hydra.run.dir=whole_sharded"], 0]])
+    start(forked([["train", 2, [*RESUMED, SHARDED, "resume=auto", "hydra.run.dir=whole_sharded"], 0]]), folder)
     assert metrics.read_bytes() == before
-
-
-@on_cpus
-def test_each_process_has_a_shard_of_the_weights(folder):
-    """As accumulated gradients show."""
-    checkpoints = [
-        torch.load(folder / name / "checkpoints/last.previous.ckpt", weights_only=True)
-        for name in ("whole", "whole_sharded")
-    ]
-    whole, sharded = ([process["gradients"] for process in checkpoint["processes"]] for checkpoint in checkpoints)
-    assert whole[0].keys() == sharded[0].keys() == sharded[1].keys()
-    sizes = [sum(gradient.numel() for gradient in gradients.values()) for gradients in (whole[0], *sharded)]
-    assert sizes[0] == sizes[1] + sizes[2]
-    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.01)
 
 
 def test_a_preempted_job_of_two_processes_is_requeued_once_and_resumes_under_torchrun(folder):

@@ -42,31 +42,25 @@ def test_a_machine_has_a_process_for_each_device(monkeypatch, devices, count):
     assert devices_of(trainer(devices, "gpu")) == count
 
 
-@pytest.mark.parametrize("devices", [0, "two", -2, []])
-def test_an_invalid_number_of_devices_is_refused(devices):
-    with pytest.raises(UserError, match="is not a number of devices"):
-        devices_of(trainer(devices))
-
-
-@pytest.mark.parametrize("devices", [3, [0, 2]])
-def test_more_gpus_than_there_are_are_refused(monkeypatch, devices):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        *[(trainer(devices), "is not a number of devices") for devices in (0, "two", -2, [])],
+        *[(trainer(devices, "gpu"), "this machine has 2 GPUs") for devices in (3, [0, 2])],
+        (OmegaConf.create({"accelerator": "cpu", "devices": 2}), "devices=2 is more than one process; set trainer=ddp"),
+    ],
+)
+def test_invalid_or_missing_devices_are_refused(monkeypatch, settings, message):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(UserError, match="this machine has 2 GPUs"):
-        devices_of(trainer(devices, "gpu"))
+    with pytest.raises(UserError, match=message):
+        devices_of(settings)
     assert devices_of(trainer(3, "cpu")) == 3
-
-
-def test_several_devices_need_a_trainer_for_them():
-    with pytest.raises(UserError, match="trainer.devices=2 is more than one process; set trainer=ddp as well"):
-        devices_of(OmegaConf.create({"accelerator": "cpu", "devices": 2}))
 
 
 def test_torchrun_and_srun_are_recognized_by_their_variables(monkeypatch):
     assert rank_info() is None and worker_overrides() == []
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
-    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
-    monkeypatch.setenv("SLURM_NODEID", "1")
-    monkeypatch.setenv("SLURM_LOCALID", "2")
+    for name, value in {"STEP_NUM_TASKS": "8", "STEP_NUM_NODES": "2", "NODEID": "1", "LOCALID": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
     assert rank_info() == RankInfo(rank=6, local=2, world=8)
     start_by_torchrun(monkeypatch, local=0, world=4)  # that is started by srun
     assert rank_info() == RankInfo(rank=0, local=0, world=4) and worker_overrides() == []

@@ -53,17 +53,23 @@ def test_an_unknown_signal_is_refused():
         signals_of(["SIGKILL"])
 
 
-def test_a_signal_outside_of_steps_stops_at_once_and_further_ones_do_nothing():
+@pytest.fixture
+def handlers():
+    """Restores signal handlers after a test, as a stopped run does not."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_outside_of_steps_stops_at_once_and_further_ones_do_nothing(handlers):
     before = signal.getsignal(signal.SIGUSR1)
-    try:
-        with pytest.raises(Preempted, match="SIGUSR1: stopped"), interruptible([signal.SIGUSR1]):
-            signal.raise_signal(signal.SIGUSR1)
-        signal.raise_signal(signal.SIGUSR1)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
     with interruptible([signal.SIGUSR1]):
         pass
     assert signal.getsignal(signal.SIGUSR1) == before
+    with pytest.raises(Preempted, match="SIGUSR1: stopped"), interruptible([signal.SIGUSR1]):
+        signal.raise_signal(signal.SIGUSR1)
+    signal.raise_signal(signal.SIGUSR1)
 
 
 @pytest.mark.parametrize(("seconds", "ends"), [(60.0, False), (0.0, True)])
@@ -80,17 +86,13 @@ def test_a_later_second_signal_ends_the_process_at_once(monkeypatch, seconds, en
     assert os.WIFSIGNALED(status) == ends
 
 
-def test_an_evaluation_stops_after_the_batch():
-    before = signal.getsignal(signal.SIGTERM)
+def test_an_evaluation_stops_after_the_batch(handlers):
     callback = StopOnSignal([signal.SIGTERM], None)
-    try:
-        callback.on_test_start(None, None)
+    callback.on_test_start(None, None)
+    callback.on_test_batch_end()
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Preempted, match="SIGTERM: stopped in a test"):
         callback.on_test_batch_end()
-        signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Preempted, match="SIGTERM: stopped in a test"):
-            callback.on_test_batch_end()
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_data_worker_ignores_all_signals_except_those_of_its_parent():

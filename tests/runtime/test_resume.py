@@ -45,24 +45,31 @@ MICRO = OFAConfig.from_name("micro", dropout=0.2, init_std=0.1)
 TEACHER = OFAConfig.from_name("micro", d_model=96, encoder_attention_heads=6, decoder_attention_heads=6)
 
 
+@pytest.fixture(autouse=True)
+def signal_handler():
+    """Restores the handler after a test, as a stopped run does not."""
+    before = signal.getsignal(signal.SIGUSR1)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
 def read(folder, name="last"):
     return torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
 
 
-def logged(folder):
-    """What was logged in training, by step."""
+def logged(folder, kind="train/loss", names=("step", "train/loss", "train/nll", "train/gradient_norm", "lr")):
+    """What was logged in training, by step, or the `names` of rows of another kind."""
     rows = csv.DictReader((folder / "metrics.csv").open())
-    names = ("step", "train/loss", "train/nll", "train/gradient_norm", "lr")
-    return [{name: row.get(name) for name in names} for row in rows if row["train/loss"]]
+    return [{name: row.get(name) for name in names} for row in rows if row[kind]]
 
 
 def validated(folder):
     """After which step each validation was."""
-    return [row["step"] for row in csv.DictReader((folder / "metrics.csv").open()) if row["val/score"]]
+    return logged(folder, "val/score", ["step"])
 
 
 def learning_rates(folder):
-    return [row["lr"] for row in csv.DictReader((folder / "metrics.csv").open()) if row["lr"]]
+    return logged(folder, "lr", ["lr"])
 
 
 def assert_equal(first, second):
@@ -164,8 +171,7 @@ def fit(
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, every, accumulate, interrupt, saved, workers, save_every):
     file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": every, "workers": workers}
-    options["save_every"] = save_every
-    options["accumulate_grad_batches"] = accumulate
+    options |= {"save_every": save_every, "accumulate_grad_batches": accumulate}
     fit(file, tmp_path / "whole", **options)
     with pytest.raises(InterruptedError):
         fit(file, tmp_path / "first", interrupt=interrupt, **options)
@@ -184,14 +190,32 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, every, accumulate, 
     assert_equal(read(tmp_path / "second", "best"), first_best)
 
 
-class SendSignal(pl.Callback):
-    def __init__(self, batch):
-        self.left = batch
+class Counted(pl.Callback):
+    """Does something in one of the batches."""
 
-    def on_train_batch_start(self, *args):
+    def __init__(self, batch, action):
+        self.left, self.action = batch, action
+
+    def count(self, *args):
         self.left -= 1
         if not self.left:
-            signal.raise_signal(signal.SIGUSR1)
+            self.action()
+
+
+class SendSignal(Counted):
+    on_train_batch_start = Counted.count
+
+
+class SendSignalInValidation(Counted):
+    on_validation_batch_start = Counted.count
+
+
+class Change(Counted):
+    on_train_batch_end = Counted.count
+
+
+def send_signal():
+    signal.raise_signal(signal.SIGUSR1)
 
 
 @pytest.mark.parametrize(
@@ -206,12 +230,8 @@ def test_a_run_that_a_signal_stops_resumes_after_the_same_step(tmp_path, every, 
     file = write_rows(tmp_path / "rows.tsv")
     options = {"val_check_interval": every, "accumulate_grad_batches": accumulate, "workers": workers}
     fit(file, tmp_path / "whole", **options)
-    before = signal.getsignal(signal.SIGUSR1)
-    try:
-        with pytest.raises(Preempted, match=f"SIGUSR1: stopped after step {step}; checkpoint: "):
-            fit(file, tmp_path / "first", more=[SendSignal(batch)], **options)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(Preempted, match=f"SIGUSR1: stopped after step {step}; checkpoint: "):
+        fit(file, tmp_path / "first", more=[SendSignal(batch, send_signal)], **options)
     assert read(tmp_path / "first")["global_step"] == step
     fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", seed=2, **options)
 
@@ -226,13 +246,10 @@ def stop_in_validation(file, folder, batch, start=None, **options):
 
     A sanity check comes first, except in a resumed run, where `start` is resume_in_place.
     """
-    send, before = SendSignal(batch), signal.getsignal(signal.SIGUSR1)
-    send.on_validation_batch_start, send.on_train_batch_start = send.on_train_batch_start, lambda *_: None
-    try:
-        with pytest.raises(Preempted) as stop:
-            (start or fit)(file, folder, more=[send], **options)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    handler = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(Preempted) as stop:
+        (start or fit)(file, folder, more=[SendSignalInValidation(batch, send_signal)], **options)
+    signal.signal(signal.SIGUSR1, handler)
     return str(stop.value)
 
 
@@ -312,12 +329,9 @@ def whole(tmp_path_factory):
 
 def test_a_run_resumes_in_its_own_folder(tmp_path, whole):
     file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3, "save_every": 2}
-    for interrupt in (5, 3):
+    for start, interrupt in ((fit, 5), (resume_in_place, 3)):
         with pytest.raises(InterruptedError):
-            if interrupt == 5:
-                fit(file, tmp_path / "run", interrupt=5, **options)
-            else:
-                resume_in_place(file, tmp_path / "run", interrupt=3, **options)
+            start(file, tmp_path / "run", interrupt=interrupt, **options)
     trainer = resume_in_place(file, tmp_path / "run", **options)
     assert_equal(read(tmp_path / "run"), read(whole))
     assert_equal(read(tmp_path / "run", "best"), read(whole, "best"))
@@ -338,18 +352,6 @@ def test_a_lost_best_checkpoint_is_reported_and_replaced(tmp_path, caplog):
     assert read(tmp_path / "run", "best")["global_step"] == 9
 
 
-class Change(pl.Callback):
-    """Changes a file after some batch."""
-
-    def __init__(self, batch, change):
-        self.left, self.change = batch, change
-
-    def on_train_batch_end(self, *args):
-        self.left -= 1
-        if not self.left:
-            self.change()
-
-
 def test_a_data_file_that_is_deleted_in_mid_epoch_does_no_harm(tmp_path, whole):
     file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 3}
     fit(file, tmp_path / "run", more=[Change(7, file.unlink)], **options)
@@ -361,7 +363,7 @@ def test_a_data_file_that_is_deleted_in_mid_epoch_does_no_harm(tmp_path, whole):
 def test_a_data_file_that_is_truncated_in_mid_epoch_ends_the_run_after_its_last_step(tmp_path, whole):
     file, options = write_rows(tmp_path / "rows.tsv"), {"val_check_interval": 5, "workers": 1}
     content = file.read_bytes()
-    with pytest.raises(UserError, match="rows.tsv was changed while it was read: it had 20 bytes and has 10; put back"):
+    with pytest.raises(UserError, match="was changed while it was read: it had 20 bytes and has 10; restore it"):
         fit(file, tmp_path / "run", more=[Change(6, lambda: os.truncate(file, 10))], **options)
     assert read(tmp_path / "run")["global_step"] > 5  # where the last validation was
     file.write_bytes(content)
@@ -388,16 +390,7 @@ def test_a_resumed_run_continues_its_half_filled_teacher_cache(tmp_path, monkeyp
     assert logged(tmp_path / "second") == logged(tmp_path / "whole")[3:]
 
 
-def test_a_run_resumes_only_with_the_same_number_of_rows(tmp_path):
-    file = write_rows(tmp_path / "rows.tsv")
-    with pytest.raises(InterruptedError):
-        fit(file, tmp_path / "first", interrupt=4, val_check_interval=3)
-    write_rows(file, rows=12)
-    with pytest.raises(UserError, match="the run to resume had 10 rows of training, and these are 12"):
-        fit(file, tmp_path / "second", tmp_path / "first/checkpoints/last.ckpt", val_check_interval=3)
-
-
-def test_a_run_resumes_only_with_files_of_the_same_content(tmp_path):
+def test_a_run_resumes_only_with_files_of_the_same_content_and_number_of_rows(tmp_path):
     file, last = write_rows(tmp_path / "rows.tsv"), tmp_path / "first/checkpoints/last.ckpt"
     files = {"training file (data)": [file], "teacher (distill.teacher)": [tmp_path / "a", tmp_path / "b"]}
     for path in files["teacher (distill.teacher)"]:
@@ -412,6 +405,9 @@ def test_a_run_resumes_only_with_files_of_the_same_content(tmp_path):
     (tmp_path / "b").write_text("weights")
     files["teacher (distill.teacher)"][0] = tmp_path / "c"
     fit(file, tmp_path / "second", last, **options)
+    write_rows(file, rows=12)
+    with pytest.raises(UserError, match="the run to resume had 10 training rows, and there are 12 now; resume it"):
+        fit(file, tmp_path / "third", last, val_check_interval=3)
 
 
 def test_a_run_resumes_only_with_all_files_it_is_trained_on(tmp_path):
@@ -468,6 +464,9 @@ def test_a_missing_or_damaged_run_is_refused_in_one_line(interrupted, tmp_path):
     config, folder = interrupted
     with pytest.raises(UserError, match="resume=.*run is hydra.run.dir, too"):
         find_resume_point(config, folder)
+    message = "hydra.run.dir=.*run already contains the checkpoints of a run; resume it with"
+    with pytest.raises(UserError, match=message):
+        find_resume_point(OmegaConf.merge(config, {"resume": None}), folder)
     last = folder / "checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:200])
     with pytest.raises(UserError, match=r"last.ckpt is damaged \(.*\); start the run from scratch"):
@@ -476,7 +475,7 @@ def test_a_missing_or_damaged_run_is_refused_in_one_line(interrupted, tmp_path):
     with pytest.raises(UserError, match="there is no .*last.ckpt, which the first validation writes"):
         find_resume_point(config, tmp_path)
     shutil.rmtree(folder)
-    with pytest.raises(UserError, match="resume=true is neither the folder of a run nor auto"):
+    with pytest.raises(UserError, match="resume=True is neither the folder of a run nor auto"):
         find_resume_point(OmegaConf.create({"resume": True}), tmp_path / "new")
     with pytest.raises(UserError, match="resume=.*run is not the folder of a run"):
         find_resume_point(config, tmp_path)
@@ -510,18 +509,8 @@ def test_the_checkpoint_before_replaces_a_damaged_last_one(interrupted, tmp_path
     assert not last.exists() and (folder / "checkpoints/last.damaged.ckpt").exists()
     assert find_resume_point(config, folder).checkpoint == previous
     previous.write_bytes(b"")
-    with pytest.raises(
-        UserError, match=r"last.previous.ckpt is damaged \(.*\); start the run from scratch in another folder"
-    ):
-        find_resume_point(config, folder)
-
-
-def test_the_folder_of_another_run_is_refused(interrupted):
-    config, folder = interrupted
-    config.resume = None
-    with pytest.raises(
-        UserError, match="hydra.run.dir=.*run already contains the checkpoints of a run; resume it with"
-    ):
+    message = r"last.previous.ckpt is damaged \(.*\); start the run from scratch in another folder"
+    with pytest.raises(UserError, match=message):
         find_resume_point(config, folder)
 
 
@@ -535,41 +524,31 @@ def test_a_killed_run_resumed_in_another_folder_equals_an_uninterrupted_one(tmp_
     torch.manual_seed(0)
     weights = {f"model.{name}": tensor for name, tensor in OFAModel(TEACHER).state_dict().items()}
     (tmp_path / "teacher/checkpoints").mkdir(parents=True)
-    torch.save(
-        {"hyper_parameters": {"model": TEACHER.to_dict()}, "state_dict": weights},
-        tmp_path / "teacher/checkpoints/best.ckpt",
-    )
+    teacher = {"hyper_parameters": {"model": TEACHER.to_dict()}, "state_dict": weights}
+    torch.save(teacher, tmp_path / "teacher/checkpoints/best.ckpt")
     run("train.py", *SMALL_DEMO, "hydra.run.dir=whole", folder=tmp_path)
-    kill_after_a_checkpoint(tmp_path, "hydra.run.dir=first")
+    environment = {"OMP_NUM_THREADS": "2", **os.environ, "OFA_CACHE": str(tmp_path / "cache")}  # the same as in `run`
+    command = [sys.executable, ROOT / "train.py", *SMALL_DEMO, "hydra.run.dir=first"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 200
+        while not (tmp_path / "first/checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()  # in training, when its first checkpoint is written
+    assert read(tmp_path / "first")["global_step"] == 3
     process = run("train.py", *SMALL_DEMO, "resume=first", "hydra.run.dir=second", folder=tmp_path)
     assert "resuming after step 3 of first/checkpoints/last.ckpt" in process.stdout
     assert process.stdout.count("weights of teacher/checkpoints/best.ckpt") == 1  # the student does not start from it
 
     assert_equal(read(tmp_path / "whole"), read(tmp_path / "second"))
     assert {name.split(".")[0] for name in read(tmp_path / "second")["current_model_state"]} == {"model", "criterion"}
-    best = [read(tmp_path / name, "best") for name in ("whole", "second")]
-    assert all(
-        same(best[0][key], best[1][key]) for key in best[0].keys() - {"callbacks", "loops"}
-    )  # never resumed from
+    best = [read(tmp_path / name, "best") for name in ("whole", "second")]  # loops differ, but none resumes from it
+    assert all(same(best[0][key], best[1][key]) for key in best[0].keys() - {"callbacks", "loops"})
     assert logged(tmp_path / "second") == logged(tmp_path / "whole")[3:]
     for name in ("metrics.json", "predictions.jsonl"):
         assert (tmp_path / "second" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
-def kill_after_a_checkpoint(folder, *words):
-    """Start a run and kill it in training, when its first checkpoint is written."""
-    environment = {"OMP_NUM_THREADS": "2", **os.environ, "OFA_CACHE": str(folder / "cache")}  # the same as in `run`
-    command = [sys.executable, ROOT / "train.py", *SMALL_DEMO, *words]
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 200
-        while not (folder / "first/checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.kill()
-    assert read(folder / "first")["global_step"] == 3
-
-
 def test_runs_that_are_killed_repeatedly_equal_an_uninterrupted_one(tmp_path):
     process = run("run_scripts/kill_test.py", "--kills", "2", folder=tmp_path)
-    assert (
-        process.stdout.startswith("2 kills: ") and "all weights, states, scores and predictions equal" in process.stdout
-    )
+    assert process.stdout.startswith("2 kills: ")
+    assert "all weights, states, scores and predictions equal" in process.stdout

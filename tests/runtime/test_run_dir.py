@@ -34,7 +34,6 @@ def test_a_folder_to_which_another_run_writes_is_refused(tmp_path, another_run, 
 
 def test_a_killed_run_leaves_no_lock(tmp_path, another_run):
     another_run.kill()
-    with lock_run_dir(tmp_path):
-        pass
-    with lock_run_dir(tmp_path):
-        pass
+    for _ in range(2):
+        with lock_run_dir(tmp_path):
+            pass

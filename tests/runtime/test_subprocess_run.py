@@ -26,15 +26,12 @@ def test_the_value_of_a_run_is_returned(tmp_path):
     assert start("pass") is None
 
 
-def test_a_run_that_fails_or_is_killed_does_not_end_this_process():
+def test_a_run_that_fails_or_is_killed_ends_the_sweep_only_by_a_file_error():
     with pytest.raises(RunFailed):
         start("sys.exit(1)")
     with pytest.raises(UserError, match="the run was killed by signal 9; .* memory"):
         start("os.kill(os.getpid(), signal.SIGKILL)")
-
-
-def test_a_file_error_which_the_next_run_would_meet_ends_the_sweep():
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as end:  # a file error, which the next run would meet as well
         start(f"sys.exit({FILE_STATUS})")
     assert end.value.code == FILE_STATUS
 

@@ -83,26 +83,21 @@ class Batch:
 
     def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
-            self,
-            input_ids=function(self.input_ids),
-            patch_images=None if self.patch_images is None else function(self.patch_images),
-            patch_masks=function(self.patch_masks),
-            prefix_tokens=None if self.prefix_tokens is None else function(self.prefix_tokens),
-            decoder_input_ids=function(self.decoder_input_ids),
-            target=function(self.target),
-            weights=function(self.weights),
+            self, **{name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """The samples as one batch, in their order; no samples give a batch of length 0."""
     decoder_input_ids, target = _decoder_rows([s.prefix for s in samples], [s.target for s in samples])
+    images = [sample.image for sample in samples]
+    blank = next((torch.zeros_like(image) for image in images if image is not None), None)
     return Batch(
         ids=[sample.id for sample in samples],
         keys=[sample.key for sample in samples],
         input_ids=pad([sample.source for sample in samples]),
-        patch_images=_stack_images([sample.image for sample in samples]),
-        patch_masks=torch.tensor([sample.image is not None for sample in samples], dtype=torch.bool),
+        patch_images=None if blank is None else torch.stack([blank if image is None else image for image in images]),
+        patch_masks=torch.tensor([image is not None for image in images], dtype=torch.bool),
         prefix_tokens=pad([s.prefix for s in samples]) if any(s.prefix for s in samples) else None,
         decoder_input_ids=decoder_input_ids,
         target=target,
@@ -117,11 +112,3 @@ def _decoder_rows(prefixes: Sequence[Sequence[int]], answers: Sequence[Sequence[
     pairs = list(zip(prefixes, answers, strict=True))
     read = pad([[BOS, *prefix, *answer[:-1]] if answer else [] for prefix, answer in pairs])
     return read, pad([[PAD] * len(prefix) + [*answer] if answer else [] for prefix, answer in pairs])
-
-
-def _stack_images(images: Sequence[Tensor | None]) -> Tensor | None:
-    present = [image for image in images if image is not None]
-    if not present:
-        return None
-    blank = torch.zeros_like(present[0])
-    return torch.stack([blank if image is None else image for image in images])

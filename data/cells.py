@@ -21,11 +21,7 @@ def split_cell(text: str) -> list[str]:
 
 
 def decode_image(text: str | bytes, where: Row) -> Image.Image:
-    """The RGB image in `text`, base64 of an encoded file in the standard or the URL-safe alphabet, padded or not.
-
-    Args:
-        text: the image column, or the bytes of the file.
-        where: its row, named in errors.
+    """The RGB image in `text`: bytes of a file, or base64 of them in the standard or URL-safe alphabet, padded or not.
 
     Raises:
         RowError: for base64 or an image that does not decode completely, and for one of too many pixels.
@@ -66,11 +62,7 @@ def parse_box(text: str, where: Row) -> Box:
 
 
 def clip_box(box: Box, width: int, height: int, where: Row) -> tuple[Box, str | None]:
-    """The part of the box inside an image of width x height pixels, and a note where it is not the whole box.
-
-    Raises:
-        RowError: the box lies completely outside the image.
-    """
+    """The part of the box inside an image of that size in pixels, a note if it is not all; RowError if it is none."""
     x0, y0, x1, y1 = box
     clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
     if not has_area(clipped):

@@ -34,9 +34,6 @@ class TaskDataset(Dataset[Sample]):
     A sample's key is view * number of rows + row; with views it denotes the same sample in every run.
 
     Args:
-        rows: of a DataSource; reading one may raise RowError.
-        encode: (row, random generator, is training) -> sample; may raise RowError.
-        train: whether samples are for training.
         limit: use the first `limit` rows only.
         seed: of the augmentations, where every epoch has a new one.
         watchdog: records the row that each worker reads.
@@ -74,11 +71,7 @@ class TaskDataset(Dataset[Sample]):
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of row `index` or, where training skips broken rows, of the first readable row from it.
-
-        Raises:
-            RowError: the row, or each of MAX_SKIPPED rows, is broken.
-        """
+        """The sample of row `index` or, where training skips broken rows, of the first readable one of MAX_SKIPPED."""
         if not (self.train and self.on_error == "skip"):
             return self._read(index)
         skipped = []

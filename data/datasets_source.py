@@ -147,8 +147,7 @@ class DatasetRows(Sequence[Row]):
         name: of the table, for errors.
         folder: that paths of images are relative to.
 
-    Raises:
-        RowError: on reading a row with a value of the wrong kind or an image that cannot be read.
+    Reading a row with a value of the wrong kind or an image that cannot be read raises RowError.
     """
 
     def __init__(self, table: datasets.Dataset, fields: Mapping[str, str | None], name: str, folder: Path) -> None:
@@ -216,11 +215,7 @@ def _open(source: str, config: str | None, revision: str | None) -> _Opened:
 def local_reader(source: str, option: str) -> dict[str, Any] | None:
     """The arguments of `load_dataset` for a local file, glob or folder; None for a hub id.
 
-    Args:
-        option: how the source was given, for errors: "--source ".
-
-    Raises:
-        UserError: `datasets` does not read such files, or there are none.
+    `option` is how it was given, as in "--source ", for the UserError where `datasets` does not read such files.
     """
     path = Path(source)
     if path.is_dir():

@@ -57,36 +57,22 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a file.
+    """The columns of a file."""
 
-    Attributes:
-        columns: their names from left to right; uniq_id and image among them.
-        truth: the column that is trained on and scored; a row without it can be neither.
-        needed: columns that are never empty; others may be.
-        checks: of columns that are not empty.
-    """
-
-    columns: tuple[str, ...]
-    truth: str
-    needed: tuple[str, ...] = ()
-    checks: Mapping[str, Check] = field(default_factory=dict)
+    columns: tuple[str, ...]  # from left to right; uniq_id and image among them
+    truth: str  # the column that is trained on and scored; a row without it can be neither
+    needed: tuple[str, ...] = ()  # columns that are never empty; others may be
+    checks: Mapping[str, Check] = field(default_factory=dict)  # of columns that are not empty
 
     def check(self, row: Row, width: int, height: int) -> tuple[str, ...]:
-        """Notes on what training will repair in a row with an image of that many pixels; all its cells are checked.
-
-        Raises:
-            RowError: training would refuse a cell.
-        """
+        """Notes on what training will repair in a row with such an image; RowError if it would refuse a cell."""
         checks = {"uniq_id": has_words, **self.checks}
         notes = (checks[name](name, row, width, height) for name in row.values if name in checks)
         return tuple(note for note in notes if note)
 
 
 REFERRING = Layout(
-    ("uniq_id", "image_id", "text", "box", "image"),
-    truth="box",
-    needed=("text", "box"),
-    checks={"text": has_words, "box": has_box},
+    ("uniq_id", "image_id", "text", "box", "image"), "box", ("text", "box"), {"text": has_words, "box": has_box}
 )
 CAPTIONS = Layout(
     ("uniq_id", "image_id", "caption", "objects", "image"), truth="caption", checks={"caption": has_words}
@@ -128,11 +114,7 @@ def find_task(name: str, config_dir: Path | None = None) -> Any:
 
 
 def load_task(target: str) -> Any:
-    """The class of a task by its dotted path.
-
-    Raises:
-        UserError: it cannot be imported.
-    """
+    """The class of a task by its dotted path; UserError where it cannot be imported."""
     try:
         return get_class(target)
     except Exception as error:  # whatever importing a user's module raises
@@ -141,11 +123,7 @@ def load_task(target: str) -> Any:
 
 
 def layout_of(name: str, config_dir: Path | None = None) -> Layout:
-    """The layout that a task's class declares.
-
-    Raises:
-        UserError: there is no such task, or it declares none.
-    """
+    """The layout that a task's class declares; UserError if there is no such task, or it declares none."""
     task = find_task(name, config_dir)
     if task.layout is None:
         raise UserError(f"task={name} declares no layout of its files: set `layout` in the class {task.__name__}")

@@ -25,14 +25,11 @@ class OFADataModule(pl.LightningDataModule):
         source: the rows of each split.
         columns: the task columns that `encode` reads.
         encode: the task's function from (row, random generator, is training) to a sample.
-        batch_size: samples per training step and process.
-        eval_batch_size: samples per evaluation step and process.
+        batch_size, eval_batch_size: samples per step and process.
         num_workers: worker processes per loader; 0 reads in the main process.
         worker_timeout: seconds without a batch after which the row at which a worker hangs is reported; 0: never.
         seed: of the order and, without train_views, of the augmentation.
-        on_error: "stop" or "skip" at a broken row, see TaskDataset.
-        train_limit: train on the first rows only.
-        train_views: number of augmentations of each training row, see TaskDataset.
+        on_error, train_limit, train_views: see TaskDataset.
         splits: the splits in use; None: all of the source. "train" and "val" have their usual roles.
         test_splits: the splits to test; None: all in use except "train".
         teacher_answers: targets that replace those of the training rows.
@@ -82,11 +79,7 @@ class OFADataModule(pl.LightningDataModule):
             self.rows(split)  # refuses missing columns before any work starts
 
     def rows(self, split: str, columns: Collection[str] | None = None) -> Sequence[Row]:
-        """The rows of `split` with the given columns; by default those that `encode` reads.
-
-        Raises:
-            UserError: the source lacks the split or a column.
-        """
+        """The rows of `split` with the given columns, or those that `encode` reads; UserError if it lacks one."""
         self._check_split(split)
         return self.source.rows(split, self.columns if columns is None else columns)
 
@@ -96,11 +89,7 @@ class OFADataModule(pl.LightningDataModule):
             raise UserError(f"the data has no split {split!r}, only {names}; {self.source.split_remedy}")
 
     def train_dataloader(self) -> TrainLoader:
-        """The training split, shuffled in each epoch.
-
-        Raises:
-            UserError: `trainer.overfit_batches` is set, for which Lightning would change the order.
-        """
+        """The training split, shuffled in each epoch."""
         if self.trainer is not None and self.trainer.overfit_batches:
             raise UserError("trainer.overfit_batches would replace the training order; set data.train_limit instead")
         dataset = self.train_dataset()
@@ -108,37 +97,23 @@ class OFADataModule(pl.LightningDataModule):
             dataset,
             batch_size=self.batch_size,
             sampler=ShuffleSampler(len(dataset), self.seed, self.rank, self.world),
-            collate_fn=dataset.collate,
             persistent_workers=self.num_workers > 0,
-            **self._loader_options(),
-            generator=torch.Generator(),  # else each new iterator would draw from the random state of training
+            **self._loader_options(dataset),
         )
 
     def train_dataset(self) -> TaskDataset:
         """The training split as samples."""
         rows = self.rows("train")
-        return TaskDataset(
-            rows if self.teacher_answers is None else AnsweredRows(rows, self.teacher_answers),
-            self.encode,
-            train=True,
-            on_error=self.on_error,
-            seed=self.seed,
-            limit=self.train_limit,
-            views=self.train_views,
-            watchdog=self._watchdog("train"),
-        )
+        if self.teacher_answers is not None:
+            rows = AnsweredRows(rows, self.teacher_answers)
+        return self._dataset("train", rows, train=True, limit=self.train_limit, views=self.train_views)
 
     def view_dataloader(self, view: int, rows: Sequence[int]) -> EvalLoader:
         """The given training rows, in this order, with the augmentation of epoch `view`."""
         dataset = self.train_dataset()
         dataset.set_epoch(view)
-        return EvalLoader(
-            dataset,
-            batch_size=self.eval_batch_size,
-            sampler=rows,
-            collate_fn=dataset.collate,
-            **self._loader_options(),
-        )
+        options = self._loader_options(dataset) | {"generator": None}
+        return EvalLoader(dataset, batch_size=self.eval_batch_size, sampler=rows, **options)
 
     def val_dataloader(self) -> EvalLoader:
         """The validation split."""
@@ -150,35 +125,29 @@ class OFADataModule(pl.LightningDataModule):
 
     def dataloader(self, split: str) -> EvalLoader:
         """Every row of `split` once over all processes, in its order."""
-        dataset = TaskDataset(
-            self.rows(split),
-            self.encode,
-            train=False,
-            on_error=self.on_error,
-            seed=self.seed,
-            watchdog=self._watchdog(split),
-        )
+        dataset = self._dataset(split, self.rows(split), train=False)
         return EvalLoader(
             dataset,
             batch_size=self.eval_batch_size,
             sampler=ExactShardSampler(len(dataset), self.eval_batch_size, self.rank, self.world),
-            collate_fn=dataset.collate,
             persistent_workers=self.num_workers > 0 and split == "val",  # the others are read once
-            **self._loader_options(),
-            generator=torch.Generator(),  # else each new iterator would draw from the random state of training
+            **self._loader_options(dataset),
         )
 
-    def _loader_options(self) -> dict[str, Any]:
-        timeout = self.worker_timeout if self.num_workers else 0  # torch refuses one for the main process
+    def _dataset(self, split: str, rows: Sequence[Row], **options: Any) -> TaskDataset:
+        watchdog = WorkerWatchdog(self.source.name(split), self.source.unit, self.num_workers, self.worker_timeout)
+        options |= {"on_error": self.on_error, "seed": self.seed, "watchdog": watchdog}
+        return TaskDataset(rows, self.encode, **options)
+
+    def _loader_options(self, dataset: TaskDataset) -> dict[str, Any]:
         return {
+            "collate_fn": dataset.collate,
             "num_workers": self.num_workers,
-            "timeout": timeout,
+            "timeout": self.worker_timeout if self.num_workers else 0,  # torch refuses one for the main process
             "worker_init_fn": ignore_scheduler_signals,
             "pin_memory": torch.cuda.is_available(),
+            "generator": torch.Generator(),  # else each new iterator would draw from the random state of training
         }
-
-    def _watchdog(self, split: str) -> WorkerWatchdog:
-        return WorkerWatchdog(self.source.name(split), self.source.unit, self.num_workers, self.worker_timeout)
 
 
 class TrainLoader(DataLoader[Batch]):
@@ -201,11 +170,7 @@ class TrainLoader(DataLoader[Batch]):
         return {"rows": self.sampler.n, "epoch": self.sampler.epoch, "position": self.sampler.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a `state_dict`.
-
-        Raises:
-            UserError: the number of training rows has changed.
-        """
+        """Continues from a `state_dict`; UserError if the number of training rows has changed."""
         if state["rows"] != self.sampler.n:
             raise UserError(
                 f"the run to resume had {state['rows']} training rows, and there are {self.sampler.n} now; resume it "

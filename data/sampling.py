@@ -13,16 +13,13 @@ class ShuffleSampler(Sampler[int]):
 
     The order depends on the seed and the epoch only, not on the number of processes or workers. All processes get
     equally many rows: where `world` does not divide n, the first few rows of the order occur twice.
-
-    Attributes:
-        epoch: the current epoch; Lightning calls `set_epoch`.
-        position: number of rows of the epoch that were used, over all processes; an iteration starts after them. Set
-            by the consumer of the rows, since a DataLoader's workers run ahead.
     """
 
     def __init__(self, n: int, seed: int, rank: int = 0, world: int = 1) -> None:
         self.n, self.seed, self.rank, self.world = n, seed, rank, world
         self.epoch = 0
+        # Number of rows of the epoch that were used, over all processes; an iteration starts after them. Set by the
+        # consumer of the rows, since a DataLoader's workers run ahead.
         self.position = 0
 
     def __len__(self) -> int:
@@ -43,9 +40,8 @@ class ShuffleSampler(Sampler[int]):
 class ExactShardSampler(Sampler[int]):
     """Evaluation: rows 0 .. n - 1, each once over all processes, in contiguous shards of whole batches.
 
-    No row is repeated to make shards equal, so a metric counts each row once. A row shares its batch with the same rows
-    as in a single process, since the last digits of a result depend on the batch. Shards differ by at most one batch,
-    so an evaluation step must not wait for the other processes.
+    A row shares its batch with the same rows as in a single process, since the last digits of a result depend on the
+    batch. Shards differ by at most one batch, so an evaluation step must not wait for the other processes.
     """
 
     def __init__(self, n: int, batch_size: int, rank: int = 0, world: int = 1) -> None:

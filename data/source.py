@@ -13,10 +13,7 @@ from ofa.errors import UserError
 
 
 class RowError(UserError):
-    """One unusable row: which row of which source, what is wrong with it, and the remedy.
-
-    Survives pickling, so it can cross from a worker to the main process as a value.
-    """
+    """One unusable row: where it is, what is wrong with it, and the remedy. Workers send it as a value, by pickling."""
 
     def __init__(
         self,
@@ -35,21 +32,13 @@ class RowError(UserError):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a data set.
+    """One row of a data set."""
 
-    Attributes:
-        values: text of each column; an image may also be the bytes of its encoded file.
-        source: the file or data set it comes from, as errors name it.
-        number: of the row in its source, from 1.
-        unit: of the number: "line" of a text file, "row" of anything else.
-        note: ends the message of errors, where values come from elsewhere.
-    """
-
-    values: Mapping[str, Any]
-    source: str | Path
-    number: int
-    unit: str = "line"
-    note: str = ""
+    values: Mapping[str, Any]  # text of each column; an image may also be the bytes of its encoded file
+    source: str | Path  # the file or data set it comes from, as errors name it
+    number: int  # of the row in its source, from 1
+    unit: str = "line"  # of the number: "line" of a text file, "row" of anything else
+    note: str = ""  # ends the message of errors, where values come from elsewhere
 
     def error(self, message: str, *remedy: str) -> RowError:
         """An error about this row, raised by the code that finds its content wrong."""
@@ -58,23 +47,14 @@ class Row:
 
 @dataclass(frozen=True)
 class RowFormat:
-    """The rows that a task reads, for the data source that delivers them.
+    """The rows that a task reads, for the data source that delivers them."""
 
-    Attributes:
-        task: name of the task.
-        columns: name and position, from 0, of each column in the published TSV files.
-        n_columns: number of columns of these files, unread ones included.
-        splits: the evaluation splits; the first one is for validation.
-        files: published file of a split, where its name is not `<task>_<split>.tsv`.
-        demo: the task's class, which may declare rows for data=demo.
-    """
-
-    task: str
-    columns: Mapping[str, int]
-    n_columns: int
-    splits: Sequence[str]
-    files: Mapping[str, str]
-    demo: Any = None
+    task: str  # its name
+    columns: Mapping[str, int]  # name and position, from 0, of each column in the published TSV files
+    n_columns: int  # of these files, unread ones included
+    splits: Sequence[str]  # for evaluation; the first one is for validation
+    files: Mapping[str, str]  # published file of a split, where its name is not `<task>_<split>.tsv`
+    demo: Any = None  # the task's class, which may declare rows for data=demo
 
 
 class DataSource(ABC):
@@ -82,24 +62,15 @@ class DataSource(ABC):
 
     `configs/data/x.yaml` names the class as `_target_`; it is called with `task`, a RowFormat, and the keys of the
     file, apart from those of the loaders (batch_size, num_workers, ...). Every process of a run builds its own.
-
-    Attributes:
-        splits: names of the splits it has: "train" and those of the task.
-        columns: where the source finds each task column, such as its number; part of a teacher cache's identity.
-        answer_list: JSON file with all answers of a closed-answer task, which `task.answer_list` replaces.
-        is_demo: whether the demo's own small vocabulary suffices.
-        baseline_files: TSV files on which trivial baselines are scored, after a test.
-        unit: of row numbers in errors, see Row.
-        split_remedy: what to set where a split is missing.
     """
 
-    splits: Collection[str]
-    columns: Mapping[str, Any] = {}
-    answer_list: Path | None = None
-    is_demo: bool = False
-    baseline_files: Mapping[str, Path] = {}
-    unit: str = "row"
-    split_remedy: str = "choose another data source"
+    splits: Collection[str]  # that it has: "train" and those of the task
+    columns: Mapping[str, Any] = {}  # where it finds each task column; part of a teacher cache's identity
+    answer_list: Path | None = None  # JSON, all answers of a closed-answer task, which `task.answer_list` replaces
+    is_demo: bool = False  # whether the demo's own small vocabulary suffices
+    baseline_files: Mapping[str, Path] = {}  # TSV files on which trivial baselines are scored, after a test
+    unit: str = "row"  # of row numbers in errors, see Row
+    split_remedy: str = "choose another data source"  # what to set where a split is missing
 
     @abstractmethod
     def rows(self, split: str, columns: Collection[str]) -> Sequence[Row]:
@@ -116,11 +87,7 @@ class DataSource(ABC):
         """
 
     def prepare(self, splits: Collection[str]) -> None:  # noqa: B027  optional
-        """Checks the splits and writes what is needed once, such as an index. Local rank 0 calls this first.
-
-        Raises:
-            UserError: a split cannot be read.
-        """
+        """Checks the splits and writes what is needed once, such as an index; local rank 0 calls this first."""
 
     def name(self, split: str) -> str:
         """The file or data set of a split, as errors name it."""
@@ -128,11 +95,7 @@ class DataSource(ABC):
 
 
 def check_names(option: str, names: Collection[str], known: Collection[str]) -> None:
-    """Refuses unknown names.
-
-    Raises:
-        UserError: for the first, with the closest known name.
-    """
+    """Raises UserError for the first unknown name, with the closest known one."""
     for name in names:
         if name not in known:
             raise UserError(f"{option}: {name} is not one of {', '.join(known)}{did_you_mean(name, known)}")

@@ -19,25 +19,15 @@ WRITER = "python evaluate.py task=TASK checkpoint=TEACHER split=train"
 
 @dataclass(frozen=True)
 class TeacherAnswers:
-    """A teacher's answers to the training rows.
+    """A teacher's answers to the training rows."""
 
-    Attributes:
-        path: the file of predictions.
-        column: the column that the answers replace.
-        by_id: the new value of this column by the row's `uniq_id`.
-    """
-
-    path: Path
-    column: str
-    by_id: Mapping[str, str]
+    path: Path  # of the predictions
+    column: str  # that the answers replace
+    by_id: Mapping[str, str]  # the new value of this column by the row's `uniq_id`
 
 
 class AnsweredRows(Sequence[Row]):
-    """`rows` with the teacher's answers as targets.
-
-    Raises:
-        RowError: on reading a row without a teacher answer.
-    """
+    """`rows` with the teacher's answers as targets; reading a row without one raises RowError."""
 
     def __init__(self, rows: Sequence[Row], answers: TeacherAnswers) -> None:
         self.rows, self.answers = rows, answers
@@ -63,8 +53,7 @@ def read_teacher_answers(
     """The answers to split train in a `predictions.jsonl` of evaluate.py; the first of several with the same id.
 
     Args:
-        field: the field of a line that contains the answer.
-        column: the column of a training row that it replaces.
+        field, column: the field of a line that contains the answer, and the column of a row that it replaces.
         write: converts an answer to the column's format; raises ValueError for an invalid one.
         skip_broken: omit a malformed line and its row, as broken rows are.
 
@@ -73,7 +62,7 @@ def read_teacher_answers(
         RowError: a line is malformed and not to be skipped.
     """
     answers: dict[str, str] = {}
-    others = set()
+    others: set[str] = set()
     broken: list[RowError] = []
     try:
         with path.open("rb") as lines:
@@ -106,11 +95,7 @@ def read_teacher_answers(
 
 
 def _read(line: bytes, field: str, write: Callable[[Any], str]) -> tuple[str, str] | None:
-    """The id and the answer, in the format of its column, of a line of split train; None for another split.
-
-    Raises:
-        ValueError: the line is malformed.
-    """
+    """The id and the converted answer of a line of split train; None for another split; ValueError if malformed."""
     try:
         record = json.loads(line)
     except ValueError as error:

@@ -1,8 +1,7 @@
 """TSV files of any size, with constant-time access to each row.
 
-A file is memory-mapped, and so is its sidecar index `<file>.index`, which holds the offset of each row. The index is
-built by one sequential read into a temporary file, which is renamed when it is complete, so concurrent processes never
-see a partial index.
+A file and its sidecar index `<file>.index` are memory-mapped. The index is built by one sequential read into a
+temporary file, which is renamed when it is complete, so concurrent processes never see a partial one.
 
 Layout of an index, little endian: magic, version, size and mtime_ns of the data file it belongs to, number of rows
 (`HEADER`), then rows + 1 offsets as uint64: the start of each row and the end of the last.
@@ -53,9 +52,7 @@ class TSVFile(Sequence[Row]):
     """
 
     def __init__(self, path: str | Path, columns: Mapping[str, int], n_columns: int | None = None) -> None:
-        self.path = Path(path)
-        self.columns = dict(columns)
-        self.n_columns = n_columns
+        self.path, self.columns, self.n_columns = Path(path), dict(columns), n_columns
         for name, number in self.columns.items():
             if number < 0 or (n_columns is not None and number >= n_columns):
                 raise UserError(
@@ -69,17 +66,14 @@ class TSVFile(Sequence[Row]):
 
     def __getitem__(self, index: int) -> Row:
         index = range(len(self))[index]
-        self._check_size()  # reading past the end of a truncated file would kill the process
-        start, end = map(int, self._offsets[index : index + 2])
-        text = self._bytes[start:end].removesuffix(b"\n").removesuffix(b"\r")
-        return self._parse(text, line=index + 1)
-
-    def _check_size(self) -> None:
         size = self._bytes.size()
-        if size != len(self._bytes):
+        if size != len(self._bytes):  # reading past the end of a truncated file would kill the process
             raise UserError(
                 f"{self.path} was changed while it was read: it had {len(self._bytes)} bytes and has {size}; restore it"
             )
+        start, end = map(int, self._offsets[index : index + 2])
+        text = self._bytes[start:end].removesuffix(b"\n").removesuffix(b"\r")
+        return self._parse(text, line=index + 1)
 
     def __getstate__(self) -> dict:
         """State without the memory maps, which each process opens for itself."""
@@ -114,14 +108,7 @@ class TSVFile(Sequence[Row]):
 
 
 class TSVSource(DataSource):
-    """One TSV file per split.
-
-    Args:
-        files: the file of each split.
-        columns: name and number, from 0, of each column to read.
-        n_columns: exact number of columns of every row, where the format has one.
-        answer_list: see DataSource.
-    """
+    """One TSV file per split; arguments as of TSVFile and DataSource."""
 
     unit = "line"
     split_remedy = "give its file in data.files"
@@ -140,11 +127,7 @@ class TSVSource(DataSource):
     def from_config(
         cls, task: RowFormat, root: str | None, files: Mapping[str, str] | None, columns: Mapping[str, int] | None
     ) -> TSVSource:
-        """The configured files, or those of the published names in `root`.
-
-        Raises:
-            UserError: neither is given, `root` is not a folder, or a split or column is not one of the task.
-        """
+        """The configured files, or those of the published names in `root`; UserError if these do not fit the task."""
         check_names("data.files", files or (), ("train", *task.splits))
         check_names("data.columns", columns or (), task.columns)
         if files is None:
@@ -179,11 +162,7 @@ class TSVSource(DataSource):
 
 
 def check_file(path: Path) -> os.stat_result:
-    """The status of a readable, non-empty file.
-
-    Raises:
-        UserError: where it is missing, a folder, not readable, or empty.
-    """
+    """The status of a file; UserError if it is missing, a folder, not readable, or empty."""
     if not path.exists():
         raise UserError(f"{path} does not exist; set data.root to the folder that holds the data files")
     if not path.is_file():

@@ -23,13 +23,7 @@ TIMED_OUT, DIED = "DataLoader timed out", "DataLoader worker (pid"
 
 
 class WorkerWatchdog:
-    """The row that each worker of a loader reads, in shared memory.
-
-    Args:
-        source, unit: of the rows, as errors name them.
-        num_workers: of the loader.
-        timeout: of the loader, in seconds; 0: none.
-    """
+    """The row that each worker of a loader reads, in shared memory; `source` and `unit` name rows in errors."""
 
     def __init__(self, source: str, unit: str, num_workers: int, timeout: int) -> None:
         self.source, self.unit, self.timeout = source, unit, timeout
@@ -49,11 +43,7 @@ class WorkerWatchdog:
                 self.rows[worker.id, 0] = -1
 
     def name_errors(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """The batches of a DataLoader.
-
-        Raises:
-            RowError: no batch came in time, or a worker has died. It names the row that has been read the longest.
-        """
+        """The batches of a DataLoader; RowError for the row read the longest if none came in time or a worker died."""
         batches = iter(batches)
         while True:
             try:
@@ -80,10 +70,9 @@ class WorkerWatchdog:
 
 
 def ignore_scheduler_signals(worker: int) -> None:
-    """Leaves a scheduler's signals to the main process; the `worker_init_fn` of the loaders.
+    """Leaves a scheduler's signals to all processes to the main process, which still needs batches to finish cleanly.
 
-    Schedulers signal all processes of a run, and workers inherit the handlers of the main process, which still needs
-    batches to finish cleanly. SIGTERM ends a worker only where the main process sends it.
+    The `worker_init_fn` of the loaders. SIGTERM ends a worker only where the main process sends it.
     """
     if sys.platform != "linux":  # where schedulers send no signals
         return

@@ -80,11 +80,7 @@ def evaluation_splits(source: DataSource, task: Task) -> list[str]:
 
 
 def answer_list(source: DataSource) -> Path:
-    """The list of all answers that belongs to the data.
-
-    Raises:
-        UserError: the data has none.
-    """
+    """The list of all answers that belongs to the data; UserError where there is none."""
     if source.answer_list is None:
         raise UserError("task.answer_list=FILE is missing: the JSON list of all answers, which the data does not have")
     return source.answer_list

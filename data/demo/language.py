@@ -189,7 +189,7 @@ def questions(scene: Scene, config: SceneConfig) -> list[SceneQuestion]:
 def possible_answers(config: SceneConfig) -> list[str]:
     """Every answer that a question about such scenes can have, sorted."""
     looks = [f"{colour} {shape}" for colour in config.colours for shape in config.shapes]
-    numbers = [str(number) for number in range(_most(config) + 1)]
+    numbers = [str(number) for number in range(max(MOST, config.max_objects) + 1)]
     return sorted(["yes", "no", *numbers, *config.colours, *config.shapes, *looks])
 
 
@@ -214,7 +214,7 @@ def _exists(scene: Scene, config: SceneConfig) -> list[SceneQuestion]:
 
 
 def _counts(scene: Scene, config: SceneConfig) -> list[SceneQuestion]:
-    counts, most = Counter(o.shape for o in scene.objects), _most(config)
+    counts, most = Counter(o.shape for o in scene.objects), max(MOST, config.max_objects)
     asked = []
     for shape in config.shapes:
         count = counts[shape]
@@ -236,7 +236,3 @@ def _places(scene: Scene) -> list[SceneQuestion]:
 
 def _sure(text: str, answer: str, kind: str) -> SceneQuestion:
     return SceneQuestion(text, [(1.0, answer)], kind)
-
-
-def _most(config: SceneConfig) -> int:
-    return max(MOST, config.max_objects)

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ofa.errors import UserError
+from ofa.images import Box
 
-Box = tuple[float, float, float, float]
 Outline = tuple[tuple[float, float], ...]
 
 # In the order in which `n_colours` takes them: the most different first.
@@ -130,12 +130,12 @@ class SceneConfig:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One shape of a scene; its box is in pixels."""
+    """One shape of a scene."""
 
     colour: str
     shape: str
     size: str
-    box: Box
+    box: Box  # in pixels
     cell: tuple[int, int]  # (row, column) of the cell that holds the box's centre
 
     @property
@@ -215,7 +215,10 @@ def draw_scene(scene: Scene) -> Image.Image:
     rng = np.random.default_rng(scene.texture_seed)
     canvas = Image.fromarray(_texture(rng, scene.image_size))
     for thing in scene.objects:
-        _paint(canvas, thing)
+        x0, y0, x1, y1 = thing.box
+        left, top = int(x0), int(y0)
+        mask = _mask(thing.shape, round(x1 - x0, 2), round(y1 - y0, 2), round(x0 - left, 2), round(y0 - top, 2))
+        canvas.paste(COLOURS[thing.colour], (left, top), mask)
     lit = np.asarray(canvas, dtype=np.float32) * _light(rng, scene.image_size)
     return Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))
 
@@ -250,10 +253,3 @@ def _mask(shape: str, width: float, height: float, left: float, top: float, deta
     points = [((left + x * width) * detail - 0.5, (top + y * height) * detail - 0.5) for x, y in SHAPES[shape]]
     ImageDraw.Draw(fine).polygon(points, fill=255)
     return fine.reduce(detail)
-
-
-def _paint(canvas: Image.Image, thing: SceneObject) -> None:
-    x0, y0, x1, y1 = thing.box
-    corner = int(x0), int(y0)
-    mask = _mask(thing.shape, round(x1 - x0, 2), round(y1 - y0, 2), round(x0 - corner[0], 2), round(y0 - corner[1], 2))
-    canvas.paste(COLOURS[thing.colour], corner, mask)

@@ -8,10 +8,10 @@ import logging
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -50,14 +50,6 @@ class DemoFiles(TSVSource):
         return cls(files, task.columns, task.n_columns, files["train"].with_name("answers.json"))
 
 
-class DemoSource(Protocol):
-    """What a task declares for its demo files, see `tasks.base.Task`."""
-
-    splits: tuple[str, ...]
-    demo_rows: Callable[[Split], Iterator[DemoRow]] | None
-    demo_answers: Callable[[SceneConfig], list[str]] | None
-
-
 @dataclass(frozen=True)
 class SceneRecord:
     """The line of a split's `.scenes.jsonl` for the row of the same number: all boxes in the image, in pixels."""
@@ -70,7 +62,7 @@ class SceneRecord:
 
 
 def write_demo(
-    name: str, task: DemoSource, root: Path, config: SceneConfig, rows: Mapping[str, int], seed: int
+    name: str, task: Any, root: Path, config: SceneConfig, rows: Mapping[str, int], seed: int
 ) -> dict[str, Path]:
     """The TSV file of each split, written now or by an earlier call with the same arguments.
 
@@ -80,6 +72,7 @@ def write_demo(
 
     Args:
         name: of the task's configuration.
+        task: its class, which has `splits`, `demo_rows` and `demo_answers`, see `tasks.base.Task`.
         root: cache folder, in which a folder for these arguments is created.
         rows: how many rows "train" has, and how many each other split ("evaluation").
 
@@ -108,7 +101,7 @@ def read_scenes(tsv: Path) -> list[SceneRecord]:
         return [SceneRecord(**json.loads(line)) for line in lines]
 
 
-def _write_folder(folder: Path, task: DemoSource, config: SceneConfig, rows: Mapping[str, int], seed: int) -> None:
+def _write_folder(folder: Path, task: Any, config: SceneConfig, rows: Mapping[str, int], seed: int) -> None:
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name))
     try:
         names = ("train", *task.splits)

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import ExifTags, Image
 
@@ -60,11 +61,7 @@ def open_file(path: Path, layout: Layout) -> TSVFile:
 
 
 def guess_task(path: Path, config_dir: Path | None = None) -> str:
-    """The task whose columns most of the first rows seem to have, including broken rows.
-
-    Raises:
-        UserError: no row fits any task.
-    """
+    """The task whose columns most of the first rows seem to have, even broken ones; UserError if no row fits any."""
     layouts: dict[str, Layout] = {}  # without the repeated ones
     for name in task_names(config_dir):
         layout = find_task(name, config_dir).layout
@@ -97,11 +94,7 @@ def _is_numeric(cell: str) -> bool:
 
 
 def survey(
-    path: Path,
-    task: str,
-    layout: Layout,
-    indices: Iterable[int],
-    show: Callable[[Example], None] = lambda example: None,
+    path: Path, task: str, layout: Layout, indices: Iterable[int], show: Callable[[Example], Any] = lambda example: None
 ) -> Survey:
     """Statistics of the rows of these indices; calls `show` with each usable row."""
     rows = open_file(path, layout)
@@ -124,11 +117,7 @@ def survey(
 
 
 def read_example(row: Row, layout: Layout) -> Example:
-    """The row's image and box; all columns are checked, except empty ones that may be empty.
-
-    Raises:
-        RowError: training would refuse it.
-    """
+    """The row's image and box; RowError if training would refuse a column. Empty ones that may be empty are fine."""
     image = decode_image(row.values["image"], row)
     given = {name: text for name, text in row.values.items() if text.strip() or name in ("uniq_id", *layout.needed)}
     layout.check(replace(row, values=given), *image.size)

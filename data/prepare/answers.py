@@ -83,11 +83,7 @@ def common_answers(commonest: Iterable[str], min_count: int) -> list[str]:
 
 
 def convert_answers(source: Path, target: Path) -> int:
-    """Writes the published list, a pickle of {answer: label} of which nothing is executed, as JSON; returns its length.
-
-    Raises:
-        UserError: the source is not a pickle of answers and their labels 0 .. n - 1, or the target cannot be written.
-    """
+    """Writes the published list, a pickle of which nothing is executed, as JSON; returns its length."""
     content = load_plain_pickle(source)
     if not isinstance(content, dict):
         raise UserError(f"{source} holds a {type(content).__name__}, not a dict of answers and labels")

@@ -70,41 +70,25 @@ class Source(Protocol):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
     def conversions(self, arguments: argparse.Namespace) -> Iterator[Conversion]:
-        """The files to make, one after the other; each is complete when the next is requested.
-
-        Raises:
-            UserError: the source is not as expected.
-        """
+        """The files to make, one after the other; each is complete when the next is requested."""
 
 
 def find_folder(root: Path, name: str, content: str) -> Path:
-    """`root/name`, or `root` itself where it has no such folder.
-
-    Raises:
-        UserError: `root` is not a folder.
-    """
+    """`root/name`, or `root` itself where it has no such folder; UserError if `root` is not a folder."""
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give one that holds {name}/ with {content}")
     return root / name if (root / name).is_dir() else root
 
 
 def require_file(path: Path, content: str) -> Path:
-    """The path, if there is such a file.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The path; UserError if there is no such file."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; it should be {content}")
     return path
 
 
 def read_json(path: Path) -> Any:
-    """The content of a file.
-
-    Raises:
-        UserError: it cannot be read or is not JSON.
-    """
+    """The content of a file; UserError if it cannot be read or is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -114,11 +98,7 @@ def read_json(path: Path) -> Any:
 
 
 def of_kind(kind: type[Kind], content: Any, path: Path, expected: str) -> Kind:
-    """The content of a file, if it is of the kind it should be.
-
-    Raises:
-        UserError: it is something else.
-    """
+    """The content of a file, if it is of the kind it should be; UserError if it is something else."""
     if not isinstance(content, kind):
         raise UserError(f"{path} holds a {type(content).__name__}, not {expected}")
     return content
@@ -170,11 +150,7 @@ class Bounds:
 
 
 def read_image(image: Path | bytes, bounds: Bounds, where: Row) -> EncodedImage:
-    """The image, byte for byte unless it is too large.
-
-    Raises:
-        RowError: the file cannot be read or is not an image that training can read.
-    """
+    """The image, byte for byte unless it is too large; RowError if training could not read it."""
     if isinstance(image, bytes):
         return _check(image, bounds, where)
     try:

@@ -55,11 +55,7 @@ class FieldMap:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, names: Sequence[str], source: object) -> FieldMap:
-        """The map of the command line, for the fields that the source has.
-
-        Raises:
-            UserError: a column or field is unknown, or a column that the task needs has no field.
-        """
+        """The map of the command line; UserError if a column or field is unknown or a needed column has no field."""
         layout = layout_of(arguments.task, arguments.config_dir)
         has_box = "box" in layout.columns
         columns = (*layout.columns, *(_CORNERS if has_box else ()))
@@ -109,11 +105,7 @@ class FieldMap:
         return Record(place, values, image, box)
 
     def _answers(self, value: Any) -> str:
-        """A cell with confidences, or people's answers: joined in a text, or a list of texts or of VQA's dicts.
-
-        Raises:
-            RowError: confidences are malformed.
-        """
+        """The cell of answers with confidences or of people's answers: joined, in a list, or in VQA's dicts."""
         if isinstance(value, str) and "|!+" in value:
             # Not a line yet; of an error only the message is used.
             return normalise_cell(parse_answers(Row({"answers": value}, "", 0))) if self.normalise else value

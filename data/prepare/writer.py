@@ -197,15 +197,7 @@ class Progress:
 
 
 class Journal:
-    """The files of one conversion and their progress.
-
-    Args:
-        tsv: the file to make.
-        settings, sources: all that its content depends on; sources with their versions.
-
-    Raises:
-        UserError: the file or a part of it exists and was not made with these settings of these sources.
-    """
+    """The files of one conversion and their progress; UserError if they were made with other settings or sources."""
 
     def __init__(self, tsv: Path, settings: Mapping[str, str], sources: Mapping[str, str]) -> None:
         self.tsv, self.settings, self.sources = tsv, settings, sources

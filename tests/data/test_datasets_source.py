@@ -44,6 +44,11 @@ def photo(root, i):
     return (root / f"photos/{i}.jpg").read_bytes()
 
 
+def write_lines(path, *lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
 def write_parquet(root):
     rows = [{"photo": {"bytes": photo(root, i), "path": None}, "text": f"cup {i}"} for i in range(N)]
     features = datasets.Features({"photo": datasets.Image(), "text": datasets.Value("string")})
@@ -52,8 +57,7 @@ def write_parquet(root):
 
 
 def write_json_lines(root):
-    lines = [{"photo": f"photos/{i}.jpg", "text": f"cup {i}"} for i in range(N)]
-    (root / "photos.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_lines(root / "photos.jsonl", *({"photo": f"photos/{i}.jpg", "text": f"cup {i}"} for i in range(N)))
     return "photos.jsonl"
 
 
@@ -65,8 +69,7 @@ def write_csv(root):
 
 
 def write_image_folder(root):
-    lines = [{"file_name": f"{i}.jpg", "text": f"cup {i}"} for i in range(N)]
-    (root / "photos/metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_lines(root / "photos/metadata.jsonl", *({"file_name": f"{i}.jpg", "text": f"cup {i}"} for i in range(N)))
     return "photos"
 
 
@@ -76,16 +79,8 @@ def write_saved(root):
     return "saved"
 
 
-WRITERS = [write_parquet, write_json_lines, write_csv, write_image_folder, write_saved]
-
-
 def open_source(source, **options):
     return DatasetsSource(CAPTION, str(source), **{"split": {"train": "train[2:6]"}, "map": MAP, **options})
-
-
-def write_lines(path, *lines):
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
 
 
 def rows_of(path, *lines, task=CAPTION, map=None):
@@ -93,12 +88,11 @@ def rows_of(path, *lines, task=CAPTION, map=None):
     return source.rows("train", task.columns)
 
 
-@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("write", [write_parquet, write_json_lines, write_csv, write_image_folder, write_saved])
 def test_every_format_gives_the_rows_of_a_slice_with_their_images(root, write):
     source = root / write(root)
-    rows = open_source(source, map=MAP | ({"image": "image"} if write is write_image_folder else {})).rows(
-        "train", COLUMNS
-    )
+    image = "image" if write is write_image_folder else "photo"
+    rows = open_source(source, map=MAP | {"image": image}).rows("train", COLUMNS)
     assert len(rows) == 4
     row = pickle.loads(pickle.dumps(rows))[1]
     assert {name: row.values[name] for name in ("uniq_id", "image_id", "caption")} == {
@@ -208,10 +202,6 @@ def test_broken_files_and_folders_without_data_are_refused_by_name(tmp_path):
             open_source(folder / name).rows("train", COLUMNS)
 
 
-SHORT = ["model=micro", "task.image_size=32", "trainer.max_steps=3", "trainer.accumulate_grad_batches=1",
-         "validate_every=2", "save_every=1", "data.batch_size=2", "trainer.accelerator=cpu"]  # fmt: skip
-
-
 QUICK = [(write_json_lines, 1), (write_parquet, 2)]
 SLOW = [(write_parquet, 1), (write_image_folder, 1), (write_image_folder, 2), (write_json_lines, 2)]
 
@@ -223,10 +213,12 @@ def test_a_source_trains_resumes_exactly_and_is_evaluated(root, vocabulary, tmp_
     data = ["task=caption", "data=datasets", f"data.source={source}", f"data.map={{image: {image}, caption: text}}",
             "data.split={train: 'train[:7]', val: 'train[7:]'}", f"tokenizer={vocabulary}", "task.image_size=32",
             f"data.num_workers={2 - processes}"]  # fmt: skip
+    cpu = ["trainer.accelerator=cpu"]
     several = ["trainer=ddp", f"trainer.devices={processes}"] if processes > 1 else []
-    words = [*data, *several, *SHORT, "model.dropout=0.2"]
+    words = [*data, *several, "model=micro", "model.dropout=0.2", "trainer.max_steps=3", "validate_every=2",
+             "save_every=1", "data.batch_size=2", "trainer.accumulate_grad_batches=1", *cpu]  # fmt: skip
     run("train.py", *words, "hydra.run.dir=whole", folder=tmp_path)
-    run("evaluate.py", *data, "checkpoint=whole", "trainer.accelerator=cpu", "hydra.run.dir=scored", folder=tmp_path)
+    run("evaluate.py", *data, "checkpoint=whole", *cpu, "hydra.run.dir=scored", folder=tmp_path)
     found = predictions_of(tmp_path / "scored", "val")
     assert [answer["uniq_id"] for answer in found] == ["1", "2", "3"]
     tested = predictions_of(tmp_path / "whole", "val")

@@ -10,10 +10,8 @@ from data.demo.scenes import COLOURS, SHAPES, SceneConfig, draw_scene, make_scen
 from data.demo.source import write_demo
 from ofa.errors import UserError
 
-CONFIGS = [
-    SceneConfig(difficulty=difficulty, image_size=96, n_colours=3, n_shapes=2)
-    for difficulty in ("easy", "medium", "hard")
-]
+CONFIGS = [SceneConfig(difficulty=name, image_size=96, n_colours=3, n_shapes=2) for name in ("easy", "medium", "hard")]
+every_difficulty = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.difficulty)
 ROWS = {"train": 40, "evaluation": 15}
 
 
@@ -22,7 +20,7 @@ def scenes(config, count=60):
     return [make_scene(rng, config) for _ in range(count)]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.difficulty)
+@every_difficulty
 def test_objects_lie_inside_the_image_and_do_not_overlap(config):
     for scene in scenes(config):
         assert config.min_objects <= len(scene.objects) <= config.max_objects
@@ -62,15 +60,13 @@ def fits(text, thing, scene):
     return any(o is thing for o in rivals)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.difficulty)
+@every_difficulty
 def test_an_expression_fits_the_object_that_is_meant_and_no_other(config):
     said = 0
     for scene in scenes(config):
         for target in scene.objects:
             for text in referring_expressions(scene, target):
-                assert [fits(text, thing, scene) for thing in scene.objects] == [
-                    thing is target for thing in scene.objects
-                ]
+                assert all(fits(text, thing, scene) == (thing is target) for thing in scene.objects)
                 said += 1
     assert said > 100
 

@@ -20,10 +20,7 @@ from data.demo.language import (
 from data.demo.scenes import COLOURS, SHAPES, SceneConfig, make_scene
 from ofa.errors import UserError
 
-CONFIGS = [
-    SceneConfig(difficulty=difficulty, image_size=96, n_colours=6, n_shapes=4)
-    for difficulty in ("easy", "medium", "hard")
-]
+CONFIGS = [SceneConfig(difficulty=name, image_size=96, n_colours=6, n_shapes=4) for name in ("easy", "medium", "hard")]
 every_difficulty = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.difficulty)
 
 
@@ -62,11 +59,6 @@ def test_a_caption_reads_the_scene_from_top_to_bottom_and_left_to_right():
         in_order = sorted(scene.objects, key=lambda o: (o.box[1], o.box[0]))
         plain, backwards, *_ = (looks_named(text) for text in captions(scene))
         assert plain == backwards[::-1] == [(o.colour, o.shape) for o in in_order]
-
-
-def test_a_single_object_has_five_captions_too():
-    for scene in scenes(SceneConfig(min_objects=1, max_objects=1), 5):
-        assert len(set(captions(scene))) == 5
 
 
 SOMETHING = "there is something "
@@ -186,6 +178,8 @@ def test_a_count_of_shapes_has_a_neighbouring_number_as_second_answer():
                 assert confidence == 0.3 and abs(int(best) - int(second)) == 1
 
 
-def test_no_question_is_about_the_place_of_a_single_object():
+def test_a_single_object_has_five_captions_too_and_no_question_about_its_place():
     config = SceneConfig(min_objects=1, max_objects=1)
-    assert all(q.kind != "place" for scene in scenes(config, 5) for q in questions(scene, config))
+    for scene in scenes(config, 5):
+        assert len(set(captions(scene))) == 5
+        assert all(question.kind != "place" for question in questions(scene, config))

@@ -12,6 +12,8 @@ from functools import cache
 
 import numpy as np
 import pytest
+from helpers.datasets import png
+from helpers.datasets import png_chunk as chunk
 from PIL import Image
 
 from data.batch import Sample
@@ -37,15 +39,6 @@ def cells(image, box="2,3,20,15", text="the red circle"):
     return [b"id", b"17", text.encode(), box.encode(), base64.b64encode(image)]
 
 
-def chunk(kind, content):
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png(width, height, *chunks):
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks) + chunk(b"IEND", b"")
-
-
 @cache
 def bomb(length):
     return zlib.compress(bytes(length), 9)
@@ -68,7 +61,7 @@ def bmp(width, height):
 
 
 def huge(rng):
-    """A few bytes that declare a picture of gigabytes."""
+    """A few bytes that declare an image of gigabytes."""
     width, height = (int(2 ** rng.uniform(13, 31)) for _ in range(2))
     side = min(width, 65535), min(height, 65535)
     return [png(width, height, chunk(b"IDAT", bomb(1000))), tiff(width, height), gif(*side), bmp(width, height)][
@@ -183,7 +176,7 @@ def test_a_damaged_row_is_a_sample_or_an_error_of_its_line(kind, task, tmp_path)
     found = check(kind, tmp_path / "rows.tsv", task, n=30, seed=1)
     broken = sum(isinstance(item, UserError) for item in found)
     if kind == "animation":
-        assert not broken  # the first frame is the picture
+        assert not broken  # the first frame is the image
     elif kind in ("columns cut", "columns added", "huge"):
         assert broken == len(found)
     else:
@@ -198,7 +191,7 @@ def test_ten_thousand_damaged_rows(kind, task, tmp_path):
         check(kind, tmp_path / f"rows{seed}.tsv", task, n=100, seed=seed)
 
 
-def test_a_picture_whose_size_is_honest_and_within_bounds_is_read(task, tmp_path):
+def test_an_image_whose_size_is_honest_and_within_bounds_is_read(task, tmp_path):
     (tmp_path / "rows.tsv").write_bytes(b"\t".join(cells(any_picture(np.random.default_rng(0)))))
     (sample,) = answers(tmp_path / "rows.tsv", task)
     assert isinstance(sample, Sample) and sample.image.shape == (3, 32, 32)

@@ -1,13 +1,13 @@
 import base64
 import io
 import json
-import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.datasets import png, png_chunk
 from PIL import Image
 
 from data.cells import decode_image
@@ -37,14 +37,6 @@ def decoded(content: bytes) -> np.ndarray:
     return np.asarray(image).astype(int)
 
 
-def png_that_declares(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
 def test_both_alphabets_decode_with_and_without_padding(picture, encode, padded):
@@ -64,13 +56,13 @@ def test_what_is_not_base64_is_refused_with_file_and_line(text, message):
         decode_image(text, WHERE)
 
 
-def test_what_is_no_picture_is_refused():
+def test_what_is_not_an_image_is_refused():
     with pytest.raises(RowError, match="line 17 of train.tsv: .* not an image of a known format"):
         decoded(b"once upon a time")
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_a_truncated_picture_is_refused_wherever_it_ends(picture, format):
+def test_a_truncated_image_is_refused_wherever_it_ends(picture, format):
     content = encoded(picture, format)
     for share in range(1, 20):
         with pytest.raises(RowError, match="line 17 of train.tsv"):
@@ -87,7 +79,7 @@ def test_a_jpeg_without_its_last_byte_is_refused(picture):
 def test_a_huge_declared_size_is_refused_before_decoding(side):
     assert side * side > MAX_PIXELS
     with pytest.raises(RowError, match="line 17 of train.tsv: .*(px allowed|exceeds limit)"):
-        decoded(png_that_declares(side, side))
+        decoded(png(side, side, png_chunk(b"IDAT", zlib.compress(b""))))
 
 
 @pytest.mark.filterwarnings("error")

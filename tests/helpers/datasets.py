@@ -5,6 +5,8 @@ import csv
 import io
 import json
 import pickle
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,16 @@ def encoded_image(format="PNG", size=(60, 40), colour="orange", alphabet=base64.
     file = io.BytesIO()
     Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)).save(file, format)
     return alphabet(file.getvalue()).decode()
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, *chunks: bytes) -> bytes:
+    """A PNG file of any declared size and content."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + b"".join(chunks) + png_chunk(b"IEND", b"")
 
 
 def make_row(**values):

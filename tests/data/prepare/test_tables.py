@@ -54,15 +54,11 @@ def test_fields_are_mapped_and_spreadsheets_marks_blank_lines_and_quoted_newline
     assert row[:4] == ["x", "a.jpg", "eine Tasse Tee", "1.0,2.0,11.0,22.0"]
 
 
-def test_the_other_tasks_need_less(tmp_path):
-    (row,) = convert(tmp_path, "image,caption\na.jpg,A photo\n", "--task", "caption")
-    assert row[:4] == ["1", "a.jpg", "A photo", ""]
-
-
 @pytest.mark.parametrize(
     ("task", "text", "cells"),
     [
         ("caption", "image\na.jpg\n", {2: ""}),
+        ("caption", "image,caption\na.jpg,A photo\n", {0: "1", 1: "a.jpg", 2: "A photo", 3: ""}),
         ("snli_ve", "image,hypothesis,label\na.jpg,It is,neutral\n", {3: "It is", 4: "", 5: "neutral"}),
         ("vqa", "image,question,answers\na.jpg,What?,red cup\n", {2: "What?", 3: "1.0|!+red cup"}),
         ("vqa", "image,question\na.jpg,What?\n", {2: "What?", 3: ""}),
@@ -72,6 +68,7 @@ def test_the_other_tasks_need_less(tmp_path):
 def test_columns_without_a_field_are_empty(tmp_path, task, text, cells):
     (row,) = convert(tmp_path, text, "--task", task)
     assert {number: row[number] for number in cells} == cells
+    assert (tmp_path / "own.answers.json").exists() == ("answers" in text)
 
 
 @pytest.mark.parametrize(
@@ -135,17 +132,13 @@ def test_a_row_that_training_would_refuse_is_left_out_with_the_reason(tmp_path, 
         ("image,text,text\n", REFCOCO, "has two fields 'text' in its header"),
         ("image,caption\n", ("--task", "caption"), "the source has no sample for it"),
         ('image,caption\na.jpg,"open\n', ("--task", "caption"), "is not CSV"),
+        ("image,caption\na.jpg,Tür\n", ("--task", "caption"), "is not UTF-8"),
     ],
 )
 def test_a_table_that_does_not_fit_is_a_clear_error(tmp_path, capsys, text, words, complaint):
-    assert convert(tmp_path, text, *words, check=False) == 2
+    assert convert(tmp_path, text, *words, check=False, encoding="latin-1") == 2
     error = capsys.readouterr().err
     assert complaint in error and error.count("\n") == 1
-
-
-def test_a_table_in_another_encoding_is_a_clear_error(tmp_path, capsys):
-    assert convert(tmp_path, "image,caption\na.jpg,Tür\n", "--task", "caption", check=False, encoding="latin-1") == 2
-    assert "is not UTF-8" in capsys.readouterr().err
 
 
 def test_questions_get_the_list_of_their_answers(tmp_path, capsys):
@@ -155,11 +148,6 @@ def test_questions_get_the_list_of_their_answers(tmp_path, capsys):
     listed = tmp_path / "own.answers.json"
     assert read_answers(listed) == ["yes", "maybe", "no"]
     assert f"task.answer_list={listed} has the 3 answers" in capsys.readouterr().out
-
-
-def test_questions_without_answers_have_no_list(tmp_path):
-    convert(tmp_path, "image,question\na.jpg,What?\n", "--task", "vqa")
-    assert not (tmp_path / "own.answers.json").exists()
 
 
 def test_a_larger_image_is_resized_and_its_box_with_it(tmp_path):

@@ -38,15 +38,17 @@ def assert_same(out, whole):
     assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
 
 
-def interrupt_behind(monkeypatch, count):
-    """From the source come `count` samples, then Ctrl-C."""
+def convert_until(monkeypatch, count, path, out):
+    """A conversion that is interrupted by Ctrl-C after `count` samples of the source."""
     original = writer._in_chunks
 
     def interrupted(samples):
         yield from original(islice(samples, count))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer, "_in_chunks", interrupted)
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_in_chunks", interrupted)
+        return convert(path, out)
 
 
 def test_two_processes_make_the_file_of_one(photos, tmp_path):
@@ -58,9 +60,7 @@ def test_two_processes_make_the_file_of_one(photos, tmp_path):
 def test_an_interrupted_conversion_resumes_to_the_same_file(photos, tmp_path, monkeypatch, capsys):
     path, whole = photos
     for count in (0, 7, 6):
-        with monkeypatch.context() as patch:
-            interrupt_behind(patch, count)
-            assert convert(path, tmp_path) == 130
+        assert convert_until(monkeypatch, count, path, tmp_path) == 130
         assert "the same command resumes" in capsys.readouterr().err
         assert not (tmp_path / "boxes.tsv").exists()
     journal = json.loads((tmp_path / "boxes.tsv.journal").read_text())
@@ -71,9 +71,7 @@ def test_an_interrupted_conversion_resumes_to_the_same_file(photos, tmp_path, mo
 
 def test_what_was_written_after_the_last_journal_entry_is_made_again(photos, tmp_path, monkeypatch):
     path, whole = photos
-    with monkeypatch.context() as patch:
-        interrupt_behind(patch, 7)
-        convert(path, tmp_path)
+    convert_until(monkeypatch, 7, path, tmp_path)
     for name in ("boxes.tsv.part", "boxes.rejected.jsonl"):
         with (tmp_path / name).open("ab") as file:
             file.write(b"half a ro")
@@ -94,10 +92,10 @@ def test_a_complete_file_is_left_as_it_is(photos, tmp_path, capsys):
 @pytest.mark.parametrize("is_finished", [False, True])
 def test_other_arguments_are_refused_with_the_remedy(photos, tmp_path, monkeypatch, capsys, is_finished):
     path, _ = photos
-    with monkeypatch.context() as patch:
-        if not is_finished:
-            interrupt_behind(patch, 7)
+    if is_finished:
         convert(path, tmp_path)
+    else:
+        convert_until(monkeypatch, 7, path, tmp_path)
     capsys.readouterr()
     assert convert(path, tmp_path, "--max-side", "32") == 2
     error = capsys.readouterr().err
@@ -106,9 +104,7 @@ def test_other_arguments_are_refused_with_the_remedy(photos, tmp_path, monkeypat
 
 def test_a_source_that_changed_is_refused(tmp_path, monkeypatch, capsys):
     path = write_photos(tmp_path)
-    with monkeypatch.context() as patch:
-        interrupt_behind(patch, 3)
-        convert(path, tmp_path)
+    convert_until(monkeypatch, 3, path, tmp_path)
     path.write_text(path.read_text() + "photos/0.jpg,new,1,1,9,9\n")
     assert convert(path, tmp_path) == 2
     assert f"{path} is not, or no longer, what" in capsys.readouterr().err
@@ -166,9 +162,7 @@ def test_a_full_disk_is_a_clear_error_and_the_next_start_resumes(photos, tmp_pat
 
 
 def test_a_shortened_part_is_refused(photos, tmp_path, monkeypatch, capsys):
-    with monkeypatch.context() as patch:
-        interrupt_behind(patch, 7)
-        convert(photos[0], tmp_path)
+    convert_until(monkeypatch, 7, photos[0], tmp_path)
     (tmp_path / "boxes.tsv.part").write_bytes(b"")
     assert convert(photos[0], tmp_path) == 2
     assert "is shorter than" in capsys.readouterr().err

@@ -1,7 +1,5 @@
 """The command `ofa`: predict, inspect and convert."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -1,7 +1,5 @@
 """The decoder: text or image codes with causal self-attention and attention to the encoder's output."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, field
 

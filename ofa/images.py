@@ -5,8 +5,6 @@ A box is x0, y0, x1, y1 in pixels of the original image, the right and lower edg
 * 999, rounded. `resize_ratio` is always (resized width / width, resized height / height).
 """
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 

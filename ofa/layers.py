@@ -1,7 +1,5 @@
 """Common parts of encoder and decoder layers: feed-forward block and residual branch."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn

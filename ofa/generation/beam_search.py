@@ -1,7 +1,5 @@
 """Beam search with the semantics of the published results (see `_Search.advance`)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Constraints on the next token, for beam search and sampling."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

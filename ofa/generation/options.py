@@ -1,7 +1,5 @@
 """Options of generation: `GenerationOptions` for beam search, `SamplingOptions`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Sampling: one random sequence for each sample."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Images annotated with predictions."""
 
-from __future__ import annotations
-
 import logging
 import textwrap
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Inputs of batch prediction: images with their texts."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Answers out of a known set: the prefix tree over the set, and the decoder's prefix."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Visual question answering, with or without a list of answers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

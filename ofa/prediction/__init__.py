@@ -76,12 +76,13 @@ def predict(
     )
     check_texts(pipe, inputs)
     with Journal(folder, _settings(checkpoint, pipe, precision), inputs) as journal:
-        numbers = {item: number for number, item in journal.pending}
-        predictions = predict_each(pipe, list(numbers))
+        pending = journal.pending
         interval = 0.1 if sys.stderr.isatty() else 30  # seconds between two states of the bar
-        for item, image, prediction in tqdm(predictions, task, len(numbers), mininterval=interval):
+        predictions = predict_each(pipe, [item for _, item in pending])
+        predictions = tqdm(predictions, task, len(pending), mininterval=interval)
+        for (number, _), (item, image, prediction) in zip(pending, predictions, strict=True):
             if images and "error" not in prediction:
-                save_image(folder / "pictures", numbers[item], item, image, prediction)
+                save_image(folder / "pictures", number, item, image, prediction)
             journal.write(item, prediction)
     n_predicted = len(inputs) - journal.n_failed
     lines = [f"{n_predicted} predictions in {journal.file}"]

@@ -18,9 +18,6 @@ class PredictionInput:
     path: Path
     texts: Mapping[str, str]
 
-    def __hash__(self) -> int:
-        return hash((self.path, *sorted(self.texts.items())))
-
 
 def read_inputs(source: Path, pipeline: str, texts: Mapping[str, str], leave_out: Path) -> list[PredictionInput]:
     """The inputs of an image, a folder of images (searched recursively), or a CSV file.

@@ -124,13 +124,10 @@ class Processor(ABC):
             return generate(model, inputs, options)
         lengths = (prefix_tokens != PAD).sum(dim=1).tolist()
         found = generate(model, inputs, options, prefix_tokens)
-        return [[_without_prefix(h, n) for h in hypotheses] for hypotheses, n in zip(found, lengths, strict=True)]
-
-
-def _without_prefix(hypothesis: Hypothesis, length: int) -> Hypothesis:
-    """What follows the first `length` tokens; its score is the sum of its own log-probabilities."""
-    token_scores = hypothesis.token_scores[length:]
-    return Hypothesis(hypothesis.tokens[length:], sum(token_scores), token_scores)
+        return [  # a score is the sum of the answer's own log-probabilities
+            [Hypothesis(h.tokens[n:], sum(h.token_scores[n:]), h.token_scores[n:]) for h in hypotheses]
+            for hypotheses, n in zip(found, lengths, strict=True)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

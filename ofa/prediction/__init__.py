@@ -100,7 +100,12 @@ def predict_each(
     while done < len(inputs):
         batch = inputs[done : done + pipe.batch_size]
         done += len(batch)
-        images = [_read(item) for item in batch]
+        images: list[Image.Image | InputError] = []
+        for item in batch:
+            try:
+                images.append(read_image(item.path))
+            except InputError as error:
+                images.append(error)
         readable = [(item, image) for item, image in zip(batch, images, strict=True) if isinstance(image, Image.Image)]
         found = iter(_predict(pipe, readable))
         for item, image in zip(batch, images, strict=True):
@@ -112,13 +117,6 @@ def check_texts(pipe: Pipeline, inputs: Sequence[PredictionInput]) -> None:
     first = inputs[0].texts
     if all(item.texts == first for item in inputs):
         pipe.build_prompt(*(first.get(name) for name in pipe.processor.text_inputs))
-
-
-def _read(item: PredictionInput) -> Image.Image | InputError:
-    try:
-        return read_image(item.path)
-    except InputError as error:
-        return error
 
 
 def _predict(pipe: Pipeline, batch: Sequence[tuple[PredictionInput, Image.Image]]) -> list[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """Closed sets of answers in files: `read_answers`, `order_answers`."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Atomic file writes: `atomic_write`; for several files together, `write_part` and a rename of each."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -4,8 +4,6 @@ Positions enter attention as biases (TUPE, arXiv 2006.15595; buckets as in T5, a
 2106.08254). Bucket tables are computed for the current size and cached: at full size they would be 50 MB.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from functools import lru_cache
 

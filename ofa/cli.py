@@ -1,7 +1,5 @@
 """The command `ofa`: predict, inspect and convert."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys
@@ -33,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "inspect":
             Console(soft_wrap=False).print(*describe(options.checkpoint), sep="\n")
         else:
-            _convert(options)
+            answers, dtype = options.answers, DTYPES[options.dtype]
+            settings = {"ema": options.ema, "tokenizer": options.tokenizer, "force": options.force}
+            convert(options.source, options.folder, dtype=dtype, answers=answers, **settings)
+            print(f"written to {options.folder}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -44,37 +45,34 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ofa", description="Use OFA models and checkpoints.")
     parser.add_argument("--version", action="version", version=f"ofa {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_predict(commands.add_parser("predict", help="predict for an image, a folder or a CSV file"))
+
+    predict = commands.add_parser("predict", help="predict for an image, a folder or a CSV file")
+    predict.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    predict.add_argument("input", metavar="INPUT", help="an image, a folder of images, or a CSV file with column image")
+    predict.add_argument("--output", metavar="FOLDER", help="default outputs/predict/NAME_OF_INPUT")
+    predict.add_argument("--task", choices=PROCESSORS, help="default: the task of the checkpoint")
+    predict.add_argument("--text", help="text for all images, such as a question or an expression")
+    predict.add_argument("--caption", help="caption of all images, for visual entailment")
+    predict.add_argument("--objects", help="names of visible objects, separated by commas, for question answering")
+    predict.add_argument("--no-images", action="store_true", help="do not draw predictions on the images")
+    predict.add_argument("--tokenizer", metavar="SOURCE", help="folder or Hugging Face id of the vocabulary")
+    predict.add_argument("--answers", metavar="FILE", help="JSON file of all answers to questions")
+    predict.add_argument("--device", help="such as cuda:1; default: a GPU if there is one")
+    predict.add_argument("--precision", choices=PRECISIONS, default="32-true", help="default %(default)s")
+    predict.add_argument("--batch-size", type=int, metavar="N", help="images at once")
+
     inspect = commands.add_parser("inspect", help="print what a checkpoint contains")
     inspect.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
-    _add_convert(commands.add_parser("convert", help="write a checkpoint as a self-contained model folder"))
+
+    convert = commands.add_parser("convert", help="write a checkpoint as a self-contained model folder")
+    convert.add_argument("source", metavar="IN", help=CHECKPOINT)
+    convert.add_argument("folder", metavar="OUT", help="the model folder to write")
+    convert.add_argument("--ema", action="store_true", help="take the averaged weights")
+    convert.add_argument("--tokenizer", metavar="SOURCE", help="folder or Hugging Face id of the vocabulary")
+    convert.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights, default %(default)s")
+    convert.add_argument("--answers", metavar="FILE", help="JSON file of all answers to questions")
+    convert.add_argument("--force", action="store_true", help="write into OUT even if it contains files")
     return parser
-
-
-def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
-    parser.add_argument("input", metavar="INPUT", help="an image, a folder of images, or a CSV file with column image")
-    parser.add_argument("--output", metavar="FOLDER", help="default outputs/predict/NAME_OF_INPUT")
-    parser.add_argument("--task", choices=PROCESSORS, help="default: the task of the checkpoint")
-    parser.add_argument("--text", help="text for all images, such as a question or an expression")
-    parser.add_argument("--caption", help="caption of all images, for visual entailment")
-    parser.add_argument("--objects", help="names of visible objects, separated by commas, for question answering")
-    parser.add_argument("--no-images", action="store_true", help="do not draw predictions on the images")
-    parser.add_argument("--tokenizer", metavar="SOURCE", help="folder or Hugging Face id of the vocabulary")
-    parser.add_argument("--answers", metavar="FILE", help="JSON file of all answers to questions")
-    parser.add_argument("--device", help="such as cuda:1; default: a GPU if there is one")
-    parser.add_argument("--precision", choices=PRECISIONS, default="32-true", help="default %(default)s")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images at once")
-
-
-def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="IN", help=CHECKPOINT)
-    parser.add_argument("folder", metavar="OUT", help="the model folder to write")
-    parser.add_argument("--ema", action="store_true", help="take the averaged weights")
-    parser.add_argument("--tokenizer", metavar="SOURCE", help="folder or Hugging Face id of the vocabulary")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights, default %(default)s")
-    parser.add_argument("--answers", metavar="FILE", help="JSON file of all answers to questions")
-    parser.add_argument("--force", action="store_true", help="write into OUT even if it contains files")
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -93,16 +91,3 @@ def _predict(options: argparse.Namespace) -> int:
         device=options.device,
     )
     return 0 if n_predicted else 1
-
-
-def _convert(options: argparse.Namespace) -> None:
-    convert(
-        options.source,
-        options.folder,
-        ema=options.ema,
-        tokenizer=options.tokenizer,
-        dtype=DTYPES[options.dtype],
-        answers=options.answers,
-        force=options.force,
-    )
-    print(f"written to {options.folder}")

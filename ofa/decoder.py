@@ -1,7 +1,5 @@
 """The decoder: text or image codes with causal self-attention and attention to the encoder's output."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -35,15 +33,12 @@ class DecoderOutput:
 
 
 class DecoderLayer(TransformerLayer):
-    """Pre-norm self-attention, cross-attention and feed-forward, with NormFormer's norms after each attention."""
+    """Self-attention, cross-attention and feed-forward."""
 
     def __init__(self, config: OFAConfig, drop_path: float) -> None:
-        super().__init__(config, config.decoder_ffn_dim, drop_path)
-        attention = (config.d_model, config.decoder_attention_heads, config.attn_scale_factor, config.attention_dropout)
-        self.self_attn = Attention(*attention)
-        self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
-        self.self_attn_mid_layer_norm = nn.LayerNorm(config.d_model)
-        self.cross_attn = Attention(*attention)
+        heads = config.decoder_attention_heads
+        super().__init__(config, config.decoder_ffn_dim, heads, drop_path)
+        self.cross_attn = Attention(config.d_model, heads, config.attn_scale_factor, config.attention_dropout)
         self.cross_attn_layer_norm = nn.LayerNorm(config.d_model)
         self.cross_attn_mid_layer_norm = nn.LayerNorm(config.d_model)
 
@@ -57,10 +52,7 @@ class DecoderLayer(TransformerLayer):
         wanted_of_cross: Collection[str] = (),
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """x [B, T, D], source [B, L, D] -> the new x, and the wanted features of self- and of cross-attention."""
-        normed = self.self_attn_layer_norm(x)
-        keys, values = self.self_attn.keys_values(normed)
-        attended, features = self.self_attn(normed, keys, values, self_bias, wanted)
-        x = self.residual(x, self.self_attn_mid_layer_norm(attended))
+        x, features = self.attend_self(x, self_bias, wanted)
         source_keys_values = self.cross_attn.keys_values(source)
         x, features_of_cross = self.attend_source(x, *source_keys_values, cross_bias, wanted_of_cross)
         return self.feed_forward(x), features, features_of_cross

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ofa.attention import (
-    Attention,
     blocking_bias,
     patch_offset_buckets,
     patch_position_ids,
@@ -64,21 +63,14 @@ class EncoderOutput:
 
 
 class EncoderLayer(TransformerLayer):
-    """Pre-norm self-attention and feed-forward, with NormFormer's norm after attention."""
+    """Self-attention and feed-forward."""
 
     def __init__(self, config: OFAConfig, drop_path: float) -> None:
-        super().__init__(config, config.encoder_ffn_dim, drop_path)
-        self.self_attn = Attention(
-            config.d_model, config.encoder_attention_heads, config.attn_scale_factor, config.attention_dropout
-        )
-        self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
-        self.self_attn_mid_layer_norm = nn.LayerNorm(config.d_model)
+        super().__init__(config, config.encoder_ffn_dim, config.encoder_attention_heads, drop_path)
 
     def forward(self, x: Tensor, bias: Tensor, wanted: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
-        """x [B, L, D], bias broadcastable to [B, H, L, L] -> the new x, and the wanted features of the attention."""
-        normed = self.self_attn_layer_norm(x)
-        attended, features = self.self_attn(normed, *self.self_attn.keys_values(normed), bias, wanted)
-        x = self.residual(x, self.self_attn_mid_layer_norm(attended))
+        """Arguments and results as of `attend_self`."""
+        x, features = self.attend_self(x, bias, wanted)
         return self.feed_forward(x), features
 
 

@@ -1,7 +1,5 @@
 """Intermediate states of a model: a caller names those it needs, and only they are kept."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ A box is x0, y0, x1, y1 in pixels of the original image, the right and lower edg
 * 999, rounded. `resize_ratio` is always (resized width / width, resized height / height).
 """
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 
@@ -95,12 +93,12 @@ def resize_ratios(size: int, width: int, height: int) -> tuple[float, float]:
 
 def boxes_to_bins(boxes: Tensor, resize_ratio: tuple[float, float], max_image_size: int) -> Tensor:
     """Bin numbers [..., 4] (int64) of boxes [..., 4] inside the image; 0..999 where the image fits max_image_size."""
-    return (boxes * _per_coordinate(resize_ratio) / max_image_size * (N_BINS - 1)).round().long()
+    return (boxes * torch.tensor(2 * resize_ratio) / max_image_size * (N_BINS - 1)).round().long()
 
 
 def bins_to_boxes(bins: Tensor, resize_ratio: tuple[float, float], max_image_size: int) -> Tensor:
     """Boxes [..., 4] (float32) in pixels of the original image from bin numbers [..., 4]."""
-    return bins / (N_BINS - 1) * max_image_size / _per_coordinate(resize_ratio)
+    return bins / (N_BINS - 1) * max_image_size / torch.tensor(2 * resize_ratio)
 
 
 def box_iou(first: Tensor, second: Tensor) -> Tensor:
@@ -119,7 +117,3 @@ def has_area(box: Box) -> bool:
     """Whether it covers anything: neither empty nor with its corners swapped."""
     x0, y0, x1, y1 = box
     return x0 < x1 and y0 < y1
-
-
-def _per_coordinate(resize_ratio: tuple[float, float]) -> Tensor:
-    return torch.tensor([*resize_ratio, *resize_ratio])

@@ -1,7 +1,5 @@
 """User input as RGB images: a path, a URL, a PIL image or an array."""
 
-from __future__ import annotations
-
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen

@@ -1,12 +1,13 @@
-"""Common parts of encoder and decoder layers: feed-forward block and residual branch."""
+"""Common parts of encoder and decoder layers: self-attention, feed-forward block and residual branch."""
 
-from __future__ import annotations
+from collections.abc import Collection
 
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ofa.attention import Attention
 from ofa.config import OFAConfig
 
 
@@ -24,9 +25,9 @@ class Residual(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Base of encoder and decoder layers: the feed-forward block with NormFormer's middle norm."""
+    """Base of encoder and decoder layers: pre-norm self-attention and feed-forward, with NormFormer's middle norms."""
 
-    def __init__(self, config: OFAConfig, ffn_dim: int, drop_path: float) -> None:
+    def __init__(self, config: OFAConfig, ffn_dim: int, heads: int, drop_path: float) -> None:
         super().__init__()
         self.residual = Residual(config.dropout, drop_path)
         self.activation_dropout = nn.Dropout(config.activation_dropout)
@@ -34,6 +35,15 @@ class TransformerLayer(nn.Module):
         self.fc1 = nn.Linear(config.d_model, ffn_dim)
         self.ffn_layer_norm = nn.LayerNorm(ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, config.d_model)
+        self.self_attn = Attention(config.d_model, heads, config.attn_scale_factor, config.attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.self_attn_mid_layer_norm = nn.LayerNorm(config.d_model)
+
+    def attend_self(self, x: Tensor, bias: Tensor, wanted: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """x [B, L, D], bias broadcastable to [B, H, L, L] -> the new x, and the wanted features of the attention."""
+        normed = self.self_attn_layer_norm(x)
+        attended, features = self.self_attn(normed, *self.self_attn.keys_values(normed), bias, wanted)
+        return self.residual(x, self.self_attn_mid_layer_norm(attended)), features
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D], the residual included."""

@@ -1,7 +1,5 @@
 """OFA: one sequence-to-sequence model for images and text (arXiv 2202.03052)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Padding of token ids: `pad`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

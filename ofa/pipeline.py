@@ -53,11 +53,6 @@ def pipeline(
         answers: JSON file of all possible answers; None: those stored with the model, without which any is possible.
         ema: take the averaged weights of a file of the original trainer.
 
-    Example:
-        >>> ground = pipeline("visual-grounding", model="outputs/refcoco/tiny/...")  # doctest: +SKIP
-        >>> ground(image="photo.jpg", text="the blue mug")  # doctest: +SKIP
-        {'boxes': [[112.3, 40.1, 187.9, 131.0]], 'scores': [0.87]}
-
     Raises:
         UserError: there is no such pipeline or device, or model and vocabulary cannot be loaded or do not match.
     """

@@ -4,9 +4,8 @@ A pickle calls whatever function it names. Here the few names that plain data ne
 types; any other name is an error.
 """
 
-from __future__ import annotations
-
 import io
+import itertools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +18,33 @@ from ofa.errors import UserError
 _BUILTINS = ("builtins", "__builtin__")  # the second is Python 2's name
 NUMPY_SCALARS = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
 # Built-in types cannot be changed by a pickle, and making one of plain values executes nothing else.
-_TYPES = {
-    **{(module, kind.__name__): kind for module in _BUILTINS for kind in (set, frozenset, bytes, complex)},
-    ("collections", "OrderedDict"): dict,
-    ("collections", "Counter"): dict,
-}
+_TYPES = (set, frozenset, bytes, complex)
 # Factories of a defaultdict; not needed, since it becomes a dict.
-_FACTORIES = {(m, name) for m in _BUILTINS for name in ("int", "long", "float", "bool", "str", "list", "dict", "tuple")}
+_FACTORIES = ("int", "long", "float", "bool", "str", "list", "dict", "tuple")
+
+
+class NumberType:
+    """Stands for a pickled NumPy dtype: the code, "f8", comes first, its byte order as state."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code, self.order = code, "|"
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = state[1]
+
+    def dtype(self) -> np.dtype:
+        """The type it stands for; TypeError or ValueError if there is none, or it is not numeric."""
+        dtype = np.dtype(self.code).newbyteorder(self.order)
+        if dtype.kind not in "biufc":
+            raise ValueError(f"a NumPy value of type {self.code} is not a number")
+        return dtype
+
+
+def number(number_type: NumberType, data: bytes) -> Any:
+    """A pickled NumPy scalar as the number it is; TypeError or ValueError if it is none."""
+    return np.frombuffer(data, number_type.dtype(), count=1)[0].item()
 
 
 def load_plain_pickle(path: str | Path) -> Any:
@@ -58,23 +77,19 @@ class _PlainUnpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO, path: Path, encoding: str) -> None:
         super().__init__(file, encoding=encoding)
         self._path = path
-        self._functions = _harmless_functions(encoding)
+        self._known = _harmless_functions(encoding)
 
     def find_class(self, module: str, name: str) -> Any:
-        key = (module, name)
-        if key in _FACTORIES:
-            return None
-        for known in (_TYPES, self._functions):
-            if key in known:
-                return known[key]
-        raise UserError(
-            f"{self._path} was not read: it names {module}.{name}, which could execute code; "
-            "only dicts, lists, tuples, sets, strings, bytes, numbers, bools and None are read"
-        )
+        if (module, name) not in self._known:
+            raise UserError(
+                f"{self._path} was not read: it names {module}.{name}, which could execute code; "
+                "only dicts, lists, tuples, sets, strings, bytes, numbers, bools and None are read"
+            )
+        return self._known[module, name]
 
 
-def _harmless_functions(encoding: str) -> dict[tuple[str, str], Callable]:
-    """What stands for the functions plain data is pickled with; new ones, for a pickle may set a function's attributes.
+def _harmless_functions(encoding: str) -> dict[tuple[str, str], Callable | None]:
+    """What stands for the names in plain data; functions are new ones, for a pickle may set a function's attributes.
 
     Python 2's byte strings, among them the data of its NumPy scalars, are read in `encoding`.
     """
@@ -83,32 +98,11 @@ def _harmless_functions(encoding: str) -> dict[tuple[str, str], Callable]:
         return number(number_type, data.encode(encoding) if isinstance(data, str) else data)
 
     return {
+        **dict.fromkeys(itertools.product(_BUILTINS, _FACTORIES)),
+        **{(module, kind.__name__): kind for module in _BUILTINS for kind in _TYPES},
+        **dict.fromkeys((("collections", "OrderedDict"), ("collections", "Counter")), dict),
         ("collections", "defaultdict"): lambda factory=None, *items: dict(*items),
         ("_codecs", "encode"): lambda text, _: text.encode("latin-1"),  # how protocols 0 to 2 write bytes
         ("numpy", "dtype"): lambda *arguments: NumberType(*arguments),
         **{(module, "scalar"): scalar for module in NUMPY_SCALARS},
     }
-
-
-def number(number_type: NumberType, data: bytes) -> Any:
-    """A pickled NumPy scalar as the number it is; TypeError or ValueError if it is none."""
-    return np.frombuffer(data, number_type.dtype(), count=1)[0].item()
-
-
-class NumberType:
-    """Stands for a pickled NumPy dtype: the code, "f8", comes first, its byte order as state."""
-
-    __slots__ = ("code", "order")
-
-    def __init__(self, code: str, *_: Any) -> None:
-        self.code, self.order = code, "|"
-
-    def __setstate__(self, state: tuple) -> None:
-        self.order = state[1]
-
-    def dtype(self) -> np.dtype:
-        """The type it stands for; TypeError or ValueError if there is none, or it is not numeric."""
-        dtype = np.dtype(self.code).newbyteorder(self.order)
-        if dtype.kind not in "biufc":
-            raise ValueError(f"a NumPy value of type {self.code} is not a number")
-        return dtype

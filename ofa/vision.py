@@ -1,7 +1,5 @@
 """Image backbone: timm's ResNet without its fourth stage, one vector for each 16 x 16 px patch."""
 
-from __future__ import annotations
-
 import copy
 
 import timm

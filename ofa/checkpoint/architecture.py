@@ -1,7 +1,5 @@
 """Model configuration and weight names of a checkpoint: from its own settings, checked against its tensor shapes."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

@@ -1,7 +1,5 @@
 """Self-contained model folders, arranged as the published ones: `export`, `convert`."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

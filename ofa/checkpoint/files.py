@@ -4,8 +4,6 @@ Reading executes nothing. Torch files are pickles; PyTorch's restricted unpickle
 The option objects and NumPy numbers of the original trainer are replaced by harmless stand-ins.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import pickle

@@ -1,7 +1,5 @@
 """Descriptions of checkpoints as tables: `describe`."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

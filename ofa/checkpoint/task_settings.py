@@ -141,9 +141,8 @@ MODELSCOPE_SETTINGS = {
 }  # fmt: skip
 READ_KEYS = {
     *MODELSCOPE_SETTINGS, "prompt", "language", "beam_search", "imagenet_default_mean_and_std", "gen_type",
-    "answer2label",
+    "answer2label", "type", "seed",  # the last two do not affect predictions
 }  # fmt: skip
-IGNORED_KEYS = {"type", "seed"}  # they do not affect predictions
 
 
 def from_modelscope(folder: Path) -> TaskSettings | None:
@@ -179,7 +178,7 @@ def from_modelscope(folder: Path) -> TaskSettings | None:
     prompt = str(model.get("prompt", "")).replace("{}", "{text}").strip()
     if prompt and (pipeline not in PROCESSORS or prompt != PROCESSORS[pipeline].prompt):
         log.warning("%s has prompt=%r, which is not used: %s has a fixed prompt", file, prompt, pipeline)
-    unread = [f"{key}={model[key]!r}" for key in model if key not in READ_KEYS | IGNORED_KEYS]
+    unread = [f"{key}={model[key]!r}" for key in model if key not in READ_KEYS]
     unread += [f"beam_search.{key}={value!r}" for key, value in beam.items() if key not in BEAM_OPTIONS]
     if unread:
         log.info("%s: not used: %s", file, ", ".join(unread))

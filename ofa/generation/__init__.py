@@ -7,12 +7,6 @@ from ofa.generation.prefix_tree import PrefixTree
 from ofa.generation.sampling import sample
 
 __all__ = [
-    "GenerationOptions",
-    "Hypothesis",
-    "PrefixTree",
-    "SamplingOptions",
-    "best_candidates",
-    "generate",
-    "sample",
+    "GenerationOptions", "Hypothesis", "PrefixTree", "SamplingOptions", "best_candidates", "generate", "sample",
     "score_candidates",
-]
+]  # fmt: skip

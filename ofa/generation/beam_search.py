@@ -1,7 +1,5 @@
 """Beam search with the semantics of the published results (see `_Search.advance`)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,7 +51,8 @@ def generate(
     length, allowed_ids = max(constraints.limits) + 1, constraints.allowed_ids
     decoders = [StepDecoder(m, encode(m, batch), length, allowed_ids, batch.get("code_masks")) for m in models]
     while len(search.samples):
-        probabilities = [search.log_softmax(decoder.step(search.newest)) for decoder in decoders]
+        newest = constraints.ids_of(search.columns[..., -1])
+        probabilities = [search.log_softmax(decoder.step(newest)) for decoder in decoders]
         samples, beams = search.advance(average(probabilities))
         if len(search.samples):
             for decoder in decoders:
@@ -73,11 +72,6 @@ class _Search:
         self.scores = torch.zeros(n_samples, 1, 0, device=device)  # [B, K, t], sums up to each token
         self.nodes = torch.zeros(n_samples, 1, dtype=torch.long, device=device)  # [B, K], places in the tree
         self.finished: list[list[Hypothesis]] = [[] for _ in range(n_samples)]
-
-    @property
-    def newest(self) -> Tensor:
-        """[B, K], the last token of each live hypothesis, as vocabulary ids."""
-        return self.constraints.ids_of(self.columns[..., -1])
 
     @property
     def length(self) -> int:

@@ -4,8 +4,6 @@ The pass reads a whole prefix tree. Each row of the tree is a query that sees it
 itself, never the other rows. Positions follow the depth, so the rows of one level share their position biases.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

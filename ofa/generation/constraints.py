@@ -1,7 +1,5 @@
 """Constraints on the next token, for beam search and sampling."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -36,7 +34,15 @@ class Constraints:
             self.allowed_ids = torch.cat([torch.arange(4, device=device), ids])
         elif self.tree is not None and options.softmax_over_tree and prefix_tokens is None:
             self.allowed_ids = self.tree.tokens
-        self.prefix = None if prefix_tokens is None else self._columns_of_prefix(prefix_tokens)
+        self.prefix = prefix_tokens  # [N, P], as columns
+        if prefix_tokens is not None and self.allowed_ids is not None:
+            self.prefix = torch.searchsorted(self.allowed_ids, prefix_tokens).clamp(max=len(self.allowed_ids) - 1)
+            outside = self.allowed_ids[self.prefix] != prefix_tokens
+            if outside.any():
+                raise UserError(
+                    f"the prefix token {int(prefix_tokens[outside][0])} is outside "
+                    f"constraint_range={options.constraint_range}; leave the range out, or the prefix"
+                )
         self.limits = [options.max_len] * n_samples
         if prefix_tokens is not None and not options.prefix_counts_toward_max_len:
             self.limits = [options.max_len + length for length in (prefix_tokens != PAD).sum(1).tolist()]
@@ -91,18 +97,6 @@ class Constraints:
     def ids_of(self, columns: Tensor) -> Tensor:
         """The ids of columns, both of any shape."""
         return columns if self.allowed_ids is None else self.allowed_ids[columns]
-
-    def _columns_of_prefix(self, ids: Tensor) -> Tensor:
-        if self.allowed_ids is None:
-            return ids
-        columns = torch.searchsorted(self.allowed_ids, ids).clamp(max=len(self.allowed_ids) - 1)
-        outside = self.allowed_ids[columns] != ids
-        if outside.any():
-            raise UserError(
-                f"the prefix token {int(ids[outside][0])} is outside constraint_range={self.options.constraint_range}; "
-                "leave the range out, or the prefix"
-            )
-        return columns
 
     def _outside_tree(self, nodes: Tensor, n_columns: int) -> Tensor:
         """[B, K, A] booleans, True where no answer of the tree continues."""

@@ -1,7 +1,5 @@
 """Sampling: one random sequence for each sample."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -68,7 +66,8 @@ def sample(
             samples, columns, nodes = samples[stay], columns[stay], nodes[stay]
             for decoder in decoders:
                 decoder.select(stay, torch.zeros_like(columns))
-    return [_hypothesis(*row) for row in zip(tokens.tolist(), scores.tolist(), strict=True)]
+    rows = zip(tokens.tolist(), scores.tolist(), (tokens != PAD).sum(1).tolist(), strict=True)
+    return [Hypothesis(ids[:n], sum(parts[:n]), parts[:n]) for ids, parts, n in rows]
 
 
 def truncate(log_weights: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
@@ -104,9 +103,3 @@ def _check_room(options: SamplingOptions, limits: Sequence[int], prefix_tokens: 
             f"max_len={options.max_len} leaves room for {room} tokens and the longest answer of prefix_tree has "
             f"{options.prefix_tree.longest}; raise it by the difference"
         )
-
-
-def _hypothesis(tokens: list[int], scores: list[float]) -> Hypothesis:
-    """One row of tokens, padded, and of their scores."""
-    length = tokens.index(PAD) if PAD in tokens else len(tokens)
-    return Hypothesis(tokens[:length], sum(scores[:length]), scores[:length])

@@ -4,8 +4,6 @@ Cross-attention keys and values are computed once for each sample and shared by 
 Self-attention keys and values are kept in buffers of full length.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Batch prediction for images without ground truth: `predict`."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -78,12 +76,13 @@ def predict(
     )
     check_texts(pipe, inputs)
     with Journal(folder, _settings(checkpoint, pipe, precision), inputs) as journal:
-        numbers = {item: number for number, item in journal.pending}
-        predictions = predict_each(pipe, list(numbers))
+        pending = journal.pending
         interval = 0.1 if sys.stderr.isatty() else 30  # seconds between two states of the bar
-        for item, image, prediction in tqdm(predictions, task, len(numbers), mininterval=interval):
+        predictions = predict_each(pipe, [item for _, item in pending])
+        predictions = tqdm(predictions, task, len(pending), mininterval=interval)
+        for (number, _), (item, image, prediction) in zip(pending, predictions, strict=True):
             if images and "error" not in prediction:
-                save_image(folder / "pictures", numbers[item], item, image, prediction)
+                save_image(folder / "pictures", number, item, image, prediction)
             journal.write(item, prediction)
     n_predicted = len(inputs) - journal.n_failed
     lines = [f"{n_predicted} predictions in {journal.file}"]
@@ -101,7 +100,12 @@ def predict_each(
     while done < len(inputs):
         batch = inputs[done : done + pipe.batch_size]
         done += len(batch)
-        images = [_read(item) for item in batch]
+        images: list[Image.Image | InputError] = []
+        for item in batch:
+            try:
+                images.append(read_image(item.path))
+            except InputError as error:
+                images.append(error)
         readable = [(item, image) for item, image in zip(batch, images, strict=True) if isinstance(image, Image.Image)]
         found = iter(_predict(pipe, readable))
         for item, image in zip(batch, images, strict=True):
@@ -113,13 +117,6 @@ def check_texts(pipe: Pipeline, inputs: Sequence[PredictionInput]) -> None:
     first = inputs[0].texts
     if all(item.texts == first for item in inputs):
         pipe.build_prompt(*(first.get(name) for name in pipe.processor.text_inputs))
-
-
-def _read(item: PredictionInput) -> Image.Image | InputError:
-    try:
-        return read_image(item.path)
-    except InputError as error:
-        return error
 
 
 def _predict(pipe: Pipeline, batch: Sequence[tuple[PredictionInput, Image.Image]]) -> list[dict[str, Any]]:

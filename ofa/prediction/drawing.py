@@ -1,7 +1,5 @@
 """Images annotated with predictions."""
 
-from __future__ import annotations
-
 import logging
 import textwrap
 from pathlib import Path
@@ -41,14 +39,9 @@ def draw(item: PredictionInput, image: Image.Image, prediction: dict[str, Any]) 
         answer = f"score {prediction['scores'][0]:.2f}"
     else:
         answer = f"{prediction.get('label', prediction.get('text'))} ({prediction['score']:.2f})"
-    return _with_lines(image, [*item.texts.values(), answer])
-
-
-def _with_lines(image: Image.Image, texts: list[str]) -> Image.Image:
-    """The image on white, with texts below it."""
     width = max(image.width, 240)
     letters = max(1, int(width / (0.6 * _FONT_SIZE)))
-    text = "\n".join(line for text in texts for line in textwrap.wrap(text, letters))
+    text = "\n".join(line for text in (*item.texts.values(), answer) for line in textwrap.wrap(text, letters))
     height = (text.count("\n") + 1) * int(1.4 * _FONT_SIZE) + 8
     sheet = Image.new("RGB", (width, image.height + height), "white")
     sheet.paste(image)

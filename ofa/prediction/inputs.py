@@ -1,7 +1,5 @@
 """Inputs of batch prediction: images with their texts."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +17,6 @@ class PredictionInput:
 
     path: Path
     texts: Mapping[str, str]
-
-    def __hash__(self) -> int:
-        return hash((self.path, *sorted(self.texts.items())))
 
 
 def read_inputs(source: Path, pipeline: str, texts: Mapping[str, str], leave_out: Path) -> list[PredictionInput]:

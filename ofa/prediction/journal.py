@@ -61,8 +61,12 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stream.close()
-        if kind is None:
-            self._sort()
+        if kind is None:  # in the order of the inputs, then those of earlier runs
+            own = [self._records[_key(_prompt(item))] for item in self._inputs]
+            keys = {_key(record) for record in own}
+            others = [record for key, record in self._records.items() if key not in keys]
+            text = "".join(map(_line, [*own, *others]))
+            atomic_write(self.file, lambda part: part.write_text(text, encoding="ascii"))
 
     def write(self, item: PredictionInput, prediction: Mapping[str, Any]) -> None:
         """Append a prediction, within `with`; it is in the file when this returns."""
@@ -70,14 +74,6 @@ class Journal:
         self._records[_key(record)] = record
         self._stream.write(_line(record))
         self._stream.flush()
-
-    def _sort(self) -> None:
-        """Predictions in the order of the inputs, then those of earlier runs."""
-        own = [self._records[_key(_prompt(item))] for item in self._inputs]
-        keys = {_key(record) for record in own}
-        others = [record for key, record in self._records.items() if key not in keys]
-        text = "".join(map(_line, [*own, *others]))
-        atomic_write(self.file, lambda part: part.write_text(text, encoding="ascii"))
 
     def _read(self) -> Iterable[Record]:
         """The records of earlier runs; an incomplete last line is removed."""

@@ -7,14 +7,6 @@ from ofa.processors.grounding import GroundingProcessor
 from ofa.processors.question_answering import QuestionProcessor
 
 __all__ = [
-    "PROCESSORS",
-    "CaptionProcessor",
-    "EntailmentProcessor",
-    "GroundingProcessor",
-    "ImageProcessor",
-    "Processor",
-    "Prompt",
-    "PromptError",
-    "QuestionProcessor",
-    "SettingError",
-]
+    "PROCESSORS", "CaptionProcessor", "EntailmentProcessor", "GroundingProcessor", "ImageProcessor", "Processor",
+    "Prompt", "PromptError", "QuestionProcessor", "SettingError",
+]  # fmt: skip

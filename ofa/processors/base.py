@@ -57,21 +57,15 @@ class Processor(ABC):
 
     # The name in `ofa.pipeline` and task.json; None: exported models have no task.json.
     pipeline: ClassVar[str | None] = None
-    # The prompt, with {text} in the place of a given text.
-    prompt: ClassVar[str] = ""
-    # The texts a pipeline takes in addition to the image, by name, and whether each is required.
-    text_inputs: ClassVar[Mapping[str, bool]] = {}
-    # What the original trainer calls the task in its checkpoints, and its options that are settings here.
-    original_name: ClassVar[str | None] = None
-    original_settings: ClassVar[Mapping[str, str]] = {}
-    # Options of `generation` that cannot be changed without producing invalid answers.
-    fixed_generation: ClassVar[tuple[str, ...]] = ()
-    # Whether each model has its own list of possible answers.
-    has_answer_list: ClassVar[bool] = False
+    prompt: ClassVar[str] = ""  # with {text} in the place of a given text
+    text_inputs: ClassVar[Mapping[str, bool]] = {}  # texts in addition to the image by name; whether each is required
+    original_name: ClassVar[str | None] = None  # of the task, in checkpoints of the original trainer
+    original_settings: ClassVar[Mapping[str, str]] = {}  # options of the original trainer that are settings here
+    fixed_generation: ClassVar[tuple[str, ...]] = ()  # options without which answers would be invalid
+    has_answer_list: ClassVar[bool] = False  # whether each model has its own list of possible answers
     # The possible answers, where they are a closed set: training and generation allow no others.
     tree: ClassVar[PrefixTree | None] = None
-    # Whether every answer of `tree` is scored, instead of a beam search.
-    scores_candidates: ClassVar[bool] = False
+    scores_candidates: ClassVar[bool] = False  # whether every answer of `tree` is scored, instead of a beam search
 
     def __init_subclass__(cls) -> None:
         """Registers the class by its own pipeline name; TypeError if another class has this name."""
@@ -124,13 +118,10 @@ class Processor(ABC):
             return generate(model, inputs, options)
         lengths = (prefix_tokens != PAD).sum(dim=1).tolist()
         found = generate(model, inputs, options, prefix_tokens)
-        return [[_without_prefix(h, n) for h in hypotheses] for hypotheses, n in zip(found, lengths, strict=True)]
-
-
-def _without_prefix(hypothesis: Hypothesis, length: int) -> Hypothesis:
-    """What follows the first `length` tokens; its score is the sum of its own log-probabilities."""
-    token_scores = hypothesis.token_scores[length:]
-    return Hypothesis(hypothesis.tokens[length:], sum(token_scores), token_scores)
+        return [  # a score is the sum of the answer's own log-probabilities
+            [Hypothesis(h.tokens[n:], sum(h.token_scores[n:]), h.token_scores[n:]) for h in hypotheses]
+            for hypotheses, n in zip(found, lengths, strict=True)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,5 @@
 """Image captioning."""
 
-from __future__ import annotations
-
 import string
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Answers out of a known set: the prefix tree over the set, and the decoder's prefix."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,8 +59,8 @@ class ClosedAnswerProcessor(ImageProcessor):
 
     @property
     def generation(self) -> GenerationOptions:
-        """Beam search among the answers by the sum of log-probabilities."""
-        lengths = {"max_len": self.tree.longest, "prefix_counts_toward_max_len": False}
+        """Beam search by the sum of log-probabilities, among the answers if there is a set."""
+        lengths = {"max_len": 10 if self.tree is None else self.tree.longest, "prefix_counts_toward_max_len": False}
         return GenerationOptions(beam_size=5, normalize_scores=False, prefix_tree=self.tree, **lengths)
 
     def with_prefix(self, prompt: str, texts: tuple[str, ...], notes: tuple[str, ...]) -> Prompt:

@@ -1,7 +1,5 @@
 """Visual entailment: whether an image, with or without its caption, implies a sentence."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

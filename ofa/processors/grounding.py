@@ -1,7 +1,5 @@
 """Visual grounding: the region that a text describes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

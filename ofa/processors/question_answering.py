@@ -1,7 +1,5 @@
 """Visual question answering, with or without a list of answers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa.answers import read_answers
-from ofa.generation import GenerationOptions, Hypothesis, PrefixTree
+from ofa.generation import Hypothesis, PrefixTree
 from ofa.processors.base import Prompt, PromptError, SettingError
 from ofa.processors.closed import ClosedAnswerProcessor
 from ofa.tokenizer import clean_question, cut_words
@@ -51,13 +49,6 @@ class QuestionProcessor(ClosedAnswerProcessor):
     @cached_property
     def tree(self) -> PrefixTree | None:
         return super().tree if self.constrained else None
-
-    @property
-    def generation(self) -> GenerationOptions:
-        if self.tree is None:
-            lengths = {"max_len": 10, "prefix_counts_toward_max_len": False}
-            return GenerationOptions(beam_size=5, normalize_scores=False, **lengths)
-        return super().generation
 
     def build_prompt(self, text: str, objects: Sequence[str] = ()) -> Prompt:
         """The question, followed by the names of objects where they are used; PromptError if it is empty."""

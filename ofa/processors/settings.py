@@ -1,7 +1,5 @@
 """A processor as plain values, stored next to a model's weights, and back."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import math

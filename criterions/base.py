@@ -150,10 +150,8 @@ class AllowedIds:
         """A JSON value that is the same for the same ids."""
         if self.tree is None:
             return None if self.range is None else list(self.range)
-        found = hashlib.sha256()
-        for numbers in (self.tree.tokens, self.tree.columns, self.tree.parents):
-            found.update(numbers.cpu().numpy().tobytes())
-        return found.hexdigest()
+        parts = (self.tree.tokens, self.tree.columns, self.tree.parents)
+        return hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in parts)).hexdigest()
 
     def targets(self, target: Tensor) -> Targets:
         """The tokens of target [B, T] that are not padding.

@@ -1,8 +1,7 @@
 """The base of all tasks.
 
-A task knows one row of a TSV file and one hypothesis of the model, nothing of batches, training or processes. Truth and
-prediction are small frozen dataclasses of its own: the truth travels with the sample to `decode`, `score` and `draw`;
-the fields of the prediction are what predictions.jsonl holds in addition to the sample's id.
+A task knows one row and one hypothesis, nothing of batches, training or processes. Truth and prediction are frozen
+dataclasses: `decode`, `score` and `draw` receive the sample's truth; predictions.jsonl holds the prediction's fields.
 """
 
 from __future__ import annotations
@@ -43,13 +42,10 @@ _LINE, _LETTERS = 15, 40  # pixels of a line of text, letters that fit in it
 class Task(ABC, Generic[Truth, Prediction]):
     """One task: columns to prompt and target, hypothesis to prediction, prediction to score.
 
-    Args:
-        processor: the model's side of the task.
-
     Attributes, which every task declares:
-        processor_class: the class of `processor`.
+        processor: the model's side of the task, a `processor_class`.
         columns: name and position, from 0, of each column the task reads in the published files.
-        n_columns: how many columns a line of the published files has, including those that are not read.
+        n_columns: columns of the published files, including those that are not read.
         splits: the evaluation splits, in addition to "train"; the first is the one validation uses during training.
         answer_column: the column that holds the answer to train on.
         answer_field: the field of a prediction that is the answer.
@@ -142,7 +138,7 @@ class Task(ABC, Generic[Truth, Prediction]):
 
     @abstractmethod
     def draw(self, image: Tensor | None, prediction: Prediction, truth: Truth) -> Image.Image:
-        """A prediction drawn for people to look at, of the same size for every sample; image [3, h, w] or None."""
+        """A drawn prediction, of the same size for every sample; image [3, h, w] or None."""
 
     def build_reward(self, rows: Sequence[Row], skip_broken: bool) -> Callable[[Sequence[Hypothesis], Truth], Tensor]:
         """A function of K hypotheses for a sample and its truth that returns their rewards, [K].

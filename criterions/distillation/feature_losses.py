@@ -183,7 +183,5 @@ FEATURE_LOSSES = {
     "pkd": FeatureLoss(pkd, lambda mask: mask[:, 0].sum(), "hidden", equal_width=True),
     "fsp": FeatureLoss(fsp, len, "hidden", equal_width=True, of_two_layers=True),
     "nst": FeatureLoss(nst, _pairs, "hidden", of_two_layers=True),
-    "query_relation": FeatureLoss(relation_divergence, _pairs, "query"),
-    "key_relation": FeatureLoss(relation_divergence, _pairs, "key"),
-    "value_relation": FeatureLoss(relation_divergence, _pairs, "value"),
+    **{f"{name}_relation": FeatureLoss(relation_divergence, _pairs, name) for name in ("query", "key", "value")},
 }

@@ -149,10 +149,9 @@ def check_layer_rule(rule: str | Sequence[Sequence[int]], setting: str) -> None:
         if not _NAMED_RULE.fullmatch(rule):
             raise UserError(f"{setting}: there is no layer rule {rule!r}; take {_VALID_RULES}")
         return
-    is_list = isinstance(rule, Sequence) and len(rule) > 0
-    if not is_list or not all(
-        isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(layer, int) for layer in pair) for pair in rule
-    ):
+    pairs = rule if isinstance(rule, Sequence) else ()
+    valid = (isinstance(p, Sequence) and len(p) == 2 and all(isinstance(layer, int) for layer in p) for p in pairs)
+    if not pairs or not all(valid):
         raise UserError(f"{setting}: the layers are neither a rule nor pairs of numbers; take {_VALID_RULES}")
 
 
@@ -209,8 +208,15 @@ def read_rules(
     names = [field.name for field in fields(FeatureLossRule)]
     rules = []
     for entry in entries:
-        settings = map(_parse, entry.split(",")) if isinstance(entry, str) else [entry]
-        for rule in settings:
+        for rule in entry.split(",") if isinstance(entry, str) else [entry]:
+            if isinstance(rule, str):
+                parts = rule.strip().split(":")
+                if len(parts) != 3:
+                    raise UserError(
+                        f"distill.feature_losses has {rule!r}, which is not rule:loss:stack, as in "
+                        "gap:hidden_mse:encoder"
+                    )
+                rule = dict(zip(("rule", "loss", "stack"), parts, strict=True))
             if not isinstance(rule, Mapping) or not {"rule", "loss", "stack"} <= rule.keys() <= set(names):
                 raise UserError(
                     f"distill.feature_losses has {rule!r}; take rule:loss:stack, or settings among {', '.join(names)}, "
@@ -220,16 +226,6 @@ def read_rules(
             default = projection if loss is not None and loss.equal_width else None
             rules.append(FeatureLossRule(**{"weight": weight, "projection": default, **rule}))
     return rules
-
-
-def _parse(part: str) -> dict[str, str]:
-    """The settings of one rule in the compact form."""
-    names = part.strip().split(":")
-    if len(names) != 3:
-        raise UserError(
-            f"distill.feature_losses has {part!r}, which is not rule:loss:stack, as in gap:hidden_mse:encoder"
-        )
-    return dict(zip(("rule", "loss", "stack"), names, strict=True))
 
 
 def map_layers(rules: Iterable[FeatureLossRule], student: OFAConfig, teacher: OFAConfig) -> list[FeaturePair]:

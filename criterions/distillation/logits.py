@@ -153,7 +153,8 @@ def flsw(
     student, teacher = student.detach().float(), teacher.detach().float()
     if allowed is not None:
         student, teacher = student.masked_fill(~allowed, 0), teacher.masked_fill(~allowed, 0)
-    return _around(base, beta, (1 - F.cosine_similarity(student, teacher, dim=-1)) ** gamma)
+    weight = (1 - F.cosine_similarity(student, teacher, dim=-1)) ** gamma
+    return base + (weight.mean() - weight) * beta
 
 
 def cwsm(student: Tensor, base: float, beta: float, allowed: Tensor | None = None) -> Tensor:
@@ -164,10 +165,7 @@ def cwsm(student: Tensor, base: float, beta: float, allowed: Tensor | None = Non
     log_p = log_probabilities(student.detach(), allowed)
     if allowed is not None:
         log_p = log_p.masked_fill(~allowed, -torch.inf)
-    return _around(base, beta, 1 / (log_p.amax(-1).exp() + 1e-3))
-
-
-def _around(base: float, beta: float, weight: Tensor) -> Tensor:
+    weight = 1 / (log_p.amax(-1).exp() + 1e-3)
     return base + (weight.mean() - weight) * beta
 
 

@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -35,6 +34,7 @@ from tasks.metrics.cider import CiderD, DocumentFrequencies
 log = logging.getLogger(__name__)
 
 Texts = dict[str, list[str]]  # by image: one caption, or its references
+_Images = dict[str, tuple[str, list[str]]]  # by image: its caption and its references
 
 # Without both, pycocoevalcap would download them.
 SPICE_MODELS = [
@@ -53,10 +53,6 @@ class CaptionScores(Metric):
     Args:
         frequencies: how common n-grams are; None: as common as in the references that were collected.
     """
-
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = True
 
     def __init__(self, frequencies: DocumentFrequencies | None = None) -> None:
         super().__init__()
@@ -77,15 +73,15 @@ class CaptionScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`cider_d`, from 0 to about 10; nothing where there are no rows."""
-        images: dict[str, _Image] = {}  # in the order of their first rows
+        images: _Images = {}  # in the order of their first rows
         for line in bytes(dim_zero_cat(self.rows).cpu().numpy()).splitlines() if len(self.rows) else ():
             image_id, caption, references = json.loads(line)
-            images.setdefault(image_id, _Image(image_id, caption)).references.extend(references)
-        scores = self._scores(list(images.values())) if images else {}
+            images.setdefault(image_id, (caption, []))[1].extend(references)
+        scores = self._scores(images) if images else {}
         return {name: torch.tensor(score, dtype=torch.float32, device=self.device) for name, score in scores.items()}
 
-    def _scores(self, images: list[_Image]) -> dict[str, float]:
-        captions, references = [image.caption for image in images], [image.references for image in images]
+    def _scores(self, images: _Images) -> dict[str, float]:
+        captions, references = zip(*images.values(), strict=True)
         frequencies = self.frequencies or DocumentFrequencies.from_references(references)
         return {"cider_d": CiderD(frequencies).scores(captions, references).mean().item()}
 
@@ -97,20 +93,13 @@ class CaptionReport(CaptionScores):
     and `spice` where its models are installed with pycocoevalcap. What cannot be computed is left out, with a warning.
     """
 
-    def _scores(self, images: list[_Image]) -> dict[str, float]:
+    def _scores(self, images: _Images) -> dict[str, float]:
         return super()._scores(images) | _coco_scores(images)
 
 
-@dataclass
-class _Image:
-    id: str
-    caption: str
-    references: list[str] = field(default_factory=list)
-
-
-def _coco_scores(images: list[_Image]) -> dict[str, float]:
-    references: Texts = {image.id: [_one_line(text) for text in image.references] for image in images}
-    captions: Texts = {image.id: [_one_line(image.caption)] for image in images}
+def _coco_scores(images: _Images) -> dict[str, float]:
+    references: Texts = {image_id: [_one_line(text) for text in own] for image_id, (_, own) in images.items()}
+    captions: Texts = {image_id: [_one_line(caption)] for image_id, (caption, _) in images.items()}
     java = True
     try:
         _check_java()

@@ -57,7 +57,7 @@ class Task(ABC, Generic[Truth, Prediction]):
         demo_rows: the rows of a split of generated scenes, for data=demo.
         demo_answers: the closed set of answers to the demo's rows, which is written to answers.json.
         trivial_baselines: what guesses score by the `monitor` metric on demo files: (training, test) -> score by name.
-        reward_columns: the columns that `build_reward` reads; none: the task gives no rewards for generated sequences.
+        reward_columns: the columns that `build_reward` reads; none: the task gives no rewards.
         starts_from: the task whose trained model this one has to start from (`init=`).
         next_task: a task to continue with after training, and a line about its purpose.
     """
@@ -143,12 +143,10 @@ class Task(ABC, Generic[Truth, Prediction]):
     def build_reward(self, rows: Sequence[Row], skip_broken: bool) -> Callable[[Sequence[Hypothesis], Truth], Tensor]:
         """A function of K hypotheses for a sample and its truth that returns their rewards, [K].
 
-        Args:
-            rows: the training rows, with `reward_columns` only.
-            skip_broken: leave broken rows out.
+        `rows` are the training rows, with `reward_columns` only.
 
         Raises:
-            RowError: a row is broken, without `skip_broken`.
+            RowError: a row is broken, without `skip_broken`, which leaves it out.
         """
         raise NotImplementedError(f"{type(self).__name__} has no reward_columns")
 
@@ -168,7 +166,6 @@ def draw_tile(
 
     Args:
         image: [3, h, w], as the processor normalized it; None leaves its place white.
-        processor: gives mean and std.
         texts: each begins on a line of its own and is cut where its lines are full.
         lines: how many lines each text may fill. The size of the tile follows from these only.
     """

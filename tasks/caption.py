@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -52,7 +53,7 @@ class Captioned:
 
 @dataclass(frozen=True, kw_only=True)
 class Caption(Task[References, Captioned]):
-    """Captions of COCO, stage 1. Letters keep their case, as in the published data, which is in lower case.
+    """Captions of COCO, stage 1. Letters keep their case; the published data are in lower case.
 
     Args:
         max_target_words: words of a caption that are trained on.
@@ -200,11 +201,8 @@ class SelfCriticalCaption(Caption):
         found = []
         with progress("reading references", len(rows), "rows") as advance:
             for i in range(len(rows)):
-                try:
+                with suppress(RowError) if skip_broken else nullcontext():
                     found.append([with_end(text) for text in self.required_references(rows[i])])
-                except RowError:
-                    if not skip_broken:
-                        raise
                 advance(1)
         return CiderReward(self, CiderD(DocumentFrequencies.from_references(found)))
 

@@ -26,12 +26,11 @@ yes no maybe positive negative object: objects
 a an and the there is are no not it on in of to with one two three four five left right top bottom side above
 below beside next near picture image scene shape shapes shows see how many what which colour color where something
 """  # the prompts of all tasks, answers, and words of the demo's texts
-NUMBERS = range(17)  # of objects in dense scenes
 
 
 def main() -> None:
     """Writes vocab.json and merges.txt."""
-    plurals, numbers = map(plural, SHAPES), map(str, NUMBERS)
+    plurals, numbers = map(plural, SHAPES), map(str, range(17))  # of objects in dense scenes
     words = " ".join([WORDS, *COLOURS, *SHAPES, *plurals, *SIZES, *PROPERTIES, *numbers]).split()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -49,12 +49,8 @@ class Masks:
         return keys if pair.feature in ("key", "value") else queries
 
 
-# By name, the factor of a weight after a share of the run.
-WEIGHT_SCHEDULES = {
-    "constant": lambda progress: 1.0,
-    "growing": lambda progress: progress,
-    "decaying": lambda progress: 1 - progress,
-}
+# By name, the factor of a weight after a share p of the run.
+WEIGHT_SCHEDULES = {"constant": lambda p: 1.0, "growing": lambda p: p, "decaying": lambda p: 1 - p}
 
 
 class DistillationCriterion(nn.Module):

@@ -26,8 +26,7 @@ class FeaturePair:
     """One loss between one layer of the student and one of the teacher.
 
     Attributes:
-        stack: encoder, decoder or cross (the decoder's attention to the encoder).
-        feature: attention, hidden, query, key or value.
+        stack, feature: a name in STACKS; attention, hidden, query, key or value.
         loss: a name in FEATURE_LOSSES.
         student_layers, teacher_layers: indices into the features of the layers as the model returns them (of hidden
             states 0 is the embeddings and i + 1 the output of layer i): one index, or two for a loss of two layers.
@@ -70,10 +69,6 @@ class FeatureLossRule:
 
     Raises:
         UserError: at construction, for a rule that no pair of models can have.
-
-    Example:
-        >>> FeatureLossRule("first", "attention_mse_sum", "encoder")
-        >>> FeatureLossRule([[0, 1], [3, 5]], "hidden_mse", "decoder", weight=0.1, projection="linear")
     """
 
     rule: str | Sequence[Sequence[int]]
@@ -106,13 +101,10 @@ class FeatureLossRule:
 
     @property
     def feature_loss(self) -> FeatureLoss:
-        """The loss that `loss` names."""
         return FEATURE_LOSSES[self.loss]
 
     def pairs(self, student: OFAConfig, teacher: OFAConfig) -> list[FeaturePair]:
-        """The feature pairs of two models.
-
-        Hidden states include the embeddings. A loss of two layers takes the states of two consecutive pairs.
+        """The feature pairs of two models; a loss of two layers takes the states of two consecutive pairs.
 
         Raises:
             UserError: for layers that are missing, and heads or widths that cannot be compared.
@@ -195,10 +187,6 @@ def read_rules(
 
     Raises:
         UserError: as FeatureLossRule, and for anything else.
-
-    Example:
-        >>> read_rules("first:attention_mse_sum:encoder,gap:hidden_mse:decoder", projection="linear")
-        >>> read_rules(["first:attention_mse_sum:encoder", {"rule": "gap", "loss": "cos", "stack": "decoder"}])
     """
     entries = [feature_losses] if isinstance(feature_losses, str) else feature_losses or []
     if not isinstance(entries, Sequence):
@@ -229,11 +217,7 @@ def read_rules(
 
 
 def map_layers(rules: Iterable[FeatureLossRule], student: OFAConfig, teacher: OFAConfig) -> list[FeaturePair]:
-    """The feature pairs of all rules between two models.
-
-    Raises:
-        UserError: a pair is impossible.
-    """
+    """The feature pairs of all rules between two models; UserError where one is impossible."""
     return [pair for rule in rules for pair in rule.pairs(student, teacher)]
 
 

@@ -32,11 +32,7 @@ class BoxAccuracy(Metric):
 
 
 class EntailmentAccuracy(Metric):
-    """Accuracy over all samples and over those of each true class, from one confusion matrix.
-
-    Args:
-        classes: their names, in the order of their numbers.
-    """
+    """Accuracy over all samples and over those of each true class, from one confusion matrix of the named classes."""
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         super().__init__()

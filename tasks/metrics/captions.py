@@ -1,8 +1,4 @@
-"""Caption metrics: `CaptionScores` during training, `CaptionReport` for the final test.
-
-The second adds the numbers of the coco-caption evaluation (https://github.com/tylin/coco-caption, here the package
-pycocoevalcap), of which the tokenizer, METEOR and SPICE are Java programs.
-"""
+"""Caption metrics: `CaptionScores` during training, `CaptionReport` for the final test."""
 
 from __future__ import annotations
 
@@ -87,10 +83,11 @@ class CaptionScores(Metric):
 
 
 class CaptionReport(CaptionScores):
-    """CIDEr-D and the numbers of the coco-caption evaluation.
+    """CIDEr-D and the numbers of https://github.com/tylin/coco-caption, here the package pycocoevalcap.
 
     They are `bleu_1` to `bleu_4`, `rouge_l`, `meteor` and `cider` on captions split by the Penn Treebank tokenizer,
-    and `spice` where its models are installed with pycocoevalcap. What cannot be computed is left out, with a warning.
+    and `spice` where its models are installed. The tokenizer, METEOR and SPICE are Java programs; what cannot be
+    computed is left out, with a warning.
     """
 
     def _scores(self, images: _Images) -> dict[str, float]:
@@ -100,12 +97,14 @@ class CaptionReport(CaptionScores):
 def _coco_scores(images: _Images) -> dict[str, float]:
     references: Texts = {image_id: [_one_line(text) for text in own] for image_id, (_, own) in images.items()}
     captions: Texts = {image_id: [_one_line(caption)] for image_id, (caption, _) in images.items()}
-    java = True
+    scorers = {"cider": lambda *texts: Cider().compute_score(*texts)[0]}
     try:
         _check_java()
         references, captions = _split_as_treebank(references), _split_as_treebank(captions)
+        scorers["meteor"] = _meteor
+        if all(path.exists() for path in SPICE_MODELS):
+            scorers["spice"] = _spice
     except _FAILURES as error:
-        java = False
         references, captions = _split_plainly(references), _split_plainly(captions)
         log.warning(
             "%s: no METEOR and SPICE, and BLEU, ROUGE-L and CIDEr are of captions in lower case without punctuation, "
@@ -115,11 +114,6 @@ def _coco_scores(images: _Images) -> dict[str, float]:
     bleu, _ = Bleu(4).compute_score(references, captions, verbose=0)
     scores = {f"bleu_{n}": score for n, score in enumerate(bleu, start=1)}
     scores["rouge_l"], _ = Rouge().compute_score(references, captions)
-    scorers = {"cider": lambda *texts: Cider().compute_score(*texts)[0]}
-    if java:
-        scorers["meteor"] = _meteor
-        if all(path.exists() for path in SPICE_MODELS):
-            scorers["spice"] = _spice
     for name, compute in scorers.items():
         try:
             scores[name] = compute(references, captions)

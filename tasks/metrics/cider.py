@@ -155,8 +155,7 @@ def _similarity(
     """The clipped cosine of each reference [R] and its hypothesis for n-grams of one length.
 
     Args:
-        number: [words of all sentences], the n-gram that starts there, -1 where none does.
-        weights: [n-grams].
+        number: [words of all sentences], the n-gram (index into `weights`) that starts there, -1 where none does.
         sentence: [words of all sentences], which sentence the word is in; hypotheses come before references.
         owner: [R], the hypothesis each reference is compared with.
     """

@@ -82,25 +82,19 @@ class Criterion(Protocol):
         passes: dropout passes of each sample. With 2, rows b and b + B / 2 of the batch are the same sample.
         needs_rewards: whether it is trained on rewards of generated sequences instead of targets. Such a criterion has
             the signature of `criterions.self_critical.SelfCritical`.
-
-    Raises:
-        UserError: at construction, for settings that the loss cannot have.
     """
 
     passes: int = 1
     needs_rewards: bool = False
 
     def __call__(self, logits: Tensor, targets: Targets, step: int, weights: Tensor | None = None) -> Loss:
-        """The loss of a batch.
+        """The loss of a batch; `terms` contains at least "loss", the sum itself.
 
         Args:
             logits: [N, A], of the allowed ids at each target token, in the precision of the model.
-            targets: the N tokens; `targets.columns` [N] are their indices into the A ids.
+            targets: the N tokens.
             step: number of optimizer steps already taken.
             weights: [B], the confidence of each sample; None: all 1.
-
-        Returns:
-            The loss; `terms` contains at least "loss", the sum itself.
         """
         ...
 
@@ -150,10 +144,8 @@ class AllowedIds:
         """A JSON value that is the same for the same ids."""
         if self.tree is None:
             return None if self.range is None else list(self.range)
-        found = hashlib.sha256()
-        for numbers in (self.tree.tokens, self.tree.columns, self.tree.parents):
-            found.update(numbers.cpu().numpy().tobytes())
-        return found.hexdigest()
+        parts = (self.tree.tokens, self.tree.columns, self.tree.parents)
+        return hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in parts)).hexdigest()
 
     def targets(self, target: Tensor) -> Targets:
         """The tokens of target [B, T] that are not padding.

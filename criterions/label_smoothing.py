@@ -20,16 +20,14 @@ class LabelSmoothedCrossEntropy(Criterion):
 
     Args:
         label_smoothing: that share, in [0, 1).
-        drop_worst_ratio: share of the tokens with the largest loss that is left out, as they are often mislabelled ...
-        drop_worst_after: ... after this step.
+        drop_worst_ratio, drop_best_ratio: shares of the tokens that are left out, with the largest loss, as these are
+            often mislabelled, and with the smallest, after the steps drop_worst_after and drop_best_after.
         sentence_average: divide by the number of samples instead of tokens.
         rdrop_alpha: weight of the divergence of two dropout passes (R-Drop); above 0 the caller stacks both passes.
         encouraging_log_end: adds the bonus of the encouraging loss, linear above this probability; None: no bonus.
-        drop_best_ratio: share of the tokens with the smallest loss that is left out ...
-        drop_best_after: ... after this step.
 
     Raises:
-        UserError: at construction, for a value that no loss can have.
+        UserError: at construction, for an impossible value.
     """
 
     label_smoothing: float = 0.1
@@ -119,9 +117,7 @@ def label_smoothed_nll(
 def pass_divergence(log_p: Tensor) -> Tensor:
     """R-Drop (arXiv 2106.14448): (KL(p || q) + KL(q || p)) / 2 of each token, [N / 2].
 
-    Args:
-        log_p: [N, A], log-probabilities: p of all tokens of the first pass, then q of the same tokens of the second.
-            Ids that are not allowed must be 0 in both; -inf would make inf - inf.
+    log_p [N, A] is p of all tokens of the first pass, then q of the same tokens of the second; 0 where not allowed.
     """
     p, q = log_p.chunk(2)
     return ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2
@@ -142,8 +138,7 @@ def encouraging_bonus(p: Tensor, log_end: float) -> Tensor:
 def smoothed_bonus(log_p: Tensor, targets: Targets, smoothing: float, log_end: float) -> Tensor:
     """(1 - smoothing) * bonus(target) + smoothing / V * sum of bonus, [N], of log-probabilities [N, A].
 
-    Recorded values of the published implementation have this form: the sum is over the allowed ids, and the share of
-    each is nevertheless that of one of all V ids of the vocabulary.
+    As published, the sum is over the allowed ids, but the share of each is that of one of all V ids.
     """
     bonus = encouraging_bonus(log_p.exp(), log_end)
     if targets.allowed is not None:

@@ -10,8 +10,7 @@ from criterions.base import Loss, Targets, log_probabilities
 class SelfCritical:
     """-(reward - baseline) times the log-probability of each token of a hypothesis, averaged over the tokens.
 
-    The baseline of a hypothesis is the mean reward of the other hypotheses for the same image, as in the published
-    system.
+    As published, the baseline is the mean reward of the other hypotheses for the same image.
     """
 
     passes = 1

@@ -1,8 +1,7 @@
 """The base of all tasks.
 
-A task knows one row of a TSV file and one hypothesis of the model, nothing of batches, training or processes. Truth and
-prediction are small frozen dataclasses of its own: the truth travels with the sample to `decode`, `score` and `draw`;
-the fields of the prediction are what predictions.jsonl holds in addition to the sample's id.
+A task knows one row and one hypothesis, nothing of batches, training or processes. Truth and prediction are frozen
+dataclasses: `decode`, `score` and `draw` receive the sample's truth; predictions.jsonl holds the prediction's fields.
 """
 
 from __future__ import annotations
@@ -43,13 +42,10 @@ _LINE, _LETTERS = 15, 40  # pixels of a line of text, letters that fit in it
 class Task(ABC, Generic[Truth, Prediction]):
     """One task: columns to prompt and target, hypothesis to prediction, prediction to score.
 
-    Args:
-        processor: the model's side of the task.
-
     Attributes, which every task declares:
-        processor_class: the class of `processor`.
+        processor: the model's side of the task, a `processor_class`.
         columns: name and position, from 0, of each column the task reads in the published files.
-        n_columns: how many columns a line of the published files has, including those that are not read.
+        n_columns: columns of the published files, including those that are not read.
         splits: the evaluation splits, in addition to "train"; the first is the one validation uses during training.
         answer_column: the column that holds the answer to train on.
         answer_field: the field of a prediction that is the answer.
@@ -61,7 +57,7 @@ class Task(ABC, Generic[Truth, Prediction]):
         demo_rows: the rows of a split of generated scenes, for data=demo.
         demo_answers: the closed set of answers to the demo's rows, which is written to answers.json.
         trivial_baselines: what guesses score by the `monitor` metric on demo files: (training, test) -> score by name.
-        reward_columns: the columns that `build_reward` reads; none: the task gives no rewards for generated sequences.
+        reward_columns: the columns that `build_reward` reads; none: the task gives no rewards.
         starts_from: the task whose trained model this one has to start from (`init=`).
         next_task: a task to continue with after training, and a line about its purpose.
     """
@@ -142,17 +138,15 @@ class Task(ABC, Generic[Truth, Prediction]):
 
     @abstractmethod
     def draw(self, image: Tensor | None, prediction: Prediction, truth: Truth) -> Image.Image:
-        """A prediction drawn for people to look at, of the same size for every sample; image [3, h, w] or None."""
+        """A drawn prediction, of the same size for every sample; image [3, h, w] or None."""
 
     def build_reward(self, rows: Sequence[Row], skip_broken: bool) -> Callable[[Sequence[Hypothesis], Truth], Tensor]:
         """A function of K hypotheses for a sample and its truth that returns their rewards, [K].
 
-        Args:
-            rows: the training rows, with `reward_columns` only.
-            skip_broken: leave broken rows out.
+        `rows` are the training rows, with `reward_columns` only.
 
         Raises:
-            RowError: a row is broken, without `skip_broken`.
+            RowError: a row is broken, without `skip_broken`, which leaves it out.
         """
         raise NotImplementedError(f"{type(self).__name__} has no reward_columns")
 
@@ -172,7 +166,6 @@ def draw_tile(
 
     Args:
         image: [3, h, w], as the processor normalized it; None leaves its place white.
-        processor: gives mean and std.
         texts: each begins on a line of its own and is cut where its lines are full.
         lines: how many lines each text may fill. The size of the tile follows from these only.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from data.demo.scenes import COLOURS, SHAPES
@@ -12,21 +13,20 @@ from data.tsv import TSVFile
 
 _NAMES = {*COLOURS, *SHAPES}
 T = TypeVar("T")
-Worth = dict[str, float]  # of each answer to a text
 
 
 def readable(rows: TSVFile, read: Callable[[Row], T]) -> dict[int, T]:
     """What `read` finds in each row, by the row; broken ones, which the run has reported or refused, are left out."""
     found = {}
     for i in range(len(rows)):
-        try:
+        with suppress(RowError):
             found[i] = read(rows[i])
-        except RowError:
-            continue
     return found
 
 
-def blind_answers(train: TSVFile, test: TSVFile, read: Callable[[Row], tuple[str, Worth]]) -> dict[str, float]:
+def blind_answers(
+    train: TSVFile, test: TSVFile, read: Callable[[Row], tuple[str, dict[str, float]]]
+) -> dict[str, float]:
     """Mean worth of the most common answer, overall and for texts of the same form, which some answers show in.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -52,7 +53,7 @@ class Captioned:
 
 @dataclass(frozen=True, kw_only=True)
 class Caption(Task[References, Captioned]):
-    """Captions of COCO, stage 1. Letters keep their case, as in the published data, which is in lower case.
+    """Captions of COCO, stage 1. Letters keep their case; the published data are in lower case.
 
     Args:
         max_target_words: words of a caption that are trained on.
@@ -109,14 +110,14 @@ class Caption(Task[References, Captioned]):
             notes.append(f"caption cut to {self.max_target_words} words")
         if SEPARATOR in caption:
             notes.append(f"several captions joined by {SEPARATOR}, trained on as one")
-        return self._sample(row, " ".join(words[: self.max_target_words]), (), tuple(notes))
+        return self._sample(row, " ".join(words[: self.max_target_words]), (), notes)
 
     def with_references(self, row: Row, captions: tuple[str, ...]) -> Sample:
         """A sample whose truth is all captions of the row; its target is them joined, as in published batches."""
-        notes = () if captions else ("no reference captions: not scored",)
+        notes = [] if captions else ["no reference captions: not scored"]
         return self._sample(row, SEPARATOR.join(captions), captions, notes)
 
-    def _sample(self, row: Row, target: str, captions: tuple[str, ...], notes: tuple[str, ...]) -> Sample:
+    def _sample(self, row: Row, target: str, captions: tuple[str, ...], notes: list[str]) -> Sample:
         prompt = self.processor.build_prompt()
         return Sample(
             id=row.values["uniq_id"],
@@ -200,11 +201,8 @@ class SelfCriticalCaption(Caption):
         found = []
         with progress("reading references", len(rows), "rows") as advance:
             for i in range(len(rows)):
-                try:
+                with suppress(RowError) if skip_broken else nullcontext():
                     found.append([with_end(text) for text in self.required_references(rows[i])])
-                except RowError:
-                    if not skip_broken:
-                        raise
                 advance(1)
         return CiderReward(self, CiderD(DocumentFrequencies.from_references(found)))
 
@@ -218,13 +216,11 @@ class SelfCriticalCaption(Caption):
 
 @dataclass(frozen=True)
 class CiderReward:
-    """CIDEr-D of generated captions against the references of their image."""
-
     task: SelfCriticalCaption
     cider: CiderD
 
     def __call__(self, hypotheses: Sequence[Hypothesis], truth: References) -> Tensor:
-        """[K], the reward of each of K hypotheses."""
+        """[K], CIDEr-D of each of K hypotheses against the references of their image."""
         captions = [with_end(self.task.decode(h, truth).caption) for h in hypotheses]
         references = [with_end(caption) for caption in truth.captions]
         return torch.from_numpy(self.cider.scores(captions, [references] * len(captions))).float()

@@ -1,7 +1,6 @@
-"""The embedded demo vocabulary: `python -m tasks.demo_vocabulary` rewrites ofa/demo_vocabulary/.
+"""The embedded demo vocabulary, a byte-level BPE: `python -m tasks.demo_vocabulary` rewrites ofa/demo_vocabulary/.
 
-A small byte-level BPE, trained on the texts of the demo and the prompts of all tasks, in the format of the published
-vocabulary: special tokens 0..3, `<mask>` at 50264; ids in between are unused.
+As in the published vocabulary, special tokens are 0..3 and `<mask>` is 50264; ids in between are unused.
 """
 
 from __future__ import annotations
@@ -27,18 +26,12 @@ yes no maybe positive negative object: objects
 a an and the there is are no not it on in of to with one two three four five left right top bottom side above
 below beside next near picture image scene shape shapes shows see how many what which colour color where something
 """  # the prompts of all tasks, answers, and words of the demo's texts
-NUMBERS = range(17)  # of objects in dense scenes
-
-
-def text() -> list[str]:
-    """Each word twice, so that all of them become single tokens."""
-    plurals, numbers = map(plural, SHAPES), map(str, NUMBERS)
-    words = " ".join([WORDS, *COLOURS, *SHAPES, *plurals, *SIZES, *PROPERTIES, *numbers]).split()
-    return [f" {word}" for word in words] * 2
 
 
 def main() -> None:
     """Writes vocab.json and merges.txt."""
+    plurals, numbers = map(plural, SHAPES), map(str, range(17))  # of objects in dense scenes
+    words = " ".join([WORDS, *COLOURS, *SHAPES, *plurals, *SIZES, *PROPERTIES, *numbers]).split()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -48,14 +41,13 @@ def main() -> None:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(text(), trainer)
+    tokenizer.train_from_iterator([f" {word}" for word in words] * 2, trainer)  # twice: all become single tokens
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     vocabulary = dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
     vocabulary["<mask>"] = MASK
     DEMO_FOLDER.mkdir(exist_ok=True)
-    (DEMO_FOLDER / "vocab.json").write_text(
-        json.dumps(vocabulary, ensure_ascii=False, indent=0) + "\n", encoding="utf-8"
-    )
+    content = json.dumps(vocabulary, ensure_ascii=False, indent=0)
+    (DEMO_FOLDER / "vocab.json").write_text(content + "\n", encoding="utf-8")
     lines = [" ".join(merge) if isinstance(merge, list) else merge for merge in merges]
     (DEMO_FOLDER / "merges.txt").write_text("\n".join(["#version: 0.2", *lines]) + "\n", encoding="utf-8")
 

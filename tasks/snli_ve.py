@@ -82,19 +82,16 @@ class SNLIVE(ClosedAnswerTask[Entailment]):
         return EntailmentAccuracy(tuple(ANSWERS))
 
     def score(self, metric: EntailmentAccuracy, prediction: Answer, truth: Entailment) -> None:
-        metric.update(
-            self.processor.answers.index(prediction.answer),
-            None if truth.answer is None else self.processor.answers.index(truth.answer),
-        )
+        index = self.processor.answers.index
+        metric.update(index(prediction.answer), None if truth.answer is None else index(truth.answer))
 
     def details(self, metric: EntailmentAccuracy) -> dict[str, Any]:
         """The confusion matrix, `{true class: {answered class: samples}}`, where samples were scored."""
         return {"confusion": metric.confusion_by_name()} if metric.confusion.any() else {}
 
     def draw(self, image: Tensor | None, prediction: Answer, truth: Entailment) -> Image.Image:
-        texts = [truth.caption, truth.hypothesis]
         answer = f"answer: {prediction.answer}, true: {truth.answer or 'unknown'}"
-        return draw_tile(image, self.processor, [*texts, answer], lines=[2, 2, 1])[0]
+        return draw_tile(image, self.processor, [truth.caption, truth.hypothesis, answer], lines=[2, 2, 1])[0]
 
     @staticmethod
     def trivial_baselines(train: TSVFile, test: TSVFile) -> dict[str, float]:

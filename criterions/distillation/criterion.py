@@ -25,13 +25,12 @@ class States:
 
     def repeat(self, passes: int) -> States:
         """The states of a batch that is stacked on itself `passes` times."""
-        logits = None if self.logits is None else _repeat(self.logits, passes)
-        return States(logits, {feature: _repeat(state, passes) for feature, state in self.features.items()})
-
-
-def _repeat(tensor: Tensor, passes: int) -> Tensor:
-    """[passes * N, ...]; under autocast, `torch.cat` refuses other half precisions than that of the context."""
-    return tensor.repeat(passes, *[1] * (tensor.dim() - 1))
+        # Not `torch.cat`, which under autocast refuses other half precisions than that of the context.
+        logits, *features = (
+            None if x is None else x.repeat(passes, *[1] * (x.dim() - 1))
+            for x in (self.logits, *self.features.values())
+        )
+        return States(logits, dict(zip(self.features, features, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -50,27 +49,21 @@ class Masks:
         return keys if pair.feature in ("key", "value") else queries
 
 
-# By name, the factor of a weight after a share of the run.
-WEIGHT_SCHEDULES = {
-    "constant": lambda progress: 1.0,
-    "growing": lambda progress: progress,
-    "decaying": lambda progress: 1 - progress,
-}
+# By name, the factor of a weight after a share p of the run.
+WEIGHT_SCHEDULES = {"constant": lambda p: 1.0, "growing": lambda p: p, "decaying": lambda p: 1 - p}
 
 
 class DistillationCriterion(nn.Module):
     """ce_weight * criterion on the targets + kd_weight * KD on logits + sum of weight * feature loss.
 
-    Each of the three parts may also grow from 0 or decay to 0 over training. The projections of the feature losses are
-    trained with the student.
+    The projections of the feature losses are trained with the student.
 
     Args:
         criterion: the loss on the targets.
         feature_pairs: the losses on intermediate features, each with a weight.
-        student, teacher: their architectures.
         kd: a name in LOGIT_LOSSES, averaged over the target tokens; None: no loss on logits.
         ce_weight, kd_weight: of the first two parts.
-        ce_schedule, kd_schedule, feature_schedule: constant, growing or decaying.
+        ce_schedule, kd_schedule, feature_schedule: constant, growing from 0 or decaying to 0 over training.
         temperature: of teacher and student in the loss on logits.
         probability_shift: correct the logits of the teacher where its best id is wrong.
 
@@ -115,12 +108,10 @@ class DistillationCriterion(nn.Module):
 
     @property
     def student_features(self) -> set[Feature]:
-        """What the feature losses compare of the student."""
         return {feature for pair in self.feature_pairs for feature in pair.student_features}
 
     @property
     def teacher_features(self) -> set[Feature]:
-        """As `student_features`."""
         return {feature for pair in self.feature_pairs for feature in pair.teacher_features}
 
     def forward(
@@ -137,24 +128,18 @@ class DistillationCriterion(nn.Module):
         """The loss of a batch, already a mean: its sample size is 1.
 
         Args:
-            student, teacher: of the same batch.
             targets: the N tokens that the logits [N, A] belong to.
-            masks: the positions to compare.
-            step: number of optimizer steps already taken ...
-            total_steps: ... and of the whole run.
+            step: number of optimizer steps already taken, of `total_steps`.
             weights: [B], the confidence of each sample, for the loss on the targets.
             shares: factors of the means that the loss consists of, from the numbers [means] of elements that they are
                 taken over: other processes may have more elements.
 
         Returns:
-            The loss and its parts by name, before their weights; of the feature losses, the weighted sum for each loss
-            and stack.
+            The loss, and by name its parts before their weights, of feature losses weighted sums per loss and stack.
         """
         on_targets = self.criterion(student.logits, targets, step, weights)
-        masks_of_pairs = [masks.of(pair) for pair in self.feature_pairs]
-        sizes = [len(targets.columns), on_targets.sample_size]
-        for pair, mask in zip(self.feature_pairs, masks_of_pairs, strict=True):
-            sizes.append(FEATURE_LOSSES[pair.loss].size(mask))
+        losses = [(FEATURE_LOSSES[pair.loss], masks.of(pair)) for pair in self.feature_pairs]
+        sizes = [len(targets.columns), on_targets.sample_size, *(loss.size(mask) for loss, mask in losses)]
         share = shares(torch.stack([on_targets.sum.new_zeros(()) + size for size in sizes]))
         terms = {name: share[1] * term / on_targets.sample_size for name, term in on_targets.terms.items()}
         terms["ce"] = terms.pop("loss")
@@ -164,13 +149,12 @@ class DistillationCriterion(nn.Module):
         if self.kd is not None:
             terms["kd"] = share[0] * self._on_logits(student.logits, teacher.logits, targets).mean()
             total = total + factor["kd"] * self.kd_weight * terms["kd"]
-        for i, pair in enumerate(self.feature_pairs):
+        for i, (pair, (loss, mask)) in enumerate(zip(self.feature_pairs, losses, strict=True)):
             of_student = [student.features[feature] for feature in pair.student_features]
             of_teacher = [teacher.features[feature] for feature in pair.teacher_features]
             if pair.projection is not None:
                 of_student = [self.projections[str(i)](state) for state in of_student]
-            loss = FEATURE_LOSSES[pair.loss](of_student, of_teacher, masks_of_pairs[i])
-            value = share[2 + i] * pair.weight * loss
+            value = share[2 + i] * pair.weight * loss(of_student, of_teacher, mask)
             name = f"{pair.loss}_{pair.stack}"
             terms[name] = terms.get(name, 0) + value
             total = total + factor["feature"] * value

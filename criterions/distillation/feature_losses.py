@@ -2,8 +2,7 @@
 
 Attention maps are [B, H, T, L]; their mask is the cells [B, T, L], the pairs of a query and a key that are not padding,
 with L = T in self-attention. Hidden states are [B, L, D], queries, keys and values [B, H, L, D / H]; their mask [B, L]
-is True where a position is not padding. Hidden states have equal widths, if necessary by a projection; only `nst`
-compares different widths.
+is True where a position is not padding. Only `nst` compares hidden states of different widths.
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ def attention_mse(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
 
 
 def attention_mse_sum(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
-    """Mean squared difference over the cells, after a sum over the heads, whose numbers may differ.
-
-    TextBrewer, arXiv 2002.12620.
-    """
+    """Mean squared difference of the sums over the heads, whose numbers may differ (TextBrewer, arXiv 2002.12620)."""
     # Sums in float32: in half precision the sum over 16 heads is coarser than a small difference.
     difference = student.sum(1, dtype=torch.float32) - teacher.sum(1, dtype=torch.float32)
     return _mean_over(difference.square(), cells)
@@ -43,8 +39,7 @@ def attention_mse_sum(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor
 def attention_ce(student: Tensor, teacher: Tensor, cells: Tensor) -> Tensor:
     """Cross entropy of the softmax of both maps: sum over the keys, mean over the queries (arXiv 2002.12620).
 
-    The maps are probabilities already; as in the published system a second softmax is taken over all L keys, and the
-    sum over the cells only. So padding changes the value slightly.
+    As published, this second softmax is over all L keys, the sum over the cells only: padding changes the value.
     """
     terms = -(teacher.float().softmax(-1) * student.float().log_softmax(-1)).sum(1)
     return _sum_over(terms, cells) / (cells.any(-1).sum() * student.shape[1])
@@ -89,7 +84,9 @@ def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> T
 
     The flow of the solution procedure: "A Gift from Knowledge Distillation", CVPR 2017.
     """
-    return F.mse_loss(_gram(student, mask), _gram(teacher, mask))
+    padding, n = ~mask[..., None], mask.sum(1)[:, None, None]
+    x1_x2 = ([x.masked_fill(padding, 0) for x in states] for states in (student, teacher))
+    return F.mse_loss(*(_product(x1.transpose(1, 2), x2) / n for x1, x2 in x1_x2))
 
 
 def nst(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
@@ -101,11 +98,6 @@ def nst(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> T
     return _mean_over((products[0] - products[1]).square(), valid_cells(mask, mask))
 
 
-def _gram(states: Sequence[Tensor], mask: Tensor) -> Tensor:
-    first, second = (x.masked_fill(~mask[..., None], 0) for x in states)
-    return _product(first.transpose(1, 2), second) / mask.sum(1)[:, None, None]
-
-
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """The matrix product in float32, which autocast would compute in half precision."""
     with torch.autocast(a.device.type, enabled=False):
@@ -115,12 +107,9 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 def relation_divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """KL(teacher || student) of softmax(X X^T / sqrt(d)), mean over heads and valid pairs of positions.
 
+    Of queries, keys or values [B, H, L, d]; d may differ. With different H the heads of each are concatenated first.
     MiniLM (arXiv 2002.10957) for values, MiniLMv2 (arXiv 2012.15828) for queries and keys. The papers sum over the
     second position where the published system averages, as here.
-
-    Args:
-        student, teacher: [B, H, L, d], queries, keys or values; d may differ. With different H the heads of each are
-            concatenated first.
     """
     student_log_p, teacher_log_p = (
         _relations(x, mask, joined=student.shape[1] != teacher.shape[1]) for x in (student, teacher)
@@ -134,9 +123,7 @@ def _relations(x: Tensor, mask: Tensor, joined: bool) -> Tensor:
     x = x.float() * x.shape[-1] ** -0.25
     if joined:
         x = x.transpose(1, 2).flatten(2)[:, None]
-    with torch.autocast(x.device.type, enabled=False):  # it would round the scores to half precision again
-        scores = x @ x.transpose(-1, -2)
-    return log_probabilities(scores, mask[:, None, None])
+    return log_probabilities(_product(x, x.transpose(-1, -2)), mask[:, None, None])
 
 
 @dataclass(frozen=True)
@@ -183,7 +170,5 @@ FEATURE_LOSSES = {
     "pkd": FeatureLoss(pkd, lambda mask: mask[:, 0].sum(), "hidden", equal_width=True),
     "fsp": FeatureLoss(fsp, len, "hidden", equal_width=True, of_two_layers=True),
     "nst": FeatureLoss(nst, _pairs, "hidden", of_two_layers=True),
-    "query_relation": FeatureLoss(relation_divergence, _pairs, "query"),
-    "key_relation": FeatureLoss(relation_divergence, _pairs, "key"),
-    "value_relation": FeatureLoss(relation_divergence, _pairs, "value"),
+    **{f"{name}_relation": FeatureLoss(relation_divergence, _pairs, name) for name in ("query", "key", "value")},
 }

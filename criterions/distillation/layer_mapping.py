@@ -26,8 +26,7 @@ class FeaturePair:
     """One loss between one layer of the student and one of the teacher.
 
     Attributes:
-        stack: encoder, decoder or cross (the decoder's attention to the encoder).
-        feature: attention, hidden, query, key or value.
+        stack, feature: a name in STACKS; attention, hidden, query, key or value.
         loss: a name in FEATURE_LOSSES.
         student_layers, teacher_layers: indices into the features of the layers as the model returns them (of hidden
             states 0 is the embeddings and i + 1 the output of layer i): one index, or two for a loss of two layers.
@@ -70,10 +69,6 @@ class FeatureLossRule:
 
     Raises:
         UserError: at construction, for a rule that no pair of models can have.
-
-    Example:
-        >>> FeatureLossRule("first", "attention_mse_sum", "encoder")
-        >>> FeatureLossRule([[0, 1], [3, 5]], "hidden_mse", "decoder", weight=0.1, projection="linear")
     """
 
     rule: str | Sequence[Sequence[int]]
@@ -106,13 +101,10 @@ class FeatureLossRule:
 
     @property
     def feature_loss(self) -> FeatureLoss:
-        """The loss that `loss` names."""
         return FEATURE_LOSSES[self.loss]
 
     def pairs(self, student: OFAConfig, teacher: OFAConfig) -> list[FeaturePair]:
-        """The feature pairs of two models.
-
-        Hidden states include the embeddings. A loss of two layers takes the states of two consecutive pairs.
+        """The feature pairs of two models; a loss of two layers takes the states of two consecutive pairs.
 
         Raises:
             UserError: for layers that are missing, and heads or widths that cannot be compared.
@@ -149,10 +141,9 @@ def check_layer_rule(rule: str | Sequence[Sequence[int]], setting: str) -> None:
         if not _NAMED_RULE.fullmatch(rule):
             raise UserError(f"{setting}: there is no layer rule {rule!r}; take {_VALID_RULES}")
         return
-    is_list = isinstance(rule, Sequence) and len(rule) > 0
-    if not is_list or not all(
-        isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(layer, int) for layer in pair) for pair in rule
-    ):
+    pairs = rule if isinstance(rule, Sequence) else ()
+    valid = (isinstance(p, Sequence) and len(p) == 2 and all(isinstance(layer, int) for layer in p) for p in pairs)
+    if not pairs or not all(valid):
         raise UserError(f"{setting}: the layers are neither a rule nor pairs of numbers; take {_VALID_RULES}")
 
 
@@ -196,10 +187,6 @@ def read_rules(
 
     Raises:
         UserError: as FeatureLossRule, and for anything else.
-
-    Example:
-        >>> read_rules("first:attention_mse_sum:encoder,gap:hidden_mse:decoder", projection="linear")
-        >>> read_rules(["first:attention_mse_sum:encoder", {"rule": "gap", "loss": "cos", "stack": "decoder"}])
     """
     entries = [feature_losses] if isinstance(feature_losses, str) else feature_losses or []
     if not isinstance(entries, Sequence):
@@ -209,8 +196,15 @@ def read_rules(
     names = [field.name for field in fields(FeatureLossRule)]
     rules = []
     for entry in entries:
-        settings = map(_parse, entry.split(",")) if isinstance(entry, str) else [entry]
-        for rule in settings:
+        for rule in entry.split(",") if isinstance(entry, str) else [entry]:
+            if isinstance(rule, str):
+                parts = rule.strip().split(":")
+                if len(parts) != 3:
+                    raise UserError(
+                        f"distill.feature_losses has {rule!r}, which is not rule:loss:stack, as in "
+                        "gap:hidden_mse:encoder"
+                    )
+                rule = dict(zip(("rule", "loss", "stack"), parts, strict=True))
             if not isinstance(rule, Mapping) or not {"rule", "loss", "stack"} <= rule.keys() <= set(names):
                 raise UserError(
                     f"distill.feature_losses has {rule!r}; take rule:loss:stack, or settings among {', '.join(names)}, "
@@ -222,22 +216,8 @@ def read_rules(
     return rules
 
 
-def _parse(part: str) -> dict[str, str]:
-    """The settings of one rule in the compact form."""
-    names = part.strip().split(":")
-    if len(names) != 3:
-        raise UserError(
-            f"distill.feature_losses has {part!r}, which is not rule:loss:stack, as in gap:hidden_mse:encoder"
-        )
-    return dict(zip(("rule", "loss", "stack"), names, strict=True))
-
-
 def map_layers(rules: Iterable[FeatureLossRule], student: OFAConfig, teacher: OFAConfig) -> list[FeaturePair]:
-    """The feature pairs of all rules between two models.
-
-    Raises:
-        UserError: a pair is impossible.
-    """
+    """The feature pairs of all rules between two models; UserError where one is impossible."""
     return [pair for rule in rules for pair in rule.pairs(student, teacher)]
 
 

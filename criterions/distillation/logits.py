@@ -1,7 +1,6 @@
 """Distillation on logits: the loss of each target token over its A allowed ids, and its temperature.
 
-The caller selects tokens and ids first, so that no tensor of batch x length x vocabulary exists, and averages last.
-There is no factor temperature^2: use the weight of the loss.
+The caller selects tokens and ids before, and averages after. There is no factor temperature^2.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ from ofa.config import check_choice, check_number
 def ce(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allowed: Tensor | None = None) -> Tensor:
     """Cross entropy of softmax(teacher / t) and log-softmax(student / t) (arXiv 1503.02531), [N].
 
-    The published ce_with_mask takes both softmaxes over the whole vocabulary, sums the products over the allowed ids
-    and also divides by the vocabulary size: where teacher and student give no probability to other ids, a weight w
-    here equals w * 59457 there.
+    The published ce_with_mask takes both softmaxes over the whole vocabulary, and also divides by its size: where
+    teacher and student give no probability to ids that are not allowed, a weight w here equals w * 59457 there.
 
     Args:
         student, teacher: [N, A] logits; all functions of this file take any leading shape instead of N.
@@ -36,10 +34,7 @@ def ce(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allo
 def reverse_kl(
     student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0, allowed: Tensor | None = None
 ) -> Tensor:
-    """KL(softmax(student / t) || softmax(teacher / t)) (MiniLLM, arXiv 2306.08543), [N].
-
-    Mode-seeking: a small student gives probability only where its teacher does.
-    """
+    """KL(softmax(student / t) || softmax(teacher / t)), mode-seeking (MiniLLM, arXiv 2306.08543), [N]."""
     return _kl(*_log_probabilities(student, teacher, temperature, allowed))
 
 
@@ -90,13 +85,9 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def shift_probability(teacher: Tensor, target: Tensor, allowed: Tensor | None = None) -> Tensor:
-    """The teacher's logits [N, A], corrected: where its best id is wrong, that logit and the target's are swapped.
+    """The teacher's logits [N, A], with that of its best id and the target's swapped where they differ.
 
-    Probability shift, arXiv 1911.07471.
-
-    Args:
-        target: [N], as indices into the A ids.
-        allowed: [N, A], which ids may be the best; None: all.
+    Probability shift, arXiv 1911.07471. target [N] are indices into the A ids; `allowed` [N, A] may be the best.
     """
     rivals = teacher if allowed is None else teacher.masked_fill(~allowed, -torch.inf)
     best, target = rivals.argmax(-1, keepdim=True), target[..., None]
@@ -108,8 +99,7 @@ def shift_probability(teacher: Tensor, target: Tensor, allowed: Tensor | None = 
 class Temperature:
     """A temperature schedule: one temperature, or a lower one for selected tokens (arXiv 1911.07471).
 
-    The temperature of a token is at least a tenth of the base: a large `beta` could make it 0 or negative, where the
-    softmax is undefined or inverted.
+    It is at least a tenth of the base: a large `beta` could make it 0 or negative.
 
     Attributes:
         schedule: constant, flsw or cwsm.
@@ -153,7 +143,8 @@ def flsw(
     student, teacher = student.detach().float(), teacher.detach().float()
     if allowed is not None:
         student, teacher = student.masked_fill(~allowed, 0), teacher.masked_fill(~allowed, 0)
-    return _around(base, beta, (1 - F.cosine_similarity(student, teacher, dim=-1)) ** gamma)
+    weight = (1 - F.cosine_similarity(student, teacher, dim=-1)) ** gamma
+    return base + (weight.mean() - weight) * beta
 
 
 def cwsm(student: Tensor, base: float, beta: float, allowed: Tensor | None = None) -> Tensor:
@@ -164,10 +155,7 @@ def cwsm(student: Tensor, base: float, beta: float, allowed: Tensor | None = Non
     log_p = log_probabilities(student.detach(), allowed)
     if allowed is not None:
         log_p = log_p.masked_fill(~allowed, -torch.inf)
-    return _around(base, beta, 1 / (log_p.amax(-1).exp() + 1e-3))
-
-
-def _around(base: float, beta: float, weight: Tensor) -> Tensor:
+    weight = 1 / (log_p.amax(-1).exp() + 1e-3)
     return base + (weight.mean() - weight) * beta
 
 

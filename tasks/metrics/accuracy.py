@@ -10,13 +10,7 @@ from torchmetrics import Metric
 from ofa.images import box_iou
 
 
-class _Accuracy(Metric):
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = True
-
-
-class BoxAccuracy(_Accuracy):
+class BoxAccuracy(Metric):
     """Acc@0.5, the share of samples whose IoU with the truth is at least 0.5, and the mean IoU."""
 
     def __init__(self) -> None:
@@ -37,12 +31,8 @@ class BoxAccuracy(_Accuracy):
         return {"acc@0.5": self.hits / self.samples, "mean_iou": self.iou / self.samples}
 
 
-class EntailmentAccuracy(_Accuracy):
-    """Accuracy over all samples and over those of each true class, from one confusion matrix.
-
-    Args:
-        classes: their names, in the order of their numbers.
-    """
+class EntailmentAccuracy(Metric):
+    """Accuracy over all samples and over those of each true class, from one confusion matrix of the named classes."""
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         super().__init__()
@@ -68,7 +58,7 @@ class EntailmentAccuracy(_Accuracy):
         return {true: dict(zip(self.classes, row, strict=True)) for true, row in zip(self.classes, rows, strict=True)}
 
 
-class VQAScore(_Accuracy):
+class VQAScore(Metric):
     """The mean, over questions, of the confidence that people gave to the predicted answer."""
 
     def __init__(self) -> None:

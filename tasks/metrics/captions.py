@@ -1,8 +1,4 @@
-"""Caption metrics: `CaptionScores` during training, `CaptionReport` for the final test.
-
-The second adds the numbers of the coco-caption evaluation (https://github.com/tylin/coco-caption, here the package
-pycocoevalcap), of which the tokenizer, METEOR and SPICE are Java programs.
-"""
+"""Caption metrics: `CaptionScores` during training, `CaptionReport` for the final test."""
 
 from __future__ import annotations
 
@@ -15,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -35,6 +30,7 @@ from tasks.metrics.cider import CiderD, DocumentFrequencies
 log = logging.getLogger(__name__)
 
 Texts = dict[str, list[str]]  # by image: one caption, or its references
+_Images = dict[str, tuple[str, list[str]]]  # by image: its caption and its references
 
 # Without both, pycocoevalcap would download them.
 SPICE_MODELS = [
@@ -53,10 +49,6 @@ class CaptionScores(Metric):
     Args:
         frequencies: how common n-grams are; None: as common as in the references that were collected.
     """
-
-    full_state_update = False
-    is_differentiable = False
-    higher_is_better = True
 
     def __init__(self, frequencies: DocumentFrequencies | None = None) -> None:
         super().__init__()
@@ -77,46 +69,42 @@ class CaptionScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`cider_d`, from 0 to about 10; nothing where there are no rows."""
-        images: dict[str, _Image] = {}  # in the order of their first rows
+        images: _Images = {}  # in the order of their first rows
         for line in bytes(dim_zero_cat(self.rows).cpu().numpy()).splitlines() if len(self.rows) else ():
             image_id, caption, references = json.loads(line)
-            images.setdefault(image_id, _Image(image_id, caption)).references.extend(references)
-        scores = self.image_scores(list(images.values())) if images else {}
+            images.setdefault(image_id, (caption, []))[1].extend(references)
+        scores = self.image_scores(images) if images else {}
         return {name: torch.tensor(score, dtype=torch.float32, device=self.device) for name, score in scores.items()}
 
-    def image_scores(self, images: list[_Image]) -> dict[str, float]:
-        captions, references = [image.caption for image in images], [image.references for image in images]
+    def image_scores(self, images: _Images) -> dict[str, float]:
+        captions, references = zip(*images.values(), strict=True)
         frequencies = self.frequencies or DocumentFrequencies.from_references(references)
         return {"cider_d": CiderD(frequencies).scores(captions, references).mean().item()}
 
 
 class CaptionReport(CaptionScores):
-    """CIDEr-D and the numbers of the coco-caption evaluation.
+    """CIDEr-D and the numbers of https://github.com/tylin/coco-caption, here the package pycocoevalcap.
 
     They are `bleu_1` to `bleu_4`, `rouge_l`, `meteor` and `cider` on captions split by the Penn Treebank tokenizer,
-    and `spice` where its models are installed with pycocoevalcap. What cannot be computed is left out, with a warning.
+    and `spice` where its models are installed. The tokenizer, METEOR and SPICE are Java programs; what cannot be
+    computed is left out, with a warning.
     """
 
-    def image_scores(self, images: list[_Image]) -> dict[str, float]:
+    def image_scores(self, images: _Images) -> dict[str, float]:
         return super().image_scores(images) | _coco_scores(images)
 
 
-@dataclass
-class _Image:
-    id: str
-    caption: str
-    references: list[str] = field(default_factory=list)
-
-
-def _coco_scores(images: list[_Image]) -> dict[str, float]:
-    references: Texts = {image.id: [_one_line(text) for text in image.references] for image in images}
-    captions: Texts = {image.id: [_one_line(image.caption)] for image in images}
-    java = True
+def _coco_scores(images: _Images) -> dict[str, float]:
+    references: Texts = {image_id: [_one_line(text) for text in own] for image_id, (_, own) in images.items()}
+    captions: Texts = {image_id: [_one_line(caption)] for image_id, (caption, _) in images.items()}
+    scorers = {"cider": lambda *texts: Cider().compute_score(*texts)[0]}
     try:
         _check_java()
         references, captions = _split_as_treebank(references), _split_as_treebank(captions)
+        scorers["meteor"] = _meteor
+        if all(path.exists() for path in SPICE_MODELS):
+            scorers["spice"] = _spice
     except _FAILURES as error:
-        java = False
         references, captions = _split_plainly(references), _split_plainly(captions)
         log.warning(
             "%s: no METEOR and SPICE, and BLEU, ROUGE-L and CIDEr are of captions in lower case without punctuation, "
@@ -126,11 +114,6 @@ def _coco_scores(images: list[_Image]) -> dict[str, float]:
     bleu, _ = Bleu(4).compute_score(references, captions, verbose=0)
     scores = {f"bleu_{n}": score for n, score in enumerate(bleu, start=1)}
     scores["rouge_l"], _ = Rouge().compute_score(references, captions)
-    scorers = {"cider": lambda *texts: Cider().compute_score(*texts)[0]}
-    if java:
-        scorers["meteor"] = _meteor
-        if all(path.exists() for path in SPICE_MODELS):
-            scorers["spice"] = _spice
     for name, compute in scorers.items():
         try:
             scores[name] = compute(references, captions)

@@ -1,8 +1,7 @@
 """CIDEr-D (arXiv 1411.5726, section 8) of captions, by the document frequencies of their n-grams.
 
-Words and n-grams are numbered, so that all captions are scored together in a few calls of NumPy. An n-gram is the pair
-of the (n - 1)-gram it starts with and its last word, which one int64, its key, holds; its number is the place of its
-key in the sorted keys of all n-grams of that length.
+Words and n-grams are numbered, so that NumPy scores all captions together. The key of an n-gram is one int64 of the
+number of the (n - 1)-gram it starts with and its last word; its number is the place of its key among all sorted keys.
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ LONGEST = 4  # words of an n-gram
 
 
 def with_end(text: str) -> str:
-    """A sentence as self-critical training compares it: without a full stop at its end, where `<eos>` is added.
-
-    So a caption that is cut off is not rewarded like a complete one.
+    """A sentence with `<eos>` for a full stop at its end: a caption cut off is not rewarded like a complete one.
 
     >>> with_end("a dog runs.")
     'a dog runs <eos>'
@@ -37,8 +34,7 @@ class DocumentFrequencies:
     """The number of images whose references contain each n-gram, as a weight.
 
     Attributes:
-        images: the number N of images.
-        words: the number of each word.
+        images: how many there are, N.
         keys: for each n, the sorted keys of the known n-grams.
         weights: for each n, log(N / images whose references contain the n-gram), in the order of the keys.
     """
@@ -115,6 +111,7 @@ class DocumentFrequencies:
             number_here = np.where(found, place, -1)
 
 
+@dataclass(frozen=True)
 class CiderD:
     """CIDEr-D by given document frequencies.
 
@@ -123,8 +120,7 @@ class CiderD:
     array([5.63, 0.  ])
     """
 
-    def __init__(self, frequencies: DocumentFrequencies) -> None:
-        self.frequencies = frequencies
+    frequencies: DocumentFrequencies
 
     def scores(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
         """Scores [N] from 0 to about 10, float64, of N captions and the references of each, split at white space.
@@ -159,8 +155,7 @@ def _similarity(
     """The clipped cosine of each reference [R] and its hypothesis for n-grams of one length.
 
     Args:
-        number: [words of all sentences], the n-gram that starts there, -1 where none does.
-        weights: [n-grams].
+        number: [words of all sentences], the n-gram (index into `weights`) that starts there, -1 where none does.
         sentence: [words of all sentences], which sentence the word is in; hypotheses come before references.
         owner: [R], the hypothesis each reference is compared with.
     """
@@ -191,11 +186,8 @@ def _flatten(references: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray
 
 
 def _windows(sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Every word of the sentences with the three words after it.
-
-    Returns:
-        [4, T], the words' numbers, -1 after a sentence's end; [T], which sentence it is, where T is the number of
-        words in all; and the number of each word.
+    """The number of each of all T words with those of the next three, -1 after a sentence's end, [4, T]; the index [T]
+    of its sentence; and the number of each word.
     """
     split = [sentence.split() for sentence in sentences]
     lengths = np.fromiter(map(len, split), np.int64, len(split))
@@ -215,10 +207,9 @@ def _number_words(text: list[str]) -> tuple[np.ndarray, dict[str, int]]:
 
 
 def _number(rows: np.ndarray, n_words: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Numbers the n-grams that rows [4, R] of words, filled up with -1, start with.
+    """For each n, the sorted keys of the n-grams that columns of rows [4, R], filled up with -1, start with.
 
-    Returns:
-        for each n, the sorted keys of the n-grams; and [4, R], which of them each row starts with, -1 for none.
+    Also, [4, R], the number of the one that a column starts with, -1 for none.
     """
     keys, numbers = [], np.full(rows.shape, -1)
     start = np.zeros(rows.shape[1], dtype=np.int64)

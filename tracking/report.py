@@ -35,16 +35,12 @@ def log_finished(folder: Path) -> None:
     log.info("the run in %s is finished: its scores are in %s; give another folder for another run", folder, METRICS)
 
 
-def log_model(model: OFAModel, device: torch.device) -> None:
-    """Number of parameters, and the device."""
+def log_model(config: DictConfig, model: OFAModel, device: torch.device) -> None:
+    """Number of parameters, device, and samples per optimizer step."""
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     where = "the CPU" if device.type == "cpu" else device
     log.info("%.1f M parameters, %.1f M of them trained, on %s", total / 1e6, trained / 1e6, where)
-
-
-def log_batch_size(config: DictConfig) -> None:
-    """Samples per optimizer step."""
     parts = config.data.batch_size, world_size(), config.trainer.accumulate_grad_batches
     text = "effective batch size %d = batch %d x %d processes x %d accumulated batches"
     log.info(text.replace("processes", "process") if parts[1] == 1 else text, parts[0] * parts[1] * parts[2], *parts)

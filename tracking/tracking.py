@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +14,6 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from data.batch import Batch
-from tracking.memory import peak_resident_bytes
 from tracking.progress import Throughput
 from tracking.provenance import provenance
 
@@ -69,6 +70,12 @@ class Tracking(Throughput):
         for logger in trainer.loggers:
             if stage == "test" and isinstance(logger, WandbLogger):
                 logger.experiment.finish()  # otherwise the next run of a sweep would continue it
+
+
+def peak_resident_bytes() -> int:
+    """The peak resident memory of this process, without its data workers."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def log_all(loggers: list[Logger], values: dict[str, float], step: int) -> None:

@@ -274,8 +274,10 @@ def _plan_cache(
 
 
 @rank_zero_only
-def log_distillation(plan: DistillationPlan, cache: TeacherCache | None) -> None:
-    """Log the teachers, the layer mapping and the state of the cache."""
+def log_distillation(plan: DistillationPlan | None, cache: TeacherCache | None) -> None:
+    """Log the teachers, the layer mapping and the state of the cache, if there is a teacher."""
+    if plan is None:
+        return
     log.info("teachers: %s", ", ".join(map(str, plan.files)))
     if plan.criterion.feature_pairs:
         Console().print(layer_mapping_table(plan.criterion.feature_pairs))

@@ -48,7 +48,7 @@ def train(config: DictConfig) -> float | None:
 
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once
         source = build_source(config)
-        tokenizer = build.build_training_tokenizer(config, source)
+        tokenizer = build.build_tokenizer(config, source, config.tokenizer, config.init)
         task = build.build_task(config, source, tokenizer)
         generation = build.generation_options(config, task)
         objective = build.build_objective(config, tokenizer, task)
@@ -57,7 +57,7 @@ def train(config: DictConfig) -> float | None:
     callbacks = training_callbacks(config, task, folder, training_files(data, objective.distillation), chosen_callbacks)
     intervals = validation_settings(config, batches=len(data.train_dataloader()))
     trainer = build_trainer(config, callbacks, folder, logger=loggers, **intervals)
-    model = build.build_initial_model(config, resume_point, objective.distillation)
+    model = build.build_model(config, resume_point, objective.distillation)
     module = build.build_module(config, objective, data, model, task, generation, cache)
     if (settings := to_task_settings(task.processor, generation)) is not None:
         module.save_hyperparameters({"task": asdict(settings)}, logger=False)  # in checkpoints

@@ -60,7 +60,11 @@ def print_scores(config: DictConfig, folder: Path, task: Task, demo: Mapping[str
     for split, values in metrics.items():
         for name, value in values.items():
             if isinstance(value, dict):
-                console.print(_matrix_table(f"{split}: {name}, true class by predicted class", value))
+                title = f"{split}: {name}, true class by predicted class"
+                matrix = Table("", *(Column(predicted, justify="right") for predicted in value), title=title)
+                for true, row in value.items():
+                    matrix.add_row(true, *map(str, row.values()))
+                console.print(matrix)
     if demo and task.trivial_baselines is not None:
         rows = {split: TSVFile(file, task.columns, task.n_columns) for split, file in demo.items()}
         baselines = {split: task.trivial_baselines(rows["train"], rows[split]) for split in metrics}
@@ -78,13 +82,6 @@ def score_table(title: str, scores: dict[str, dict[str, Any]]) -> Table:
     for name in names:
         cells = (values.get(name) for values in scores.values())
         table.add_row(name, *("" if cell is None else f"{cell:.3f}" for cell in cells))
-    return table
-
-
-def _matrix_table(title: str, matrix: dict[str, dict[str, int]]) -> Table:
-    table = Table("", *(Column(name, justify="right") for name in matrix), title=title)
-    for name, row in matrix.items():
-        table.add_row(name, *map(str, row.values()))
     return table
 
 

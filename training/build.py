@@ -25,10 +25,9 @@ from runtime.configuration import instantiate, to_container
 from runtime.resume import ResumePoint
 from tasks.base import Task
 from training.distillation.cache import TeacherCache
-from training.distillation.cached_teacher import CachedTeacher
 from training.distillation.module import DistillationModule
 from training.distillation.plan import DistillationPlan, plan_distillation
-from training.distillation.teacher import Teacher
+from training.distillation.teacher import CachedTeacher, Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
@@ -37,22 +36,18 @@ from training.self_critical import SelfCriticalModule
 log = logging.getLogger(__name__)
 
 
-def build_tokenizer(config: DictConfig, data: DataSource, source: str | Path | None) -> Tokenizer:
-    """The vocabulary of a folder or hub id, or the demo's; real data needs a published one."""
+def build_tokenizer(
+    config: DictConfig, data: DataSource, source: str | Path | None, weights: str | Path | None = None
+) -> Tokenizer:
+    """The vocabulary of a folder or hub id, or the demo's; it has to fit the data and the weights, if any are given."""
     tokenizer = Tokenizer.demo() if source is None else Tokenizer.from_pretrained(source)
     if tokenizer.is_demo and not data.is_demo:
         raise UserError(
             f"data={config.data.name} needs the published vocabulary, not the demo's: set tokenizer= to a folder or "
             f"Hugging Face hub id that holds vocab.json and merges.txt (every published OFA model folder does)"
         )
-    return tokenizer
-
-
-def build_training_tokenizer(config: DictConfig, source: DataSource) -> Tokenizer:
-    """The configured tokenizer, which has to be that of the initial weights."""
-    tokenizer = build_tokenizer(config, source, config.tokenizer)
-    if config.init is not None:
-        check_vocabulary(config.init, tokenizer)
+    if weights is not None:
+        check_vocabulary(weights, tokenizer)
     return tokenizer
 
 
@@ -235,8 +230,10 @@ def check_image_size(config: DictConfig, architecture: OFAConfig) -> None:
         )
 
 
-def build_model(config: DictConfig) -> OFAModel:
-    """A model of the configured size with fresh weights."""
+def build_model(
+    config: DictConfig, resume_point: ResumePoint | None, distillation: DistillationPlan | None
+) -> OFAModel:
+    """The model with the weights that training starts from; a resumed run reads them from its checkpoint later."""
     architecture = model_config(config)
     check_image_size(config, architecture)
     model = OFAModel(architecture)
@@ -244,14 +241,6 @@ def build_model(config: DictConfig) -> OFAModel:
     if config.model.compile:
         model.encoder.compile()
         model.decoder.compile()
-    return model
-
-
-def build_initial_model(
-    config: DictConfig, resume_point: ResumePoint | None, distillation: DistillationPlan | None
-) -> OFAModel:
-    """The model with the weights that training starts from; a resumed run reads them from its checkpoint later."""
-    model = build_model(config)
     if resume_point is None and config.init is not None:
         load_weights(model, config.init)
     if resume_point is None and distillation is not None:

@@ -89,14 +89,14 @@ def build_callbacks(config: DictConfig) -> list[pl.Callback]:
     Raises:
         UserError: an entry cannot be made, or is not a callback.
     """
+    callbacks = []
     for name, settings in config.callbacks.items():
         if not OmegaConf.is_dict(settings) or "_target_" not in settings:
             raise UserError(f"callbacks.{name} has no _target_; set it to the class of a Lightning callback")
-    callbacks = {name: instantiate(settings) for name, settings in config.callbacks.items()}
-    for name, callback in callbacks.items():
-        if not isinstance(callback, pl.Callback):
-            raise UserError(f"callbacks.{name}: {config.callbacks[name]._target_} is not a Lightning callback")
-    return list(callbacks.values())
+        callbacks.append(instantiate(settings))
+        if not isinstance(callbacks[-1], pl.Callback):
+            raise UserError(f"callbacks.{name}: {settings._target_} is not a Lightning callback")
+    return callbacks
 
 
 def build_loggers(config: DictConfig, interrupted: ResumePoint | None = None) -> list[Logger]:

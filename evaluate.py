@@ -3,7 +3,7 @@
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from ofa.checkpoint import check_vocabulary, find, load_model, tokenizer_folder
+from ofa.checkpoint import find, load_model, tokenizer_folder
 from runtime.checks import check
 from runtime.collectives import local_rank_zero_first
 from runtime.command_line import command
@@ -28,8 +28,8 @@ def evaluate(config: DictConfig) -> None:
 
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once
         source = build_source(config)
-        tokenizer = build.build_tokenizer(config, source, config.tokenizer or tokenizer_folder(checkpoint))
-        check_vocabulary(checkpoint, tokenizer)
+        vocabulary = config.tokenizer or tokenizer_folder(checkpoint)
+        tokenizer = build.build_tokenizer(config, source, vocabulary, checkpoint)
         task = build.build_task(config, source, tokenizer)
         generation = build.generation_options(config, task)
         splits = splits_to_test(config, source, task)

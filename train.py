@@ -14,22 +14,17 @@ from runtime.resume import find_resume_point
 from runtime.run_dir import run_dir
 from tracking import report
 from training import build
-from training.data_files import build_source
+from training.data_files import build_source, build_training_data
+from training.distillation.plan import log_distillation
 from training.evaluation import EvaluationModule
-from training.run import (
-    best_validation_score,
-    build_initial_model,
-    build_training_data,
-    build_training_tokenizer,
-    export_best,
-    log_parts,
-    save_run_files,
-    score_of_run,
-)
 from training.trainer import (
+    best_validation_score,
     build_callbacks,
     build_loggers,
     build_trainer,
+    export_best,
+    save_run_files,
+    score_of_run,
     training_callbacks,
     training_files,
     validation_settings,
@@ -53,7 +48,7 @@ def train(config: DictConfig) -> float | None:
 
     with local_rank_zero_first(devices_of(config.trainer)):  # demo files and indexes are written once
         source = build_source(config)
-        tokenizer = build_training_tokenizer(config, source)
+        tokenizer = build.build_tokenizer(config, source, config.tokenizer, config.init)
         task = build.build_task(config, source, tokenizer)
         generation = build.generation_options(config, task)
         objective = build.build_objective(config, tokenizer, task)
@@ -62,12 +57,13 @@ def train(config: DictConfig) -> float | None:
     callbacks = training_callbacks(config, task, folder, training_files(data, objective.distillation), chosen_callbacks)
     intervals = validation_settings(config, batches=len(data.train_dataloader()))
     trainer = build_trainer(config, callbacks, folder, logger=loggers, **intervals)
-    model = build_initial_model(config, resume_point, objective.distillation)
+    model = build.build_model(config, resume_point, objective.distillation)
     module = build.build_module(config, objective, data, model, task, generation, cache)
     if (settings := to_task_settings(task.processor, generation)) is not None:
         module.save_hyperparameters({"task": asdict(settings)}, logger=False)  # in checkpoints
     save_run_files(config, folder, tokenizer, loggers, resume_point)
-    log_parts(config, model, trainer, objective.distillation, cache)
+    log_distillation(objective.distillation, cache)
+    report.log_model(config, model, trainer.strategy.root_device)
 
     # The loss of a batch: training/module.py, TrainingModule.loss.
     trainer.fit(module, datamodule=data, ckpt_path=resume_point and resume_point.checkpoint, weights_only=True)

@@ -20,9 +20,8 @@ from ofa.vocabulary import BOS, CODE_OFFSET, EOS, UNK
 from tasks.base import Task
 from tasks.caption import Caption
 from training.distillation.cache import TeacherCache
-from training.distillation.cached_teacher import CachedTeacher
 from training.distillation.module import DistillationModule
-from training.distillation.teacher import Teacher
+from training.distillation.teacher import CachedTeacher, Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim

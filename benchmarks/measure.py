@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from tracking.memory import peak_resident_bytes
+from tracking.tracking import peak_resident_bytes
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 

@@ -47,7 +47,11 @@ class MLflow(MLFlowLogger):
         run_id = load_run_id("mlflow", interrupted).get("id")
         self.folder, self.is_resumed = folder, run_id is not None
         self.last_steps: dict[str, int] = {}  # by name, of a resumed run
-        _check_database(tracking_uri)
+        parent = Path(tracking_uri.removeprefix(SQLITE)).absolute().parent
+        if tracking_uri.startswith(SQLITE) and not os.access(parent, os.W_OK):  # MLflow would retry for minutes
+            raise UserError(
+                f"logger.mlflow.tracking_uri={tracking_uri}: {parent} is not a writable folder; give another"
+            )
         with _as_user_error(tracking_uri, run_id):
             super().__init__(experiment, run_name=name, tracking_uri=tracking_uri, run_id=run_id)
 
@@ -81,15 +85,6 @@ class MLflow(MLFlowLogger):
             history = self.experiment.get_metric_history(self.run_id, name) if self.is_resumed else []
             self.last_steps[name] = max((value.step for value in history), default=-1)
         return self.last_steps[name]
-
-
-def _check_database(tracking_uri: str) -> None:
-    """Refuse a database file that cannot be written, which MLflow would retry for minutes."""
-    if not tracking_uri.startswith(SQLITE):
-        return
-    folder = Path(tracking_uri.removeprefix(SQLITE)).absolute().parent
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"logger.mlflow.tracking_uri={tracking_uri}: {folder} is not a writable folder; give another")
 
 
 @contextmanager

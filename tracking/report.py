@@ -35,16 +35,12 @@ def log_finished(folder: Path) -> None:
     log.info("the run in %s is finished: its scores are in %s; give another folder for another run", folder, METRICS)
 
 
-def log_model(model: OFAModel, device: torch.device) -> None:
-    """Number of parameters, and the device."""
+def log_model(config: DictConfig, model: OFAModel, device: torch.device) -> None:
+    """Number of parameters, device, and samples per optimizer step."""
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     where = "the CPU" if device.type == "cpu" else device
     log.info("%.1f M parameters, %.1f M of them trained, on %s", total / 1e6, trained / 1e6, where)
-
-
-def log_batch_size(config: DictConfig) -> None:
-    """Samples per optimizer step."""
     parts = config.data.batch_size, world_size(), config.trainer.accumulate_grad_batches
     text = "effective batch size %d = batch %d x %d processes x %d accumulated batches"
     log.info(text.replace("processes", "process") if parts[1] == 1 else text, parts[0] * parts[1] * parts[2], *parts)
@@ -64,7 +60,11 @@ def print_scores(config: DictConfig, folder: Path, task: Task, demo: Mapping[str
     for split, values in metrics.items():
         for name, value in values.items():
             if isinstance(value, dict):
-                console.print(_matrix_table(f"{split}: {name}, true class by predicted class", value))
+                title = f"{split}: {name}, true class by predicted class"
+                matrix = Table("", *(Column(predicted, justify="right") for predicted in value), title=title)
+                for true, row in value.items():
+                    matrix.add_row(true, *map(str, row.values()))
+                console.print(matrix)
     if demo and task.trivial_baselines is not None:
         rows = {split: TSVFile(file, task.columns, task.n_columns) for split, file in demo.items()}
         baselines = {split: task.trivial_baselines(rows["train"], rows[split]) for split in metrics}
@@ -82,13 +82,6 @@ def score_table(title: str, scores: dict[str, dict[str, Any]]) -> Table:
     for name in names:
         cells = (values.get(name) for values in scores.values())
         table.add_row(name, *("" if cell is None else f"{cell:.3f}" for cell in cells))
-    return table
-
-
-def _matrix_table(title: str, matrix: dict[str, dict[str, int]]) -> Table:
-    table = Table("", *(Column(name, justify="right") for name in matrix), title=title)
-    for name, row in matrix.items():
-        table.add_row(name, *map(str, row.values()))
     return table
 
 

@@ -92,11 +92,13 @@ def log_predictions(logger: Logger, split: str, predictions: Drawn, step: int) -
     """Log images and a table to one logger; file loggers have the run folder."""
     images = [image for _, image in predictions]
     fields = list(predictions[0][0])
-    cells = [[_cell(value) for value in values.values()] for values, _ in predictions]
+    cells = [[v if isinstance(v, str | float) else json.dumps(v) for v in values.values()] for values, _ in predictions]
     if isinstance(logger, TensorBoardLogger):
         sheet = np.asarray(grid(images))
         logger.experiment.add_image(f"answers/{split}", sheet, step, dataformats="HWC")
-        logger.experiment.add_text(f"predictions/{split}", markdown_table(fields, cells), step)
+        rows = [fields, ["---"] * len(fields), *cells]  # of a Markdown table
+        table = "\n".join(" | ".join(str(cell).replace("|", r"\|") for cell in row) for row in rows)
+        logger.experiment.add_text(f"predictions/{split}", table, step)
     elif isinstance(logger, MLFlowLogger):
         logger.experiment.log_image(logger.run_id, grid(images), artifact_file=f"answers/{split}_{step}.png")
         table = {"columns": fields, "data": cells}
@@ -104,17 +106,6 @@ def log_predictions(logger: Logger, split: str, predictions: Drawn, step: int) -
     elif isinstance(logger, WandbLogger):
         logger.log_image(f"answers/{split}", images, step, caption=[values["uniq_id"] for values, _ in predictions])
         logger.log_table(f"predictions/{split}", fields, cells, step=step)
-
-
-def _cell(value: Any) -> str | float:
-    """A field of a prediction as a table cell."""
-    return value if isinstance(value, str | float) else json.dumps(value)
-
-
-def markdown_table(fields: list[str], cells: list[list[str | float]]) -> str:
-    """A Markdown table with a header, for TensorBoard."""
-    rows = [fields, ["---"] * len(fields), *cells]
-    return "\n".join(" | ".join(str(cell).replace("|", r"\|") for cell in row) for row in rows)
 
 
 def grid(images: list[Image.Image], columns: int = 4) -> Image.Image:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import platform
+import resource
+import subprocess
+import sys
 import textwrap
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,11 +18,11 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from data.batch import Batch
-from tracking.memory import peak_resident_bytes
 from tracking.progress import Throughput
-from tracking.provenance import provenance
 
 GIB = 1 << 30
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torchvision", "pytorch-lightning", "transformers", "timm", "hydra-core", "ofa-lightning")
 
 
 class Tracking(Throughput):
@@ -71,8 +77,43 @@ class Tracking(Throughput):
                 logger.experiment.finish()  # otherwise the next run of a sweep would continue it
 
 
+def peak_resident_bytes() -> int:
+    """The peak resident memory of this process, without its data workers."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def log_all(loggers: list[Logger], values: dict[str, float], step: int) -> None:
     """Log values of a step to every logger, and have it write them."""
     for logger in loggers:
         logger.log_metrics(values, step)
         logger.save()
+
+
+def provenance() -> dict[str, Any]:
+    """The commit of the code, and the versions of Python and of the packages that results depend on."""
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with the CUDA version
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # it is used from its folder, without being installed
+            versions[package] = None
+    return {"git": git_state(ROOT), "versions": versions}
+
+
+def git_state(root: Path) -> dict[str, Any] | None:
+    """The commit checked out in `root`, and whether tracked files differ from it; None if it is not a repository."""
+    top = _git(root, "rev-parse", "--show-toplevel")
+    commit = _git(root, "rev-parse", "HEAD")
+    if top is None or commit is None or Path(top) != root:  # an installed copy may be inside another repository
+        return None
+    return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """The output of git; None if git is missing or fails."""
+    try:
+        process = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return process.stdout.strip() if process.returncode == 0 else None

@@ -13,6 +13,7 @@ from criterions.base import AllowedIds, Criterion
 from data.layout import load_task
 from data.module import OFADataModule
 from data.source import DataSource
+from ofa.checkpoint import check_vocabulary, load_weights
 from ofa.config import OFAConfig
 from ofa.errors import UserError
 from ofa.generation import GenerationOptions
@@ -21,13 +22,12 @@ from ofa.processors import SettingError
 from ofa.tokenizer import Tokenizer
 from runtime.checks import is_sharded_run
 from runtime.configuration import instantiate, to_container
+from runtime.resume import ResumePoint
 from tasks.base import Task
-from training.data_files import answer_list
 from training.distillation.cache import TeacherCache
-from training.distillation.cached_teacher import CachedTeacher
 from training.distillation.module import DistillationModule
 from training.distillation.plan import DistillationPlan, plan_distillation
-from training.distillation.teacher import Teacher
+from training.distillation.teacher import CachedTeacher, Teacher
 from training.freezing import Freezing
 from training.module import TrainingModule
 from training.optim import Optim
@@ -36,14 +36,18 @@ from training.self_critical import SelfCriticalModule
 log = logging.getLogger(__name__)
 
 
-def build_tokenizer(config: DictConfig, data: DataSource, source: str | Path | None) -> Tokenizer:
-    """The vocabulary of a folder or hub id, or the demo's; real data needs a published one."""
+def build_tokenizer(
+    config: DictConfig, data: DataSource, source: str | Path | None, weights: str | Path | None = None
+) -> Tokenizer:
+    """The vocabulary of a folder or hub id, or the demo's; it has to fit the data and the weights, if any are given."""
     tokenizer = Tokenizer.demo() if source is None else Tokenizer.from_pretrained(source)
     if tokenizer.is_demo and not data.is_demo:
         raise UserError(
             f"data={config.data.name} needs the published vocabulary, not the demo's: set tokenizer= to a folder or "
             f"Hugging Face hub id that holds vocab.json and merges.txt (every published OFA model folder does)"
         )
+    if weights is not None:
+        check_vocabulary(weights, tokenizer)
     return tokenizer
 
 
@@ -69,7 +73,11 @@ def build_task(config: DictConfig, source: DataSource, tokenizer: Tokenizer) -> 
     settings = {key: value for key, value in to_container(config.task).items() if key not in ("name", "_target_")}
     kind = load_task(config.task["_target_"])
     if settings.get("constrained") and settings["answer_list"] is None:
-        settings["answer_list"] = answer_list(source)
+        if source.answer_list is None:
+            raise UserError(
+                "task.answer_list=FILE is missing: the JSON list of all answers, which the data does not have"
+            )
+        settings["answer_list"] = source.answer_list
     try:
         return kind.build(tokenizer, **settings)
     except SettingError as error:
@@ -222,8 +230,10 @@ def check_image_size(config: DictConfig, architecture: OFAConfig) -> None:
         )
 
 
-def build_model(config: DictConfig) -> OFAModel:
-    """A model of the configured size with fresh weights."""
+def build_model(
+    config: DictConfig, resume_point: ResumePoint | None, distillation: DistillationPlan | None
+) -> OFAModel:
+    """The model with the weights that training starts from; a resumed run reads them from its checkpoint later."""
     architecture = model_config(config)
     check_image_size(config, architecture)
     model = OFAModel(architecture)
@@ -231,6 +241,10 @@ def build_model(config: DictConfig) -> OFAModel:
     if config.model.compile:
         model.encoder.compile()
         model.decoder.compile()
+    if resume_point is None and config.init is not None:
+        load_weights(model, config.init)
+    if resume_point is None and distillation is not None:
+        distillation.initialize(model)
     return model
 
 

@@ -61,15 +61,12 @@ class WritePredictions(pl.Callback):
             trainer.strategy.barrier()  # the parts are needed until here
             self.predictions.close()
             Path(self.predictions.name).unlink()
-        if trainer.is_global_zero:
-            self._write_scores(module)  # last: this file marks a finished run
-
-    def _write_scores(self, module: EvaluationModule) -> None:
-        metrics = {
-            split: {name: float(value) for name, value in metric.compute().items()} | self.task.details(metric)
-            for split, metric in module.metrics.items()
-        }
-        atomic_write(self.folder / METRICS, lambda part: part.write_text(json.dumps(metrics, indent=2) + "\n"))
+        if trainer.is_global_zero:  # last: this file marks a finished run
+            metrics = {
+                split: {name: float(value) for name, value in metric.compute().items()} | self.task.details(metric)
+                for split, metric in module.metrics.items()
+            }
+            atomic_write(self.folder / METRICS, lambda part: part.write_text(json.dumps(metrics, indent=2) + "\n"))
 
     def _write_results(self, module: EvaluationModule) -> None:
         for split, predictions in module.predictions.items():

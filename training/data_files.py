@@ -53,6 +53,14 @@ def build_data(
     )
 
 
+def build_training_data(config: DictConfig, source: DataSource, task: Task) -> OFADataModule:
+    """The prepared data of all splits that training, validation and the final test need."""
+    splits = dict.fromkeys(["train", "val", *evaluation_splits(source, task)])
+    data = build_data(config, source, task, list(splits))
+    data.prepare_data()
+    return data
+
+
 def teacher_answers(config: DictConfig, task: Task) -> TeacherAnswers | None:
     """Teacher predictions that replace the training targets (`distill.predictions`), if any."""
     file = OmegaConf.select(config, "distill.predictions")
@@ -77,10 +85,3 @@ def splits_to_test(config: DictConfig, source: DataSource, task: Task) -> list[s
 def evaluation_splits(source: DataSource, task: Task) -> list[str]:
     """The evaluation splits of the task that the source has."""
     return [split for split in task.splits if split in source.splits]
-
-
-def answer_list(source: DataSource) -> Path:
-    """The list of all answers that belongs to the data; UserError where there is none."""
-    if source.answer_list is None:
-        raise UserError("task.answer_list=FILE is missing: the JSON list of all answers, which the data does not have")
-    return source.answer_list

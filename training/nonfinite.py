@@ -54,7 +54,12 @@ class NonFinite(pl.Callback):
         if not is_finite and not is_left_to_step:
             self._stop_or_count(f"the loss of step {module.global_step + 1} is {float(loss.detach())}", ids)
         if not is_finite:
-            _check_statistics(module, ids)
+            broken = [name for name, buffer in module.named_buffers() if not torch.isfinite(buffer).all()]
+            if broken:
+                raise UserError(
+                    f"{broken[0]} is not finite since step {module.global_step + 1}; look at the samples "
+                    f"{_few(ids)}, or set freezing.batch_norm=true"
+                )
         if is_finite or is_left_to_step:
             self.ids += ids
             return loss
@@ -93,15 +98,6 @@ class NonFinite(pl.Callback):
         if skipped:
             message = "training: %d samples skipped, as loss or gradient was not finite, among them %s"
             log.warning(message, len(skipped), _few(skipped))
-
-
-def _check_statistics(module: nn.Module, ids: list[str]) -> None:
-    for name, buffer in module.named_buffers():
-        if not torch.isfinite(buffer).all():
-            raise UserError(
-                f"{name} is not finite since step {module.global_step + 1}; look at the samples {_few(ids)}, or "
-                "set freezing.batch_norm=true"
-            )
 
 
 def _few(ids: list[str]) -> str:

@@ -56,10 +56,9 @@ class Optim:
     def optimizer(self, model: nn.Module, fused: bool = True) -> AdamW:
         """AdamW over the trainable parameters; `fused` is faster, but Lightning cannot clip it in mixed precision."""
         trainable = [p for p in model.parameters() if p.requires_grad]
-        decayed = [p for p in trainable if self.decay_1d or p.ndim > 1]
-        not_decayed = [p for p in trainable if not self.decay_1d and p.ndim <= 1]
-        groups = [{"params": decayed}, {"params": not_decayed, "weight_decay": 0.0}]
-        groups = [group for group in groups if group["params"]]
+        decayed = {"params": [p for p in trainable if self.decay_1d or p.ndim > 1]}
+        not_decayed = {"params": [p for p in trainable if not self.decay_1d and p.ndim <= 1], "weight_decay": 0.0}
+        groups = [group for group in (decayed, not_decayed) if group["params"]]
         return AdamW(groups, self.lr, self.betas, self.eps, self.weight_decay, fused=fused)
 
     def schedule(self, optimizer: Optimizer, steps: int) -> LambdaLR:

@@ -1,4 +1,4 @@
-"""Lightning's trainer for a configuration: callbacks, loggers, validation interval."""
+"""Lightning's trainer for a configuration, and the files of a training run."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, LearningRateMonitor
 from pytorch_lightning.loggers import Logger
 
 from data.module import OFADataModule
-from ofa.checkpoint import BEST, LAST
+from ofa.atomic_write import atomic_write
+from ofa.checkpoint import BEST, EXPORT, LAST, export, load_weights
 from ofa.errors import UserError
-from runtime.checkpoints import BestCheckpoint, CheckpointFiles, LastCheckpoint, SaveAtEnd
+from ofa.model import OFAModel
+from ofa.processors.settings import to_task_settings
+from ofa.tokenizer import Tokenizer
+from runtime.checkpoints import BestCheckpoint, CheckpointFiles, LastCheckpoint, SaveAtEnd, best_score
+from runtime.collectives import rank
 from runtime.configuration import instantiate, to_container
 from runtime.launching import Environment, devices_of
 from runtime.lightning_internals import StepProgressBar
 from runtime.preemption import StopOnSignal, signals_of
-from runtime.resume import ResumePoint, SaveTrainingState
+from runtime.resume import CONFIG, ResumePoint, SaveTrainingState, truncate_csv_logs
+from runtime.sharding import full_model
 from tasks.base import Task
 from tracking.progress import build_progress
 from tracking.sample_predictions import LogSamplePredictions
 from tracking.tracking import Tracking
 from training.callbacks import ReportDataIssues, WritePredictions
 from training.distillation.plan import DistillationPlan
+from training.module import TrainingModule
 
 
 def test_callbacks(config: DictConfig, task: Task, folder: Path) -> list[pl.Callback]:
@@ -82,14 +89,14 @@ def build_callbacks(config: DictConfig) -> list[pl.Callback]:
     Raises:
         UserError: an entry cannot be made, or is not a callback.
     """
+    callbacks = []
     for name, settings in config.callbacks.items():
         if not OmegaConf.is_dict(settings) or "_target_" not in settings:
             raise UserError(f"callbacks.{name} has no _target_; set it to the class of a Lightning callback")
-    callbacks = {name: instantiate(settings) for name, settings in config.callbacks.items()}
-    for name, callback in callbacks.items():
-        if not isinstance(callback, pl.Callback):
-            raise UserError(f"callbacks.{name}: {config.callbacks[name]._target_} is not a Lightning callback")
-    return list(callbacks.values())
+        callbacks.append(instantiate(settings))
+        if not isinstance(callbacks[-1], pl.Callback):
+            raise UserError(f"callbacks.{name}: {settings._target_} is not a Lightning callback")
+    return callbacks
 
 
 def build_loggers(config: DictConfig, interrupted: ResumePoint | None = None) -> list[Logger]:
@@ -147,3 +154,39 @@ def validation_settings(config: DictConfig, batches: int) -> dict[str, Any]:
     if epochs is not None:
         intervals.append(epochs * batches)
     return {"val_check_interval": min(intervals), "check_val_every_n_epoch": None}
+
+
+def score_of_run(folder: Path) -> float | None:
+    """The best validation score of a finished run, if it had a validation."""
+    return best_score(folder / BEST) if (folder / BEST).is_file() else None
+
+
+def save_run_files(
+    config: DictConfig, folder: Path, tokenizer: Tokenizer, loggers: Sequence[Logger], resume_point: ResumePoint | None
+) -> None:
+    """Save what the run folder contains from the start: tokenizer and configuration; remove log rows to be repeated."""
+    if rank() > 0:
+        return
+    tokenizer.save(folder / "tokenizer")
+    atomic_write(folder / CONFIG, lambda part: OmegaConf.save(config, part, resolve=True))
+    if resume_point is not None and resume_point.in_place:
+        truncate_csv_logs(loggers, resume_point.step, resume_point.validates_first)
+
+
+def export_best(trainer: pl.Trainer, module: TrainingModule, folder: Path, tokenizer: Tokenizer) -> OFAModel:
+    """Export the model with the weights of the best checkpoint, if there is one.
+
+    Only rank 0 reads the checkpoint, from its disk; the test broadcasts the weights to the other ranks.
+    """
+    model, best = full_model(module.model), trainer.checkpoint_callback.best_model_path
+    if rank() == 0:
+        if best:
+            load_weights(model, best)
+        export(folder / EXPORT, model, tokenizer, to_task_settings(module.task.processor, module.generation))
+    return model
+
+
+def best_validation_score(trainer: pl.Trainer) -> float | None:
+    """The score of the best checkpoint, if there was a validation."""
+    score = trainer.checkpoint_callback.best_model_score
+    return None if score is None else float(score)

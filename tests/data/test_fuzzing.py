@@ -23,7 +23,7 @@ from data.tsv import TSVFile
 from ofa.errors import UserError
 from ofa.tokenizer import Tokenizer
 from tasks.refcoco import RefCOCO
-from tracking.memory import peak_resident_bytes
+from tracking.tracking import peak_resident_bytes
 
 SECONDS = 5  # for one row
 GIB = 1 << 30

@@ -35,8 +35,8 @@ from runtime.lightning_internals import StepProgressBar
 from runtime.resume import ResumePoint, find_resume_point, truncate_csv_logs
 from tracking.csv_logger import StepCSVLogger
 from tracking.progress import ProgressLines, build_progress
-from tracking.provenance import git_state, provenance
 from tracking.sample_predictions import PredictionBatch, SamplePrediction
+from tracking.tracking import git_state, provenance
 from tracking.wandb_logger import Wandb
 from training.freezing import Freezing
 from training.module import TrainingModule

@@ -15,8 +15,7 @@ from ofa.encoder import EncoderOutput
 from ofa.generation import SamplingOptions, sample
 from ofa.vocabulary import PAD
 from runtime.collectives import mean_weights
-from training.distillation.cached_teacher import CachedTeacher
-from training.distillation.teacher import Teacher
+from training.distillation.teacher import CachedTeacher, Teacher
 from training.module import TrainingModule
 
 

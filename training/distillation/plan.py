@@ -251,31 +251,29 @@ def _plan_cache(
     for key, value in (("cache_views", views), ("cache_top_k", top_k)):
         if not isinstance(value, int) or value < 1:
             raise UserError(f"distill.{key}={value} is not a whole number of at least 1")
-    for reason, is_set in (
-        ("distill.feature_losses compares intermediate features", criterion.feature_pairs),
-        (f"distill.on_policy.weight={on_policy.weight} needs logits for sampled sequences", on_policy.weight),
-    ):
-        if is_set:
-            raise UserError(
-                f"distill.cache={folder} keeps only logits for the targets, and {reason}; leave out one of them"
-            )
+    if criterion.feature_pairs or on_policy.weight:
+        reason = f"distill.on_policy.weight={on_policy.weight} needs logits for sampled sequences"
+        if criterion.feature_pairs:
+            reason = "distill.feature_losses compares intermediate features"
+        raise UserError(
+            f"distill.cache={folder} keeps only logits for the targets, and {reason}; leave out one of them"
+        )
     if allowed.is_restricted or top_k >= allowed.vocabulary_size:
         return CachePlan(Path(folder), views, None)
-    for setting, is_set in (
-        ("kd=mse", criterion.kd == "mse"),
-        ("temperature.schedule=flsw", criterion.temperature.schedule == "flsw"),
-    ):
-        if is_set:
-            raise UserError(
-                f"distill.{setting} reads the logits of all {allowed.vocabulary_size} ids, of which "
-                f"distill.cache_top_k={top_k} keeps the best; choose another, or distill without distill.cache"
-            )
+    if criterion.kd == "mse" or criterion.temperature.schedule == "flsw":
+        setting = "kd=mse" if criterion.kd == "mse" else "temperature.schedule=flsw"
+        raise UserError(
+            f"distill.{setting} reads the logits of all {allowed.vocabulary_size} ids, of which "
+            f"distill.cache_top_k={top_k} keeps the best; choose another, or distill without distill.cache"
+        )
     return CachePlan(Path(folder), views, top_k)
 
 
 @rank_zero_only
-def log_distillation(plan: DistillationPlan, cache: TeacherCache | None) -> None:
-    """Log the teachers, the layer mapping and the state of the cache."""
+def log_distillation(plan: DistillationPlan | None, cache: TeacherCache | None) -> None:
+    """Log the teachers, the layer mapping and the state of the cache, if there is a teacher."""
+    if plan is None:
+        return
     log.info("teachers: %s", ", ".join(map(str, plan.files)))
     if plan.criterion.feature_pairs:
         Console().print(layer_mapping_table(plan.criterion.feature_pairs))

@@ -61,19 +61,13 @@ def start_from_teacher(student: OFAModel, teacher: OFAModel, layers: Mapping[str
     given, copied = teacher.state_dict(), 0
     weights = student.state_dict()
     for name, tensor in weights.items():
-        source = given.get(_name_in_teacher(name, layers))
+        found = _LAYER.match(name)
+        if found is not None:
+            stack, kind, layer = found.groups()
+            name = f"{stack}.{kind}.{layers[stack].get(int(layer))}.{name[found.end() :]}"  # None: no such layer
+        source = given.get(name)
         if source is None or any(theirs < ours for theirs, ours in zip(source.shape, tensor.shape, strict=True)):
             continue
         tensor.copy_(source[tuple(slice(size) for size in tensor.shape)])
         copied += 1
     log.info("%d of %d tensors of the student are initialized from the teacher", copied, len(weights))
-
-
-def _name_in_teacher(name: str, layers: Mapping[str, Mapping[int, int]]) -> str | None:
-    """None for a layer without a layer of the teacher."""
-    found = _LAYER.match(name)
-    if found is None:
-        return name
-    stack, kind, layer = found.groups()
-    chosen = layers[stack].get(int(layer))
-    return None if chosen is None else f"{stack}.{kind}.{chosen}.{name[found.end() :]}"

@@ -46,7 +46,11 @@ class SequenceOptions:
 
 @dataclass(frozen=True)
 class GenerationOptions(SequenceOptions):
-    """Options of beam search."""
+    """Options of beam search.
+
+    >>> GenerationOptions(beam_size=3, max_len=10).length_penalty
+    1.0
+    """
 
     beam_size: int = 5  # hypotheses kept for each sample; 1 is greedy
     no_repeat_ngram_size: int = 0  # no n-gram of this length occurs twice in a hypothesis; 0 allows all

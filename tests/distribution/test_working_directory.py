@@ -42,6 +42,7 @@ def test_the_configuration_is_that_of_the_checkout(folder):
     assert config["task"]["_target_"].startswith("tasks.refcoco.")
 
 
+@pytest.mark.slow  # two minutes
 def test_a_sweep_trains_in_two_processes_with_spawned_workers(folder):
     (folder / "site").mkdir()
     (folder / "site/sitecustomize.py").write_text(SPAWN)
